@@ -1,0 +1,60 @@
+"""Every error a user can cause, as one family.
+
+A message names the file (or setting), what was found, what was expected and the
+remedy, in one line where possible. Nothing in cclkit raises a bare exception for
+bad input: whoever drives the library catches ``CclkitError`` and prints it.
+"""
+
+from __future__ import annotations
+
+
+class CclkitError(Exception):
+    """Base of all errors caused by input, settings or the machine."""
+
+
+class ConfigError(CclkitError):
+    """An unknown setting, a value out of range, an unknown profile."""
+
+
+class DependencyError(CclkitError):
+    """An optional package or device is missing; the message says what to install."""
+
+
+class SceneError(CclkitError):
+    """A scene folder, camera model, image or label file cannot be used."""
+
+
+class ArtefactError(CclkitError):
+    """A run folder cannot be written, is locked, or holds a damaged artefact."""
+
+
+class MaskError(CclkitError):
+    """Masks or label maps that later stages cannot use."""
+
+
+class FeatureError(CclkitError):
+    """Mask features that are zero, not finite, or of the wrong shape."""
+
+
+class CodebookError(CclkitError):
+    """Input from which no codebook can be learned."""
+
+
+class GaussiansError(CclkitError):
+    """Gaussians (or a PLY file) that cannot be rendered or trained."""
+
+
+class FieldError(CclkitError):
+    """Input from which no semantic field can be trained."""
+
+
+class QueryError(CclkitError):
+    """A text query that cannot be answered."""
+
+
+class EvaluationError(CclkitError):
+    """Ground truth and prediction that cannot be compared."""
+
+
+class NotebookError(CclkitError):
+    """A notebook failed, or was given a parameter it does not have."""
