@@ -1,0 +1,325 @@
+"""Settings: one frozen dataclass per stage, and the two profiles.
+
+Every field carries, in the string under it, its meaning and where its value comes from:
+"paper: VALUE" for a published constant, "paper does not say (ours: …, because …)" otherwise.
+The profile changes values, never code.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import difflib
+import inspect
+from dataclasses import dataclass, fields, replace
+from dataclasses import field as nested  # a stage is called `field`
+from typing import Any
+
+from .errors import ConfigError
+
+
+@dataclass(frozen=True)
+class SimulationConfig:
+    """The simulated front end: ground truth with dialled-in imperfection (no counterpart in the paper)."""
+
+    seed: int = 0
+    """Seed of all simulated imperfections. They belong to the data, so they do not follow the run's seed."""
+    incomplete_rate: float = 0.35
+    """Share of masks that lose a piece, as SAM's do under occlusion or on parts that differ in colour."""
+    incomplete_cut: float = 0.55
+    """Largest share of its area that an incomplete mask loses (drawn uniformly from 0.15 up to this)."""
+    split_rate: float = 0.05
+    """Share of masks that are cut into two masks."""
+    merge_rate: float = 0.03
+    """Share of masks that swallow a touching neighbour."""
+    missing_rate: float = 0.05
+    """Share of masks that are not found in a view."""
+    jitter_px: int = 1
+    """Boundary jitter: a mask is dilated or eroded by up to this many pixels."""
+    min_area_px: int = 30
+    """Regions smaller than this are not segmented at all."""
+    track_loss_rate: float = 0.10
+    """Chance per view that the propagator loses an object in that view."""
+    dim: int = 64
+    """Dimension of the simulated features (CLIP ViT-B/16 has 512)."""
+    between_object_cosine: float = 0.6
+    """Mean cosine between features of different objects, 0–0.8. CLIP crops are all alike, and the push margin is 0.7."""
+    hierarchy: float = 0.35
+    """Share of a part's own direction that it takes from its whole, so that a part is nearer its whole than others."""
+    confuser_drift: float = 1.0
+    """How far a mask that is half missing moves from its own class (0) towards a confuser class (1: midway and beyond)."""
+    feature_noise: float = 0.25
+    """Length of the independent per-mask noise added to a unit feature."""
+    text_gap: float = 0.5
+    """Length of the constant offset between text and image features (CLIP's modality gap)."""
+    text_noise: float = 0.15
+    """Length of the per-phrase deviation of a text from the class it names."""
+
+
+@dataclass(frozen=True)
+class FrontEndConfig:
+    """Which models stand behind masks, tracks and features."""
+
+    kind: str = "simulated"
+    """"simulated" (ground truth with imperfections). The SAM, SAM2 and CLIP adapters plug into the same interface."""
+    simulation: SimulationConfig = nested(default_factory=SimulationConfig)
+    """Settings of the simulated front end."""
+
+
+@dataclass(frozen=True)
+class MaskConfig:
+    """Stage 1: candidates -> two-level label maps."""
+
+    predicted_iou_min: float = 0.7
+    """Drop candidates whose predicted IoU is not above this. Paper: filters by predicted IoU, value not given (ours: 0.7, LangSplat's)."""
+    stability_min: float = 0.85
+    """Drop candidates whose stability is below this. Paper: filters by stability, value not given (ours: 0.85, LangSplat's)."""
+    overlap_iou_max: float = 0.8
+    """Within one SAM output, drop a mask whose IoU with a better one is above this. Paper: "overlap rate", value not given (ours: 0.8, LangSplat's)."""
+    score_min: float = 0.7
+    """Drop masks whose IoU×stability is not above this. Paper does not say (ours: 0.7, LangSplat's value)."""
+    inner_max: float = 0.5
+    """LangSplat's rule for a mask inside a much larger one of the same SAM output (protocol E). Paper does not say (ours: 0.5, LangSplat's)."""
+    inner_across_outputs: bool = False
+    """Apply that rule to the union of two outputs too. Off, because it would delete every part inside its whole."""
+    min_area_px: int = 20
+    """Drop masks that keep fewer visible pixels than this in their label map. Paper does not say (ours: 20; smaller crops carry no feature)."""
+
+
+@dataclass(frozen=True)
+class TrackConfig:
+    """Stage 2: propagate the first view's masks and associate."""
+
+    iou_min: float = 0.5
+    """A mask takes the label of the propagated mask with the largest IoU if that IoU is above this, else -1. Paper: 0.5."""
+
+
+@dataclass(frozen=True)
+class CodebookConfig:
+    """Stage 3: contrastive codebook learning."""
+
+    n_prototypes: int = 64
+    """Codebook size N per level. Paper does not say (ours: 64, LangSplatV2's value per level)."""
+    lambda_pull: float = 0.25
+    """Weight of the pull loss. Paper: 0.25."""
+    lambda_push: float = 0.25
+    """Weight of the push loss. Paper: 0.25."""
+    margin: float = 0.7
+    """Push margin m: prototypes of different labels are pushed apart while their cosine exceeds it. Paper: 0.7."""
+    init: str = "kmeans"
+    """Initial prototypes: "kmeans" (cosine k-means++, Lloyd) or "random" (random unit vectors). Paper does not say (ours: kmeans, because random prototypes that win no mask never move)."""
+    steps: int = 1000
+    """Full-batch Adam steps over all masks of the scene. Paper does not say for this stage (ours: 1000; the loss is flat well before)."""
+    lr: float = 1e-3
+    """Adam learning rate. Paper: 0.001."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Adam betas. Paper: (0.9, 0.999)."""
+    shuffle_labels: bool = False
+    """Control: permute the track labels among the labelled masks, which keeps their number and sizes and destroys their meaning."""
+
+
+@dataclass(frozen=True)
+class GaussiansConfig:
+    """RGB reconstruction."""
+
+    init: str = "auto"
+    """"points" (the scene's points, densified), "depth" (back-projected depth), "random", or "auto": points, else depth, else random."""
+    max_gaussians: int = 30_000
+    """Upper bound when starting from depth."""
+    iterations: int = 700
+    """Optimisation steps, one view each. Paper: 30,000 (jointly with semantics)."""
+    sh_degree: int = 1
+    """Degree of the spherical harmonics. Paper does not say (3DGS uses 3; ours: 1 in mini, which saves 3/4 of the coefficients)."""
+    densify: bool = True
+    """Clone, split and prune as 3DGS does (gsplat's DefaultStrategy)."""
+
+
+@dataclass(frozen=True)
+class FieldConfig:
+    """Stage 4: the semantic field."""
+
+    dim: int = 8
+    """Length d_f of the feature carried by each Gaussian. Paper: 8."""
+    hidden: tuple[int, ...] = (64,)
+    """Hidden widths of the MLP decoder. Paper does not say (ours: 64 in mini; 128, 256 in paper as in LEGaussians)."""
+    iterations: int = 200
+    """Steps, one view each (both levels at once). Paper: 30,000."""
+    lr: float = 1e-3
+    """Adam learning rate of the decoder. Paper: 0.001."""
+    feature_lr: float = 1e-3
+    """Adam learning rate of the Gaussians' features. Paper: 0.001."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Adam betas. Paper: (0.9, 0.999)."""
+    normalise: bool = True
+    """L2-normalise the rendered feature before decoding, as LEGaussians does. Paper does not say (ours: on, so that the decoder does not see how opaque a pixel is)."""
+
+
+@dataclass(frozen=True)
+class QueryConfig:
+    """Stage 5: text -> relevancy -> mask."""
+
+    rule: str = "relevancy"
+    """"relevancy" (LERF's pairwise rule against canonical phrases, what the evaluation protocols use) or "softmax" (the paper's formula)."""
+    scale: float = 10.0
+    """Factor before the pairwise softmax. LERF's code: 10 (in no formula of any paper)."""
+    canonical: tuple[str, ...] = ("object", "things", "stuff", "texture")
+    """Canonical phrases. LERF's; the paper does not list its phrase set."""
+    temperature: float = 0.1
+    """Temperature of the softmax rule. Paper shows none, which is 1 (ours: 0.1, because over cosines a temperature of 1 is almost flat)."""
+    threshold: float = 0.4
+    """Mask threshold on the normalised map. LangSplat's: 0.4. Paper does not say."""
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """Stage 6: protocols by name."""
+
+    lerf_protocol: str = "langsplat"
+    """Protocol for the LERF-OVS layout."""
+    ovs_protocol: str = "ovs3d_langsplat"
+    """Protocol for the 3D-OVS layout."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything a run depends on beside the scene."""
+
+    profile: str = "mini"
+    """"mini" (bundled scenes, CPU, minutes) or "paper" (public data and checkpoints, CUDA)."""
+    seed: int = 0
+    """Seed of every random choice that is not part of the simulated data."""
+    device: str = "cpu"
+    """Where tensors live."""
+    front_end: FrontEndConfig = nested(default_factory=FrontEndConfig)
+    """Models behind masks, tracks and features."""
+    masks: MaskConfig = nested(default_factory=MaskConfig)
+    """Stage 1."""
+    tracks: TrackConfig = nested(default_factory=TrackConfig)
+    """Stage 2."""
+    codebook: CodebookConfig = nested(default_factory=CodebookConfig)
+    """Stage 3."""
+    gaussians: GaussiansConfig = nested(default_factory=GaussiansConfig)
+    """RGB reconstruction."""
+    field: FieldConfig = nested(default_factory=FieldConfig)
+    """Stage 4."""
+    query: QueryConfig = nested(default_factory=QueryConfig)
+    """Stage 5."""
+    evaluation: EvaluationConfig = nested(default_factory=EvaluationConfig)
+    """Stage 6."""
+
+    def with_settings(self, settings: dict[str, Any]) -> "Config":
+        """A copy with dotted settings replaced, e.g. ``{"codebook.lambda_pull": 0}``.
+
+        Text values are parsed to the field's type. Raises ConfigError on an unknown name or an
+        unusable value.
+        """
+        out = self
+        for name, value in settings.items():
+            out = _replaced(out, name.split("."), value, name)
+        return out
+
+
+def profile(name: str = "mini", **settings: Any) -> Config:
+    """The settings of a profile. Raises ConfigError if it does not exist."""
+    if name == "mini":
+        base = Config()
+    elif name == "paper":
+        base = Config(
+            profile="paper",
+            device="cuda",
+            gaussians=GaussiansConfig(init="points", iterations=30_000, sh_degree=3),
+            field=FieldConfig(hidden=(128, 256), iterations=30_000),
+        )
+    else:
+        raise ConfigError(f"unknown profile {name!r}; use 'mini' or 'paper'")
+    return base.with_settings(settings)
+
+
+def parse_settings(pairs: list[str]) -> dict[str, str]:
+    """``["codebook.margin=0.5"]`` -> ``{"codebook.margin": "0.5"}``."""
+    out = {}
+    for pair in pairs:
+        name, sep, value = pair.partition("=")
+        if not sep or not name:
+            raise ConfigError(f"setting {pair!r} has no value; write it as NAME=VALUE, e.g. codebook.margin=0.5")
+        out[name.strip()] = value.strip()
+    return out
+
+
+def describe(config: Any, prefix: str = "") -> list[tuple[str, Any, str]]:
+    """Rows (dotted name, value, meaning) of every setting, in order; the meaning is the field's own docstring."""
+    docs = _field_docs(type(config))
+    rows = []
+    for f in fields(config):
+        value = getattr(config, f.name)
+        if dataclasses.is_dataclass(value):
+            rows += describe(value, f"{prefix}{f.name}.")
+        else:
+            rows.append((prefix + f.name, value, docs.get(f.name, "")))
+    return rows
+
+
+def as_dict(config: Any) -> dict[str, Any]:
+    """Nested plain dict (tuples as lists), the form that is hashed and stored beside artefacts."""
+    out = {}
+    for f in fields(config):
+        value = getattr(config, f.name)
+        if dataclasses.is_dataclass(value):
+            value = as_dict(value)
+        elif isinstance(value, tuple):
+            value = list(value)
+        out[f.name] = value
+    return out
+
+
+def _replaced(node: Any, path: list[str], value: Any, full: str) -> Any:
+    names = [f.name for f in fields(node)]
+    if path[0] not in names:
+        every = [row[0] for row in describe(Config())]
+        near = difflib.get_close_matches(full, every, n=1, cutoff=0.5) or difflib.get_close_matches(
+            path[0], names, n=1, cutoff=0.0
+        )
+        raise ConfigError(f"unknown setting {full!r}; did you mean {near[0]!r}? `cclkit settings` lists all")
+    current = getattr(node, path[0])
+    if dataclasses.is_dataclass(current):
+        if len(path) == 1:
+            raise ConfigError(f"setting {full!r} is a group; name one of its fields, e.g. {full}.{fields(current)[0].name}")
+        return replace(node, **{path[0]: _replaced(current, path[1:], value, full)})
+    if len(path) > 1:
+        raise ConfigError(f"unknown setting {full!r}; {'.'.join(full.split('.')[:-len(path) + 1])!r} is a single value")
+    return replace(node, **{path[0]: _coerced(value, current, full)})
+
+
+def _coerced(value: Any, like: Any, name: str) -> Any:
+    """`value` in the type of the default it replaces; the default decides, so a typo cannot change a type."""
+    if isinstance(value, str) and not isinstance(like, str):
+        try:
+            value = ast.literal_eval({"true": "True", "false": "False"}.get(value.lower(), value))
+        except (ValueError, SyntaxError) as e:
+            raise ConfigError(f"setting {name}={value!r} cannot be read; expected {type(like).__name__} like {like!r}") from e
+    if isinstance(like, bool):
+        ok = isinstance(value, bool)
+    elif isinstance(like, int):
+        ok = isinstance(value, int) and not isinstance(value, bool)
+    elif isinstance(like, float):
+        ok = isinstance(value, (int, float)) and not isinstance(value, bool)
+        value = float(value) if ok else value
+    elif isinstance(like, tuple):
+        value = (value,) if isinstance(value, (int, float, str)) else value
+        ok = isinstance(value, (tuple, list))
+        value = tuple(value) if ok else value
+    else:
+        ok = isinstance(value, type(like))
+    if not ok or (isinstance(value, float) and value != value):
+        raise ConfigError(f"setting {name}={value!r} has the wrong type; expected {type(like).__name__} like {like!r}")
+    return value
+
+
+def _field_docs(cls: type) -> dict[str, str]:
+    """The string under each field of a dataclass, read from its source."""
+    body = ast.parse(inspect.getsource(cls)).body[0].body
+    docs = {}
+    for a, b in zip(body, body[1:]):
+        if isinstance(a, ast.AnnAssign) and isinstance(b, ast.Expr) and isinstance(b.value, ast.Constant):
+            docs[a.target.id] = str(b.value.value).strip()
+    return docs
