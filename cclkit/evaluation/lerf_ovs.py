@@ -1,0 +1,243 @@
+"""LERF-OVS evaluation of one (view, category): the protocols ``langsplat`` (A) and ``langsplat_v2`` (B).
+
+Both take the relevancy of one query at every level, smooth it, min-max it, cut it at 0.4, let a
+7 x 7 window vote, and score the level whose smoothed map has the largest maximum. They differ in
+the window of the mean and in who votes, which is enough to change masks, levels and hits: numbers
+of the two do not belong in one column.
+
+The published code looks rendered maps up by position in a sorted list; here views are matched by
+file name only. Labelled views are training views in the published pipelines; ``views="held_out"``
+scores those that were never trained on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+
+from ..errors import EvaluationError
+from ..query import select_level_by_maximum
+from .metrics import as_maps, box_mean, box_mean_cut, iou, majority, min_max
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Constants of one protocol. Source: the evaluation code of the method, ``protocols.md`` letter."""
+
+    name: str
+    letter: str
+    box: int  # side of the box mean, pixels
+    mirrored: bool  # True: mirrored borders, window off centre (A); False: window cut at the borders (B)
+    last_votes: bool  # do the last row and column vote in the 7 x 7 majority
+    threshold: float = 0.4  # on clip(2 n - 1, 0, 1) of the min-max map n, strictly greater; 0.7 on n
+    vote: int = 7  # side of the majority window, pixels
+    epsilon: float = 1e-9  # added to the range in the min-max step
+
+
+PROTOCOLS = {
+    "langsplat": Protocol("langsplat", "A", box=30, mirrored=True, last_votes=False),
+    "langsplat_v2": Protocol("langsplat_v2", "B", box=29, mirrored=False, last_votes=True),
+}
+
+
+def protocol_named(name: str) -> Protocol:
+    """Raises EvaluationError listing the known names."""
+    if name not in PROTOCOLS:
+        raise EvaluationError(f"protocol {name!r} is unknown for the LERF-OVS layout; use one of {', '.join(PROTOCOLS)}")
+    return PROTOCOLS[name]
+
+
+def constants(protocol: str = "langsplat") -> dict:
+    """The protocol's constants, for the results file."""
+    return asdict(protocol_named(protocol))
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Every intermediate map of one query, all [L, H, W]: what a notebook shows step by step."""
+
+    box_mean: np.ndarray  # float32
+    smoothed: np.ndarray  # float32, half of (box mean + relevancy); its maximum chooses the level
+    normalised: np.ndarray  # float32, clip(2 minmax - 1, 0, 1)
+    raw: np.ndarray  # bool, normalised > threshold
+    mask: np.ndarray  # bool, after the vote
+
+
+@dataclass(frozen=True)
+class QueryResult:
+    """Outcome of one (view, category)."""
+
+    level: int  # chosen for segmentation, 0-based
+    mask: np.ndarray  # [H, W] bool at that level
+    iou: float  # against the ground truth; NaN if both are empty
+    hit: bool  # localisation: some candidate lies in some box
+    points: np.ndarray  # [n, 2] int32 (x, y): pixels equal to the maximum of the box mean, row by row
+    point_level: int  # chosen for localisation; may differ from ``level``
+    ious: np.ndarray  # [L] float64, IoU at every level
+    level_scores: np.ndarray  # [L] float32, maxima of the smoothed maps
+    point_scores: np.ndarray  # [L] float32, maxima of the box means
+    protocol: str = field(default="langsplat")
+
+
+def query_steps(relevancy, *, protocol: str = "langsplat") -> Steps:
+    """Segmentation steps of protocol A or B on relevancy maps [L, H, W] (float32; tensor or array)."""
+    p = protocol_named(protocol)
+    maps = as_maps(relevancy, "relevancy", 3).astype(np.float32, copy=False)
+    mean = np.stack([box_mean(m, p.box) if p.mirrored else box_mean_cut(m, p.box) for m in maps])
+    smoothed = np.float32(0.5) * (mean + maps)
+    normalised = np.clip(min_max(smoothed, epsilon=p.epsilon) * 2 - 1, 0, 1)
+    raw = normalised > p.threshold
+    return Steps(mean, smoothed, normalised, raw, np.stack([majority(m, p.vote, last_votes=p.last_votes) for m in raw]))
+
+
+def evaluate_query(relevancy, gt_mask, boxes, *, protocol: str = "langsplat") -> QueryResult:
+    """Score one query in one view (protocol A or B, ``protocols.md``).
+
+    Args:
+        relevancy: [L, H, W] float32 in 0..1, one map per level; tensor or array. For B compute it
+            from ``query.unit_features``.
+        gt_mask: [H, W], union of the category's polygons.
+        boxes: [n, 4] corners x1 y1 x2 y2 in pixels, in any order; borders count as inside.
+        protocol: "langsplat" or "langsplat_v2".
+    Returns:
+        QueryResult. Its IoU is NaN where mask and ground truth are both empty, as published.
+    Raises:
+        EvaluationError: unknown protocol, shapes that do not fit, values that are not finite.
+    """
+    p = protocol_named(protocol)
+    maps = as_maps(relevancy, "relevancy", 3)
+    gt_mask = np.asarray(gt_mask.cpu() if hasattr(gt_mask, "cpu") else gt_mask).astype(bool)
+    if gt_mask.shape != maps.shape[1:]:
+        raise EvaluationError(f"gt_mask: shape {gt_mask.shape}, relevancy maps are {maps.shape[1:]}; render the view at the size of its labels")
+    boxes = np.asarray(boxes.cpu() if hasattr(boxes, "cpu") else boxes, np.float64)
+    if boxes.size == 0:
+        boxes = boxes.reshape(0, 4)
+    if boxes.ndim != 2 or boxes.shape[1] != 4 or not np.isfinite(boxes).all():
+        raise EvaluationError(f"boxes: shape {boxes.shape} or values do not fit; expected finite [n, 4] rows x1 y1 x2 y2")
+    steps = query_steps(maps, protocol=protocol)
+    ious = np.array([_iou(m, gt_mask, p) for m in steps.mask])
+    level = select_level_by_maximum(steps.smoothed)
+    # Localisation starts afresh: the box mean alone, its own level, exact single-precision ties.
+    point_level = select_level_by_maximum(steps.box_mean)
+    y, x = np.nonzero(steps.box_mean[point_level] == steps.box_mean[point_level].max())
+    points = np.stack([x, y], axis=1).astype(np.int32)
+    return QueryResult(
+        level=level,
+        mask=steps.mask[level],
+        iou=float(ious[level]),
+        hit=_any_inside(points, boxes),
+        points=points,
+        point_level=point_level,
+        ious=ious,
+        level_scores=steps.smoothed.max(axis=(1, 2)),
+        point_scores=steps.box_mean.max(axis=(1, 2)),
+        protocol=protocol,
+    )
+
+
+def _iou(mask: np.ndarray, truth: np.ndarray, p: Protocol) -> float:
+    value = iou(mask, truth)
+    return float(np.float32(value)) if p.letter == "B" else value  # B divides in single precision
+
+
+def _any_inside(points: np.ndarray, boxes: np.ndarray) -> bool:
+    low, high = np.minimum(boxes[:, :2], boxes[:, 2:]), np.maximum(boxes[:, :2], boxes[:, 2:])  # [n, 2]
+    inside = (points[:, None] >= low) & (points[:, None] <= high)  # [points, n, 2]
+    return bool(inside.all(axis=-1).any())
+
+
+def labelled_views(scene, views: str = "all") -> list[str]:
+    """Names of labelled views, in capture order, restricted to "all", "held_out" or "training" views.
+
+    Raises EvaluationError when nothing is left to evaluate.
+    """
+    if views not in ("all", "held_out", "training"):
+        raise EvaluationError(f"views {views!r} is unknown; use 'all', 'held_out' or 'training'")
+    names = [v.name for v in scene.views if v.name in scene.labels]
+    if views != "all":
+        names = [n for n in names if (n in scene.held_out) == (views == "held_out")]
+    if not names:
+        raise EvaluationError(f"{scene.path}: no labelled view among the {views} views; labels exist for {sorted(scene.labels) or 'none'}, held out are {sorted(scene.held_out) or 'none'}")
+    return names
+
+
+def evaluate_scene(
+    scene, relevancy_of: Callable[[str, tuple[str, ...]], "np.ndarray"], *, protocol: str = "langsplat", views: str = "all"
+) -> tuple[list[dict], dict]:
+    """Every (view, category) of a LERF-OVS scene.
+
+    Args:
+        scene: a Scene with labels.
+        relevancy_of: called with a view's NAME and its categories [P]; returns [P, L, H, W].
+        views: "all" (as published, training views included), "held_out" or "training".
+    Returns:
+        rows, one dict per unit in capture order, then order of categories in the label file; and
+        the aggregates of ``aggregate``.
+    Raises:
+        EvaluationError: unknown protocol, nothing to evaluate, or maps that do not fit; names the view.
+    """
+    protocol_named(protocol)
+    rows = []
+    for name in labelled_views(scene, views):
+        units = scene.labels[name]
+        texts = tuple(u.category for u in units)
+        maps = relevancy_of(name, texts)
+        if len(maps) != len(units):
+            raise EvaluationError(f"{scene.path}: {name}: {len(maps)} relevancy stacks for {len(units)} categories {texts}; return one per category")
+        for unit, stack in zip(units, maps):
+            try:
+                result = evaluate_query(stack, unit.mask, unit.boxes, protocol=protocol)
+            except EvaluationError as e:
+                raise EvaluationError(f"{scene.path}: {name}, query {unit.category!r}: {e}") from e
+            rows.append(
+                {
+                    "scene": scene.name,
+                    "view": name,
+                    "query": unit.category,
+                    "held_out": name in scene.held_out,
+                    "iou": result.iou,
+                    "hit": result.hit,
+                    "level": result.level,
+                    "point_level": result.point_level,
+                    "points": len(result.points),
+                    "gt_pixels": int(unit.mask.sum()),
+                    "mask_pixels": int(result.mask.sum()),
+                }
+            )
+    return rows, aggregate(rows)
+
+
+def aggregate(rows: list[dict]) -> dict:
+    """Means over rows with keys "scene", "query", "iou", "hit" (hit optional).
+
+    ``miou`` of a scene is the plain mean over its units, not over categories or views (protocol A);
+    ``mean_of_scenes`` averages scenes (what papers print), ``pooled`` averages all units. A unit
+    whose IoU is 0/0 makes ``miou`` NaN, as published; ``undefined`` counts such units and
+    ``miou_defined`` leaves them out. Raises EvaluationError without rows.
+    """
+    if not rows:
+        raise EvaluationError("no rows to average; evaluate at least one labelled view")
+    scenes: dict[str, list[dict]] = {}
+    for row in rows:
+        scenes.setdefault(row["scene"], []).append(row)
+    per_scene = {name: _means(group) for name, group in scenes.items()}
+    keys = next(iter(per_scene.values())).keys() - {"units", "undefined"}
+    of_scenes = {k: float(np.mean([s[k] for s in per_scene.values()])) for k in sorted(keys)}
+    return {"scenes": per_scene, "mean_of_scenes": of_scenes, "pooled": _means(rows)}
+
+
+def _means(rows: list[dict]) -> dict:
+    ious = np.array([r["iou"] for r in rows], np.float64)
+    defined = ious[~np.isnan(ious)]
+    out = {
+        "units": len(rows),
+        "undefined": int(len(ious) - len(defined)),
+        "miou": float(np.mean(ious)),
+        "miou_defined": float(np.mean(defined)) if len(defined) else math.nan,
+    }
+    if all("hit" in r for r in rows):
+        out["accuracy"] = float(np.mean([bool(r["hit"]) for r in rows]))
+    return out

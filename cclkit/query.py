@@ -1,0 +1,231 @@
+"""Stage 5: from a text to a relevancy map, a level and a mask.
+
+Two rules turn features into relevancy. ``relevancy`` is LERF's pairwise rule, which every
+published LERF-OVS number uses (protocol A); ``softmax_relevancy`` is the one printed in the
+CCL-LGS paper. A pixel of a coded field has relevancy only through its code, so
+``code_relevancy`` scores the N prototypes once and gathers: no 512-d feature map is made.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from .errors import FeatureError, QueryError
+
+CANONICAL = ("object", "things", "stuff", "texture")
+"""LERF's canonical phrases (protocol A): what a pixel looks like when it is nothing in particular."""
+
+SCALE = 10.0
+"""Multiplier of the dot products in the pairwise rule. Protocol A: 10, in the published code only."""
+
+TEMPERATURE = 0.1
+"""Temperature of the paper's softmax. The paper shows none (ours: 0.1, because a temperature of 1
+makes the softmax almost flat over cosines)."""
+
+
+def relevancy(features, text, canonical, *, scale: float = SCALE) -> torch.Tensor:
+    """LERF's pairwise relevancy (protocol A): the weakest of the contests "query against phrase c".
+
+    rel = min_c exp(s f·q) / (exp(s f·q) + exp(s f·c)) = sigmoid(s (f·q - max_c f·c)); the second
+    form cannot overflow, and holds because the sigmoid grows with its argument.
+
+    Args:
+        features: [..., d], one unit vector per pixel (or per prototype); tensor or array.
+        text: [P, d], one vector per query, used as given (published text vectors carry
+            half-precision rounding; normalising them again moves relevancy by up to 1e-3).
+        canonical: [C, d], vectors of the canonical phrases, used as given.
+        scale: multiplier of the dot products.
+    Returns:
+        [P, ...] in 0..1, float32 (float64 if any input is), on the device of ``features``.
+    Raises:
+        FeatureError: a feature is zero or not finite. QueryError: shapes or text vectors do not fit.
+    """
+    features, text, canonical = _same_kind(features, text, canonical)
+    _check_text(features, text, "text")
+    _check_text(features, canonical, "canonical")
+    if not np.isfinite(scale) or scale <= 0:
+        raise QueryError(f"relevancy: scale is {scale!r}; expected a positive number (protocol A: {SCALE:g})")
+    _check_features(features)
+    flat = features.reshape(-1, features.shape[-1])  # [M, d]
+    against = (flat @ canonical.T).amax(dim=1)  # [M] the strongest canonical phrase
+    out = torch.sigmoid(scale * (text @ flat.T - against))  # [P, M]
+    return out.reshape(text.shape[0], *features.shape[:-1])
+
+
+def unit_features(features, *, epsilon: float = 1e-10) -> torch.Tensor:
+    """Features [..., d] divided by (length + epsilon), as protocol B does before relevancy.
+
+    Raises FeatureError if a feature is zero or not finite.
+    """
+    (features,) = _same_kind(features)
+    return features / (_check_features(features)[..., None] + epsilon)
+
+
+def softmax_relevancy(features, text, phrases, *, temperature: float = TEMPERATURE) -> torch.Tensor:
+    """The paper's rule: p(q | v) = exp(cos(f, q) / T) / sum over phrases s of exp(cos(f, s) / T).
+
+    The paper prints neither T nor the content of the phrase set. Ours: T is a setting, and a query
+    that is not itself among the phrases joins the set for its own score, so that p stays a
+    probability. With P = 1 and the canonical phrases this is "query against everything plain".
+
+    Args:
+        features: [..., d], any length but not zero. text: [P, d]. phrases: [S, d].
+        temperature: T > 0.
+    Returns:
+        [P, ...] in 0..1, float32 (float64 if any input is).
+    Raises:
+        FeatureError, QueryError: as ``relevancy``.
+    """
+    features, text, phrases = _same_kind(features, text, phrases)
+    _check_text(features, text, "text")
+    _check_text(features, phrases, "phrases")
+    if not np.isfinite(temperature) or temperature <= 0:
+        raise QueryError(f"softmax_relevancy: temperature is {temperature!r}; expected a positive number (ours: {TEMPERATURE:g})")
+    lengths = _check_features(features)
+    flat = (features / lengths[..., None]).reshape(-1, features.shape[-1])  # [M, d]
+    text = torch.nn.functional.normalize(text, dim=-1)
+    phrases = torch.nn.functional.normalize(phrases, dim=-1)
+    query = text @ flat.T / temperature  # [P, M]
+    total = torch.logsumexp(phrases @ flat.T / temperature, dim=0)  # [M]
+    is_member = (text @ phrases.T > 1 - 1e-6).any(dim=1)  # [P]
+    total = torch.where(is_member[:, None], total[None], torch.logaddexp(total[None], query))
+    return torch.exp(query - total).clamp(max=1).reshape(text.shape[0], *features.shape[:-1])
+
+
+def code_relevancy(prototypes, code_map, text, canonical, *, scale: float = SCALE) -> torch.Tensor:
+    """Relevancy of a map of codes: score every prototype once, then look up (design, idea 4).
+
+    Args:
+        prototypes: [N, d]; used at unit length, because the pairwise rule is defined on unit features.
+        code_map: [...] integers, code of each pixel; -1 = none, which scores 0.
+        text, canonical, scale: as ``relevancy``.
+    Returns:
+        [P, ...] in 0..1.
+    Raises:
+        QueryError: a code outside -1..N-1. FeatureError: a prototype in use is zero or not finite.
+    """
+    prototypes, text, canonical = _same_kind(prototypes, text, canonical)
+    used, inverse = _used_codes(prototypes, code_map)
+    if used.numel() == 0:
+        _check_text(prototypes, text, "text")
+        return torch.zeros((text.shape[0], *inverse.shape), dtype=text.dtype, device=text.device)
+    rows = prototypes[used]
+    scores = relevancy(rows / _check_features(rows)[:, None], text, canonical, scale=scale)  # [P, used]
+    return _gather(scores, inverse)
+
+
+def code_softmax_relevancy(prototypes, code_map, text, phrases, *, temperature: float = TEMPERATURE) -> torch.Tensor:
+    """``softmax_relevancy`` of a map of codes [...], -1 = none scoring 0; returns [P, ...]. Raises as ``code_relevancy``."""
+    prototypes, text, phrases = _same_kind(prototypes, text, phrases)
+    used, inverse = _used_codes(prototypes, code_map)
+    if used.numel() == 0:
+        _check_text(prototypes, text, "text")
+        return torch.zeros((text.shape[0], *inverse.shape), dtype=text.dtype, device=text.device)
+    return _gather(softmax_relevancy(prototypes[used], text, phrases, temperature=temperature), inverse)
+
+
+def select_level_by_maximum(smoothed) -> int:
+    """Level whose map has the largest maximum, lowest level on ties (protocol A).
+
+    ``smoothed`` [L, H, W] must not be normalised yet: after a min-max step every maximum is 1 and
+    the first level always wins.
+    """
+    return int(_levels(smoothed, "smoothed").reshape(len(smoothed), -1).amax(dim=1).argmax())
+
+
+def select_level_by_mask_mean(relevancy_maps, masks) -> int:
+    """Level with the largest mean relevancy inside its own mask (3D-OVS, LangSplat's supplement).
+
+    ``relevancy_maps`` and ``masks`` are [L, H, W]. An empty mask has no mean and is chosen only if
+    all are empty (ours; the supplement does not say); lowest level on ties.
+    """
+    maps = _levels(relevancy_maps, "relevancy_maps").double()
+    masks = _tensor(masks).bool()
+    if masks.shape != maps.shape:
+        raise QueryError(f"select_level_by_mask_mean: masks {tuple(masks.shape)} do not fit maps {tuple(maps.shape)}; pass one mask per level")
+    count = masks.sum(dim=(1, 2))
+    mean = torch.where(count > 0, (maps * masks).sum(dim=(1, 2)) / count.clamp(min=1), -torch.inf)
+    return int(mean.argmax())
+
+
+def threshold_mask(values, threshold: float, *, strict: bool = True) -> torch.Tensor:
+    """bool mask of values > threshold (protocols A, B, D), or >= with ``strict=False`` (protocol F)."""
+    values = _tensor(values)
+    return values > threshold if strict else values >= threshold
+
+
+# ---------------------------------------------------------------------------
+
+
+def _tensor(values) -> torch.Tensor:
+    return values if isinstance(values, torch.Tensor) else torch.as_tensor(np.asarray(values))
+
+
+def _same_kind(*values) -> list[torch.Tensor]:
+    """Tensors of one floating dtype (at least float32) on the device of the first."""
+    tensors = [_tensor(v) for v in values]
+    dtype = torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
+    return [t.to(device=tensors[0].device, dtype=dtype) for t in tensors]
+
+
+def _levels(maps, name: str) -> torch.Tensor:
+    maps = _tensor(maps)
+    if maps.ndim != 3 or maps.shape[0] == 0 or not bool(torch.isfinite(maps).all()):
+        raise QueryError(f"{name}: shape {tuple(maps.shape)} or its values do not fit; expected finite maps [L, H, W], one per level")
+    return maps
+
+
+def _check_text(features: torch.Tensor, text: torch.Tensor, name: str) -> None:
+    if features.ndim < 1 or text.ndim != 2 or text.shape[0] == 0 or text.shape[1] != features.shape[-1]:
+        raise QueryError(
+            f"{name}: shape {tuple(text.shape)} does not fit features {tuple(features.shape)}; expected [n, {features.shape[-1] if features.ndim else 'd'}] "
+            "with n >= 1: encode text and images with the same CLIP model"
+        )
+    bad = ~torch.isfinite(text).all(dim=1) | (text == 0).all(dim=1)
+    if bool(bad.any()):
+        raise QueryError(f"{name}: row {int(bad.nonzero()[0])} is zero or not finite; encode the phrase again")
+
+
+def _check_features(features: torch.Tensor) -> torch.Tensor:  # [...] lengths
+    lengths = torch.linalg.vector_norm(features, dim=-1)
+    if features.shape[-1] == 0 or not bool(torch.isfinite(lengths).all()):
+        bad = int((~torch.isfinite(lengths)).sum())
+        raise FeatureError(
+            f"features: {bad} of {lengths.numel()} vectors of shape {tuple(features.shape)} are not finite; "
+            "recompute them (a NaN usually comes from a diverged training step or a zero-length normalisation)"
+        )
+    if bool((lengths == 0).any()):
+        raise FeatureError(
+            f"features: {int((lengths == 0).sum())} of {lengths.numel()} vectors are zero and have no direction to compare; "
+            "leave out pixels without a feature (code_relevancy takes them as code -1)"
+        )
+    return lengths
+
+
+def _used_codes(prototypes: torch.Tensor, code_map) -> tuple[torch.Tensor, torch.Tensor]:
+    """Codes in use [U] and, for each pixel, its row in them (-1 = none)."""
+    if prototypes.ndim != 2:
+        raise QueryError(f"prototypes: shape {tuple(prototypes.shape)}, expected [N, d]")
+    codes = _tensor(code_map)
+    if codes.is_floating_point() or codes.dtype == torch.bool:
+        raise QueryError(f"code_map: dtype {codes.dtype}, expected integers (index of a prototype, -1 = none)")
+    codes = codes.to(device=prototypes.device, dtype=torch.int64)
+    n = prototypes.shape[0]
+    if codes.numel() and (int(codes.min()) < -1 or int(codes.max()) >= n):
+        raise QueryError(
+            f"code_map: codes {int(codes.min())}..{int(codes.max())} with {n} prototypes; expected -1..{n - 1}: "
+            "the map belongs to another codebook"
+        )
+    seen = torch.zeros(n, dtype=torch.bool, device=codes.device)
+    seen[codes[codes >= 0]] = True
+    used = seen.nonzero()[:, 0]
+    row = torch.full((n + 1,), -1, dtype=torch.int64, device=codes.device)  # last entry serves code -1
+    row[used] = torch.arange(used.numel(), device=codes.device)
+    return used, row[codes]
+
+
+def _gather(scores: torch.Tensor, inverse: torch.Tensor) -> torch.Tensor:
+    """Scores [P, U] looked up by row numbers [...], -1 reading 0."""
+    padded = torch.cat([scores, scores.new_zeros(scores.shape[0], 1)], dim=1)  # index -1 is the added zero
+    return padded[:, inverse]
