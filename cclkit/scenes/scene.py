@@ -144,6 +144,7 @@ class Scene:
     depth_folder: Path | None = None
     ground_truth: GroundTruth | None = None
     held_out: frozenset[str] = frozenset()  # views never used for training
+    files: tuple[Path, ...] = ()  # every file the scene was read from or will read: what content_hash covers
 
     def view(self, name: str) -> View:
         for v in self.views:
