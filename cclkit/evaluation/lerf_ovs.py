@@ -1,9 +1,10 @@
-"""LERF-OVS evaluation of one (view, category): the protocols ``langsplat`` (A) and ``langsplat_v2`` (B).
+"""LERF-OVS evaluation of one (view, category): protocols ``langsplat`` (A), ``langsplat_v2`` (B) and ``paper``.
 
-Both take the relevancy of one query at every level, smooth it, min-max it, cut it at 0.4, let a
+A and B take the relevancy of one query at every level, smooth it, min-max it, cut it at 0.4, let a
 7 x 7 window vote, and score the level whose smoothed map has the largest maximum. They differ in
 the window of the mean and in who votes, which is enough to change masks, levels and hits: numbers
-of the two do not belong in one column.
+of the two do not belong in one column. ``paper`` is what CCL-LGS prints, a threshold on its softmax;
+everything else about it is ours and a setting.
 
 The published code looks rendered maps up by position in a sorted list; here views are matched by
 file name only. Labelled views are training views in the published pipelines; ``views="held_out"``
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
@@ -25,32 +26,42 @@ from .metrics import as_maps, box_mean, box_mean_cut, iou, majority, min_max
 
 @dataclass(frozen=True)
 class Protocol:
-    """Constants of one protocol. Source: the evaluation code of the method, ``protocols.md`` letter."""
+    """Constants of one protocol. ``source`` says where they come from."""
 
     name: str
-    letter: str
-    box: int  # side of the box mean, pixels
+    source: str
+    box: int  # side of the box mean, pixels; 0 = no smoothing at all
     mirrored: bool  # True: mirrored borders, window off centre (A); False: window cut at the borders (B)
-    last_votes: bool  # do the last row and column vote in the 7 x 7 majority
-    threshold: float = 0.4  # on clip(2 n - 1, 0, 1) of the min-max map n, strictly greater; 0.7 on n
-    vote: int = 7  # side of the majority window, pixels
+    last_votes: bool  # do the last row and column vote in the majority
+    threshold: float  # on the normalised map, strictly greater
+    vote: int = 7  # side of the majority window, pixels; 0 = no vote
+    min_max: bool = True  # shift by the minimum, divide by the range, each level alone
+    stretch: bool = True  # then clip(2 n - 1, 0, 1), which turns the threshold 0.4 into 0.7 on n
     epsilon: float = 1e-9  # added to the range in the min-max step
+    single: bool = False  # IoU as a single-precision quotient
 
 
 PROTOCOLS = {
-    "langsplat": Protocol("langsplat", "A", box=30, mirrored=True, last_votes=False),
-    "langsplat_v2": Protocol("langsplat_v2", "B", box=29, mirrored=False, last_votes=True),
+    "langsplat": Protocol("langsplat", "protocols.md A", box=30, mirrored=True, last_votes=False, threshold=0.4),
+    "langsplat_v2": Protocol("langsplat_v2", "protocols.md B", box=29, mirrored=False, last_votes=True, threshold=0.4, single=True),
+    # The paper says "threshold -> mask" of its softmax and no more. Ours: min-max per map, the
+    # threshold 0.5, no smoothing, the level with the largest maximum. Change with dataclasses.replace.
+    "paper": Protocol(
+        "paper", "paper: threshold on the softmax; ours: everything else", box=0, mirrored=False, last_votes=True, threshold=0.5, vote=0, stretch=False
+    ),
 }
 
 
-def protocol_named(name: str) -> Protocol:
-    """Raises EvaluationError listing the known names."""
+def protocol_named(name: "str | Protocol") -> Protocol:
+    """The protocol of that name; a Protocol passes through. Raises EvaluationError listing the known names."""
+    if isinstance(name, Protocol):
+        return name
     if name not in PROTOCOLS:
         raise EvaluationError(f"protocol {name!r} is unknown for the LERF-OVS layout; use one of {', '.join(PROTOCOLS)}")
     return PROTOCOLS[name]
 
 
-def constants(protocol: str = "langsplat") -> dict:
+def constants(protocol: "str | Protocol" = "langsplat") -> dict:
     """The protocol's constants, for the results file."""
     return asdict(protocol_named(protocol))
 
@@ -59,9 +70,9 @@ def constants(protocol: str = "langsplat") -> dict:
 class Steps:
     """Every intermediate map of one query, all [L, H, W]: what a notebook shows step by step."""
 
-    box_mean: np.ndarray  # float32
+    box_mean: np.ndarray  # float32; the map itself where a protocol does not smooth
     smoothed: np.ndarray  # float32, half of (box mean + relevancy); its maximum chooses the level
-    normalised: np.ndarray  # float32, clip(2 minmax - 1, 0, 1)
+    normalised: np.ndarray  # float32, what the threshold is applied to
     raw: np.ndarray  # bool, normalised > threshold
     mask: np.ndarray  # bool, after the vote
 
@@ -79,29 +90,33 @@ class QueryResult:
     ious: np.ndarray  # [L] float64, IoU at every level
     level_scores: np.ndarray  # [L] float32, maxima of the smoothed maps
     point_scores: np.ndarray  # [L] float32, maxima of the box means
-    protocol: str = field(default="langsplat")
+    protocol: str = "langsplat"
 
 
-def query_steps(relevancy, *, protocol: str = "langsplat") -> Steps:
-    """Segmentation steps of protocol A or B on relevancy maps [L, H, W] (float32; tensor or array)."""
+def query_steps(relevancy, *, protocol: "str | Protocol" = "langsplat") -> Steps:
+    """Segmentation steps of a protocol on relevancy maps [L, H, W] (float32; tensor or array)."""
     p = protocol_named(protocol)
     maps = as_maps(relevancy, "relevancy", 3).astype(np.float32, copy=False)
-    mean = np.stack([box_mean(m, p.box) if p.mirrored else box_mean_cut(m, p.box) for m in maps])
-    smoothed = np.float32(0.5) * (mean + maps)
-    normalised = np.clip(min_max(smoothed, epsilon=p.epsilon) * 2 - 1, 0, 1)
+    smooth = box_mean if p.mirrored else box_mean_cut
+    mean = np.stack([smooth(m, p.box) for m in maps]) if p.box else maps
+    smoothed = np.float32(0.5) * (mean + maps)  # without smoothing this is the map itself, exactly
+    normalised = min_max(smoothed, epsilon=p.epsilon) if p.min_max else smoothed
+    if p.stretch:
+        normalised = np.clip(normalised * 2 - 1, 0, 1)
     raw = normalised > p.threshold
-    return Steps(mean, smoothed, normalised, raw, np.stack([majority(m, p.vote, last_votes=p.last_votes) for m in raw]))
+    mask = np.stack([majority(m, p.vote, last_votes=p.last_votes) for m in raw]) if p.vote else raw
+    return Steps(mean, smoothed, normalised, raw, mask)
 
 
-def evaluate_query(relevancy, gt_mask, boxes, *, protocol: str = "langsplat") -> QueryResult:
-    """Score one query in one view (protocol A or B, ``protocols.md``).
+def evaluate_query(relevancy, gt_mask, boxes, *, protocol: "str | Protocol" = "langsplat") -> QueryResult:
+    """Score one query in one view (protocols A and B of ``protocols.md``, or ``paper``).
 
     Args:
         relevancy: [L, H, W] float32 in 0..1, one map per level; tensor or array. For B compute it
             from ``query.unit_features``.
         gt_mask: [H, W], union of the category's polygons.
         boxes: [n, 4] corners x1 y1 x2 y2 in pixels, in any order; borders count as inside.
-        protocol: "langsplat" or "langsplat_v2".
+        protocol: "langsplat", "langsplat_v2", "paper", or a Protocol with settings of your own.
     Returns:
         QueryResult. Its IoU is NaN where mask and ground truth are both empty, as published.
     Raises:
@@ -117,7 +132,7 @@ def evaluate_query(relevancy, gt_mask, boxes, *, protocol: str = "langsplat") ->
         boxes = boxes.reshape(0, 4)
     if boxes.ndim != 2 or boxes.shape[1] != 4 or not np.isfinite(boxes).all():
         raise EvaluationError(f"boxes: shape {boxes.shape} or values do not fit; expected finite [n, 4] rows x1 y1 x2 y2")
-    steps = query_steps(maps, protocol=protocol)
+    steps = query_steps(maps, protocol=p)
     ious = np.array([_iou(m, gt_mask, p) for m in steps.mask])
     level = select_level_by_maximum(steps.smoothed)
     # Localisation starts afresh: the box mean alone, its own level, exact single-precision ties.
@@ -134,13 +149,13 @@ def evaluate_query(relevancy, gt_mask, boxes, *, protocol: str = "langsplat") ->
         ious=ious,
         level_scores=steps.smoothed.max(axis=(1, 2)),
         point_scores=steps.box_mean.max(axis=(1, 2)),
-        protocol=protocol,
+        protocol=p.name,
     )
 
 
 def _iou(mask: np.ndarray, truth: np.ndarray, p: Protocol) -> float:
     value = iou(mask, truth)
-    return float(np.float32(value)) if p.letter == "B" else value  # B divides in single precision
+    return float(np.float32(value)) if p.single else value
 
 
 def _any_inside(points: np.ndarray, boxes: np.ndarray) -> bool:
@@ -165,7 +180,7 @@ def labelled_views(scene, views: str = "all") -> list[str]:
 
 
 def evaluate_scene(
-    scene, relevancy_of: Callable[[str, tuple[str, ...]], "np.ndarray"], *, protocol: str = "langsplat", views: str = "all"
+    scene, relevancy_of: Callable[[str, tuple[str, ...]], "np.ndarray"], *, protocol: "str | Protocol" = "langsplat", views: str = "all"
 ) -> tuple[list[dict], dict]:
     """Every (view, category) of a LERF-OVS scene.
 
@@ -179,7 +194,7 @@ def evaluate_scene(
     Raises:
         EvaluationError: unknown protocol, nothing to evaluate, or maps that do not fit; names the view.
     """
-    protocol_named(protocol)
+    p = protocol_named(protocol)
     rows = []
     for name in labelled_views(scene, views):
         units = scene.labels[name]
@@ -189,7 +204,7 @@ def evaluate_scene(
             raise EvaluationError(f"{scene.path}: {name}: {len(maps)} relevancy stacks for {len(units)} categories {texts}; return one per category")
         for unit, stack in zip(units, maps):
             try:
-                result = evaluate_query(stack, unit.mask, unit.boxes, protocol=protocol)
+                result = evaluate_query(stack, unit.mask, unit.boxes, protocol=p)
             except EvaluationError as e:
                 raise EvaluationError(f"{scene.path}: {name}, query {unit.category!r}: {e}") from e
             rows.append(
@@ -211,7 +226,7 @@ def evaluate_scene(
 
 
 def aggregate(rows: list[dict]) -> dict:
-    """Means over rows with keys "scene", "query", "iou", "hit" (hit optional).
+    """Means over rows with keys "scene", "iou", and "hit" (localisation) or "accuracy" (of a view, 3D-OVS) if known.
 
     ``miou`` of a scene is the plain mean over its units, not over categories or views (protocol A);
     ``mean_of_scenes`` averages scenes (what papers print), ``pooled`` averages all units. A unit
@@ -240,4 +255,6 @@ def _means(rows: list[dict]) -> dict:
     }
     if all("hit" in r for r in rows):
         out["accuracy"] = float(np.mean([bool(r["hit"]) for r in rows]))
+    elif all("accuracy" in r for r in rows):
+        out["accuracy"] = float(np.mean([r["accuracy"] for r in rows]))
     return out

@@ -47,10 +47,10 @@ def check_pose(pose: np.ndarray, where: str) -> np.ndarray:  # [4, 4] float64
     if not np.isfinite(pose).all():
         raise SceneError(f"{where}: the pose is not finite (NaN or infinite); remove the view from the model or register it again")
     R = pose[:3, :3]
-    error = np.abs(R @ R.T - np.eye(3)).max()
+    error = np.abs(R @ R.T - np.eye(3)).max() if np.abs(R).max() < 2 else np.inf  # larger entries could overflow
     if error > 1e-3 or np.linalg.det(R) <= 0:
         raise SceneError(
-            f"{where}: the rotation is not orthonormal with determinant +1 (error {error:.2g}, determinant {np.linalg.det(R):.3g}); "
+            f"{where}: the rotation is not orthonormal with determinant +1 (largest deviation {error:.2g}); "
             "check the order and sign of its columns, or register the view again"
         )
     if error > 1e-12:
