@@ -11,13 +11,15 @@ from __future__ import annotations
 import ast
 import contextlib
 import hashlib
+import inspect
 import io
 import json
 import os
 import shutil
 import tempfile
+import textwrap
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -156,17 +158,13 @@ class Store:
             yield
 
 
-def stage_key(stage: str, settings: Mapping[str, Any], inputs: Mapping[str, str], modules: tuple[str, ...], seed: int | None = None) -> str:
-    """Key of a stage: hash of its settings, the keys of its inputs, its code, and the seed if it draws numbers."""
-    text = json.dumps(
-        {"stage": stage, "settings": settings, "inputs": dict(inputs), "code": code_version(modules), "seed": seed},
-        sort_keys=True,
-    )
-    return hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
+def content_key(**parts: Any) -> str:
+    """Key of anything that JSON can hold: equal parts give equal keys."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:KEY_LENGTH]
 
 
-def code_version(modules: tuple[str, ...]) -> str:
-    """Hash of what the given files of the package do: comments, docstrings and layout don't count.
+def code_version(modules: Sequence[str], *functions: Callable) -> str:
+    """Hash of what the given code does: comments, docstrings and layout don't count.
 
     ``modules`` are paths below the package ("masks.py") or folders ("gaussians").
     """
@@ -175,6 +173,8 @@ def code_version(modules: tuple[str, ...]) -> str:
         path = Path(__file__).parent / name
         for file in [path] if path.is_file() else sorted(path.rglob("*.py")):
             digest.update(_code_digest(file, file.stat().st_mtime_ns).encode())
+    for function in functions:
+        digest.update(_canonical(ast.parse(textwrap.dedent(inspect.getsource(function)))).encode())
     return digest.hexdigest()[:KEY_LENGTH]
 
 

@@ -1,0 +1,154 @@
+"""Stage 4: the semantic field. Every Gaussian carries an 8-d feature per level; a view's feature map is
+splatted like colour, decoded by an MLP to logits over the codes, and trained with cross-entropy against
+the index maps (paper §3; the codebook is frozen here).
+
+All pixels inside any mask count, those of masks without a track label (y = -1) included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .config import FieldConfig
+from .errors import FieldError
+from .gaussians import Gaussians, project, splat_features
+from .masks import LEVELS
+from .scenes.scene import Camera, View
+
+
+class Decoder(nn.Module):
+    """Rendered feature [..., d_f] -> logits over the N codes of one level [..., N]."""
+
+    def __init__(self, dim: int, hidden: Sequence[int], n_codes: int, *, normalise: bool, generator: torch.Generator):
+        super().__init__()
+        widths = [dim, *hidden, n_codes]
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, widths[1:]))
+        self.normalise = normalise
+        for layer in self.layers:  # re-drawn from our own generator: module construction uses the global one
+            bound = layer.in_features**-0.5
+            with torch.no_grad():
+                layer.weight.copy_((torch.rand(layer.weight.shape, generator=generator) * 2 - 1) * bound)
+                layer.bias.copy_((torch.rand(layer.bias.shape, generator=generator) * 2 - 1) * bound)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.normalise:
+            x = nn.functional.normalize(x, dim=-1, eps=1e-6)
+        for layer in self.layers[:-1]:
+            x = torch.relu(layer(x))
+        return self.layers[-1](x)
+
+
+@dataclass(frozen=True)
+class SemanticField:
+    """Features and decoders of both levels."""
+
+    features: Tensor  # [levels, G, d_f] float32
+    decoders: tuple[Decoder, ...]  # one per level
+
+    def render(self, gaussians: Gaussians, camera: Camera) -> Tensor:  # [levels, H, W, d_f]
+        """Feature maps of any camera, a training view's or a novel one."""
+        L, G, d = self.features.shape
+        if G != len(gaussians):
+            raise FieldError(f"the field has features of {G} Gaussians, the reconstruction has {len(gaussians)}; train the field on these Gaussians")
+        with torch.no_grad():
+            flat = splat_features(project(gaussians, camera), self.features.permute(1, 0, 2).reshape(G, L * d))
+        return flat.view(camera.height, camera.width, L, d).permute(2, 0, 1, 3)
+
+    def codes(self, gaussians: Gaussians, camera: Camera) -> np.ndarray:  # [levels, H, W] int32
+        """Most likely code of every pixel."""
+        maps = self.render(gaussians, camera)
+        with torch.no_grad():
+            out = [torch.cat([decoder(rows).argmax(-1) for rows in m.split(64)]) for decoder, m in zip(self.decoders, maps)]
+        return torch.stack(out).cpu().numpy().astype(np.int32)
+
+
+def train_field(
+    gaussians: Gaussians,
+    views: Sequence[View],
+    index_maps: Mapping[str, np.ndarray],  # view name -> [levels, H, W] int, -1 = no mask
+    n_codes: Sequence[int],  # N of each level
+    config: FieldConfig,
+    *,
+    seed: int,
+    progress: Callable[[dict], None] = lambda state: None,
+) -> tuple[SemanticField, dict[str, np.ndarray]]:
+    """Optimise features and decoders together; geometry and colour stay as they are.
+
+    One view per step, every view once before any comes again, in an order drawn from ``seed``. Returns
+    the field and curves "loss", "accuracy" (share of masked pixels whose code is right) [iterations].
+    Raises FieldError when no pixel of any view carries a code.
+    """
+    L = len(n_codes)
+    usable = [v for v in views if (index_maps[v.name] >= 0).any()]
+    if not usable:
+        raise FieldError("no pixel of any training view lies in a mask, so there is nothing to train the field on; check the masks stage")
+    generator = torch.Generator().manual_seed(seed)
+    G = len(gaussians)
+    features = (0.1 * torch.randn(G, L * config.dim, generator=generator)).requires_grad_(True)
+    decoders = tuple(Decoder(config.dim, config.hidden, n, normalise=config.normalise, generator=generator) for n in n_codes)
+    optimiser = torch.optim.Adam(
+        [
+            {"params": [features], "lr": config.feature_lr},
+            {"params": [p for d in decoders for p in d.parameters()], "lr": config.lr},
+        ],
+        betas=tuple(config.betas),
+    )
+    gaussians = gaussians.detach()
+    projections = {}  # geometry is frozen, so each view is projected and sorted once
+    curves = {"loss": np.zeros(config.iterations), "accuracy": np.zeros(config.iterations)}
+    order: list[int] = []
+    for step in range(config.iterations):
+        if not order:
+            order = torch.randperm(len(usable), generator=generator).tolist()
+        view = usable[order.pop()]
+        if view.name not in projections:
+            projections[view.name] = project(gaussians, view.camera)
+        rendered = splat_features(projections[view.name], features)  # [H, W, L * d_f]
+        target = torch.from_numpy(np.ascontiguousarray(index_maps[view.name])).long()
+        loss, right, counted = torch.zeros(()), 0, 0
+        for n, decoder in enumerate(decoders):
+            inside = target[n] >= 0
+            if not inside.any():
+                continue
+            logits = decoder(rendered[..., n * config.dim : (n + 1) * config.dim][inside])
+            wanted = target[n][inside]
+            loss = loss + nn.functional.cross_entropy(logits, wanted)
+            right += int((logits.detach().argmax(-1) == wanted).sum())
+            counted += len(wanted)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+        curves["loss"][step] = float(loss.detach())
+        curves["accuracy"][step] = right / counted
+        progress({"loss": curves["loss"][step]})
+    if not torch.isfinite(features).all():
+        raise FieldError("the field is not finite after training; lower field.feature_lr or check the Gaussians")
+    for d in decoders:
+        d.requires_grad_(False)
+    stacked = features.detach().view(G, L, config.dim).permute(1, 0, 2).contiguous()
+    return SemanticField(stacked, decoders), curves
+
+
+def field_tensors(field: SemanticField) -> dict[str, Tensor]:
+    """Tensors to store: features and the decoders' weights by level."""
+    out = {"features": field.features}
+    for level, decoder in zip(LEVELS, field.decoders):
+        out |= {f"decoder.{level}.{k}": v.contiguous() for k, v in decoder.state_dict().items()}
+    return out
+
+
+def field_from_tensors(tensors: Mapping[str, Tensor], config: FieldConfig) -> SemanticField:
+    """Inverse of `field_tensors`; the widths are read from the weights."""
+    decoders = []
+    for level in LEVELS:
+        own = {k.removeprefix(f"decoder.{level}."): v for k, v in tensors.items() if k.startswith(f"decoder.{level}.")}
+        weights = [own[f"layers.{i}.weight"] for i in range(len(own) // 2)]
+        decoder = Decoder(weights[0].shape[1], [w.shape[0] for w in weights[:-1]], weights[-1].shape[0], normalise=config.normalise, generator=torch.Generator())
+        decoder.load_state_dict(own)
+        decoders.append(decoder.requires_grad_(False))
+    return SemanticField(tensors["features"], tuple(decoders))

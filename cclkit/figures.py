@@ -1,0 +1,562 @@
+"""Every figure of the notebooks, and the one way to show and save it.
+
+A figure function takes data and returns a matplotlib figure; `show` saves it to
+``results/<profile>/figures`` with its provenance and displays it with alt text and caption.
+"""
+
+from __future__ import annotations
+
+import base64
+import colorsys
+import hashlib
+import html
+import io
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from . import __version__
+from .artefacts import atomic_write, save_json
+from .masks import LEVELS, ViewMasks
+from .scenes import Scene, View
+
+GREY = (0.62, 0.62, 0.62)
+UNLABELLED = (0.25, 0.25, 0.25)
+LEVEL_NAMES = {"sp": "sp (subpart ∪ part)", "wp": "wp (whole ∪ part)"}
+# Okabe–Ito: told apart with any colour vision
+BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, YELLOW = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442"
+ARM_COLORS = {"baseline": GREY, "pull": SKY, "push": ORANGE, "both": BLUE, "shuffled": PURPLE}
+
+STYLE = {
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "figure.dpi": 100,
+    "savefig.dpi": 100,
+    "image.interpolation": "nearest",
+    "legend.frameon": False,
+    "axes.grid": False,
+    "svg.hashsalt": "cclkit",
+}
+
+
+# ----------------------------------------------------------------- show and save
+
+
+class FigureFolder:
+    """Where a notebook's figures go, and what is written beside them."""
+
+    def __init__(self, folder: Path, *, notebook: str, profile: str, footer: str, about: Mapping[str, Any]):
+        self.folder, self.notebook, self.profile, self.footer, self.about = Path(folder), notebook, profile, footer, dict(about)
+
+    def show(self, fig: Figure, name: str, *, alt: str, caption: str):
+        """Save as ``<notebook number>_<name>.png`` and return a displayable <figure> with alt text and caption."""
+        fig.text(0.995, 0.004, self.footer, ha="right", va="bottom", fontsize=7, color="0.45")
+        buffer = io.BytesIO()
+        fig.savefig(buffer, format="png", bbox_inches="tight", pad_inches=0.08, facecolor="white")
+        digest = data_digest(fig)
+        plt.close(fig)
+        png = buffer.getvalue()
+        stem = f"{self.notebook[:2]}_{name}"
+        record = {
+            "figure": stem, "notebook": self.notebook, "profile": self.profile, "alt": alt, "caption": caption,
+            "data_sha256": digest, "cclkit": __version__, "matplotlib": matplotlib.__version__, **self.about,
+        }
+        atomic_write(self.folder / f"{stem}.png", _with_text(png, record))
+        save_json(self.folder / f"{stem}.json", record)
+        return Shown(png, alt, caption)
+
+
+class Shown:
+    """A figure as notebooks display it: HTML that keeps its alt text in JupyterLab and in exports."""
+
+    def __init__(self, png: bytes, alt: str, caption: str):
+        self.png, self.alt, self.caption = png, alt, caption
+
+    def _repr_html_(self) -> str:
+        # The copy inside the notebook is reduced to 256 colours, a third of the size; the file keeps all.
+        small = io.BytesIO()
+        Image.open(io.BytesIO(self.png)).convert("RGB").quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
+        data = base64.b64encode(small.getvalue()).decode()
+        return (
+            f'<figure style="margin:0"><img alt="{html.escape(self.alt, quote=True)}" style="max-width:100%" src="data:image/png;base64,{data}">'
+            f"<figcaption><em>{html.escape(self.caption)}</em></figcaption></figure>"
+        )
+
+    def __repr__(self) -> str:
+        return f"[figure: {self.alt}]"
+
+
+def data_digest(fig: Figure) -> str:
+    """Hash of what a figure plots (lines, images, points, bars, texts), whatever renders it."""
+    digest = hashlib.sha256()
+
+    def add(values):
+        values = np.ma.filled(np.ma.asarray(values), 0)
+        if values.dtype.kind == "f":  # well above rounding differences, well below what an eye can see
+            values = np.round(values.astype(np.float64), 6) + 0.0
+        digest.update(str(values.shape).encode() + np.ascontiguousarray(values).tobytes())
+
+    for ax in fig.axes:
+        for line in ax.lines:
+            add(np.asarray(line.get_xydata(), float))
+        for image in ax.images:
+            add(image.get_array())
+        for points in ax.collections:
+            add(np.asarray(points.get_offsets(), float))
+        for patch in ax.patches:
+            add(np.asarray(patch.get_extents().size if not hasattr(patch, "get_height") else [patch.get_width(), patch.get_height()], float))
+        for text in [ax.title, ax.xaxis.label, ax.yaxis.label, *ax.texts]:
+            digest.update(text.get_text().encode())
+    return digest.hexdigest()
+
+
+def _with_text(png: bytes, record: Mapping[str, Any]) -> bytes:
+    """The PNG with its record as text chunks, so that a figure that travels alone still says what it is."""
+    info = PngInfo()
+    for k, v in record.items():
+        info.add_itxt(f"cclkit:{k}", str(v))
+    info.add_itxt("Description", str(record["alt"]))
+    out = io.BytesIO()
+    Image.open(io.BytesIO(png)).save(out, "PNG", pnginfo=info, optimize=True)
+    return out.getvalue()
+
+
+# ----------------------------------------------------------------- colours and small pieces
+
+
+def label_colors(n: int) -> np.ndarray:  # [n, 3] in 0..1
+    """Distinct colours: hues a golden angle apart in three lightnesses, so neighbours differ in both."""
+    out = [colorsys.hls_to_rgb((0.58 + 0.61803398875 * i) % 1.0, (0.52, 0.68, 0.38)[i % 3], (0.75, 0.65, 0.70)[i % 3]) for i in range(n)]
+    return np.array(out).reshape(-1, 3)
+
+
+def paint(label: np.ndarray, colors: np.ndarray, none=UNLABELLED) -> np.ndarray:  # [H, W, 3]
+    """Label map [H, W] (-1 none) and colours [n, 3] -> picture, with thin dark edges between labels."""
+    table = np.concatenate([colors, [none]])
+    out = table[label]
+    edge = np.zeros(label.shape, bool)
+    edge[:, 1:] |= label[:, 1:] != label[:, :-1]
+    edge[1:] |= label[1:] != label[:-1]
+    out[edge] *= 0.55
+    return out
+
+
+def overlay(image: np.ndarray, picture: np.ndarray, alpha: float = 0.6) -> np.ndarray:
+    """Picture [H, W, 3] in 0..1 over a photograph [H, W, 3] uint8 turned grey."""
+    grey = (image / 255.0).mean(-1, keepdims=True).repeat(3, -1)
+    return (1 - alpha) * grey + alpha * picture
+
+
+def highlight(image: np.ndarray, mask: np.ndarray, color=(1.0, 0.55, 0.0)) -> np.ndarray:
+    """A photograph [H, W, 3] uint8 with everything outside a mask dimmed and its outline drawn."""
+    out = image / 255.0
+    out = np.where(mask[..., None], out, 0.35 * out + 0.10)
+    ring = np.zeros_like(mask)
+    ring[1:] |= mask[1:] != mask[:-1]
+    ring[:, 1:] |= mask[:, 1:] != mask[:, :-1]
+    out[ring] = color
+    return out
+
+
+def picture(ax, image, title: str = "", **kwargs):
+    ax.imshow(image, **kwargs)
+    ax.set_title(title, fontsize=9.5)
+    ax.axis("off")
+
+
+def grid(rows: int, cols: int, *, width: float = 2.6, aspect: float = 0.75, head: float = 0.28, title: str = ""):
+    """A grid of axes sized for pictures of the given aspect (height / width)."""
+    plt.rcParams.update(STYLE)
+    fig, axes = plt.subplots(rows, cols, figsize=(cols * width, rows * (width * aspect + head) + (0.35 if title else 0)), squeeze=False, layout="constrained")
+    fig.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.02, hspace=0.02, rect=(0, 0.025, 1, 0.975))
+    if title:
+        fig.suptitle(title, fontsize=12)
+    return fig, axes
+
+
+def plots(rows: int, cols: int, *, size: tuple[float, float] = (3.6, 2.8), **kwargs):
+    """A grid of axes for plots."""
+    plt.rcParams.update(STYLE)
+    fig, axes = plt.subplots(rows, cols, figsize=(cols * size[0], rows * size[1]), squeeze=False, layout="constrained", **kwargs)
+    fig.get_layout_engine().set(rect=(0, 0.03, 1, 0.97))
+    return fig, axes
+
+
+def spread(items: Sequence, n: int) -> list:
+    """n items evenly spread over a sequence, ends included."""
+    if len(items) <= n:
+        return list(items)
+    return [items[i] for i in np.linspace(0, len(items) - 1, n).round().astype(int)]
+
+
+class ColorBasis:
+    """Three principal directions of a set of vectors, as red, green and blue. One basis makes maps comparable."""
+
+    def __init__(self, vectors: np.ndarray):  # [n, d]
+        self.mean = vectors.mean(0)
+        _, _, vt = np.linalg.svd(vectors - self.mean, full_matrices=False)
+        vt = vt[:3]
+        vt *= np.sign(vt[np.arange(len(vt)), np.abs(vt).argmax(1)])[:, None]  # the sign of a component is arbitrary: fix it
+        self.axes = vt
+        p = (vectors - self.mean) @ vt.T
+        self.low, self.high = np.percentile(p, 1, axis=0), np.percentile(p, 99, axis=0)
+
+    def __call__(self, vectors: np.ndarray) -> np.ndarray:  # [..., d] -> [..., 3] in 0..1
+        p = (vectors - self.mean) @ self.axes.T
+        return np.clip((p - self.low) / np.maximum(self.high - self.low, 1e-9), 0, 1)
+
+
+def map_of(label: np.ndarray, colors: np.ndarray) -> np.ndarray:
+    """Label map [H, W] (-1 none) with one colour [n, 3] per label, no edges drawn."""
+    return np.concatenate([colors.reshape(-1, 3), [UNLABELLED]])[label]
+
+
+# ----------------------------------------------------------------- 00: scenes
+
+
+def scene_figure(scene: Scene, views: Sequence[View]) -> Figure:
+    """Photographs of a scene beside its points and cameras in 3D."""
+    plt.rcParams.update(STYLE)
+    fig = plt.figure(figsize=(11, 4.6), layout="constrained")
+    fig.get_layout_engine().set(rect=(0, 0.03, 1, 0.97))
+    outer = fig.add_gridspec(1, 2, width_ratios=(1.35, 1))
+    left = outer[0].subgridspec(2, (len(views) + 1) // 2)
+    for i, v in enumerate(views):
+        picture(fig.add_subplot(left[i % 2, i // 2]), v.image(), v.name + (" (held out)" if v.name in scene.held_out else ""))
+    ax = fig.add_subplot(outer[1], projection="3d")
+    points, colors = scene_points(scene)
+    keep = np.linspace(0, len(points) - 1, min(6000, len(points))).astype(int)
+    ax.scatter(*points[keep].T, c=colors[keep] / 255.0, s=2, linewidths=0)
+    draw_cameras(ax, scene)
+    ax.set_title(f"{len(points):,} points, {len(scene.views)} cameras")
+    return fig
+
+
+def scene_points(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
+    """Points [P, 3] and colours [P, 3] uint8: the scene's own, or a few from depth where it has none."""
+    if len(scene.points):
+        return scene.points, scene.point_colors
+    points, colors = [], []
+    for v in spread(scene.training_views, 4):
+        depth = scene.depth(v)[::6, ::6]
+        xyz = v.camera.backproject(scene.depth(v))[::6, ::6]
+        points.append(xyz[depth > 0])
+        colors.append(v.image()[::6, ::6][depth > 0])
+    return np.concatenate(points), np.concatenate(colors)
+
+
+def draw_cameras(ax, scene: Scene) -> None:
+    """Camera pyramids, held-out ones hollow; equal axes; the scene's up upwards."""
+    centres = np.array([v.camera.centre for v in scene.views])
+    points, _ = scene_points(scene)
+    low, high = np.percentile(points, 2, axis=0), np.percentile(points, 98, axis=0)
+    size = 0.10 * np.linalg.norm(high - low)
+    for v in scene.views:
+        cam = v.camera
+        corners = np.array([[0, 0], [cam.width, 0], [cam.width, cam.height], [0, cam.height]], float)
+        rays = np.stack([(corners[:, 0] - cam.K[0, 2]) / cam.K[0, 0], (corners[:, 1] - cam.K[1, 2]) / cam.K[1, 1], np.ones(4)], -1) * size
+        c2w = cam.camera_to_world
+        world = rays @ c2w[:3, :3].T + c2w[:3, 3]
+        color = VERMILION if v.name in scene.held_out else BLUE
+        for a, b in [(0, 1), (1, 2), (2, 3), (3, 0)]:
+            ax.plot(*zip(world[a], world[b]), color=color, lw=0.8)
+        for a in range(4):
+            ax.plot(*zip(cam.centre, world[a]), color=color, lw=0.5)
+    everything = np.concatenate([centres, [low, high]])
+    middle, half = (everything.min(0) + everything.max(0)) / 2, (everything.max(0) - everything.min(0)).max() / 2
+    for setter, m in zip((ax.set_xlim, ax.set_ylim, ax.set_zlim), middle):
+        setter(m - half, m + half)
+    ax.set_box_aspect((1, 1, 1))
+    # mean "up" of the cameras decides where to look from
+    up = -np.mean([v.camera.world_to_camera[1, :3] for v in scene.views], axis=0)
+    vertical = int(np.abs(up).argmax())
+    if up[vertical] < 0:
+        (ax.invert_xaxis, ax.invert_yaxis, ax.invert_zaxis)[vertical]()
+    ax.view_init(elev=28, azim=-60, vertical_axis="xyz"[vertical])
+    ax.set_xticklabels([]), ax.set_yticklabels([]), ax.set_zticklabels([])
+
+
+def ground_truth_figure(scene: Scene, view: View) -> Figure:
+    """A photograph and its exact regions at the three granularities."""
+    from .scenes import GRANULARITIES
+
+    fig, axes = grid(1, 4, width=2.9)
+    picture(axes[0, 0], view.image(), view.name)
+    ids = sorted(scene.ground_truth.names)
+    colors = label_colors(len(ids))
+    for ax, g in zip(axes[0, 1:], reversed(GRANULARITIES)):
+        m = scene.ground_truth.ids(view, g)
+        position = np.full(max(ids) + 1, -1)
+        position[ids] = np.arange(len(ids))
+        picture(ax, paint(position[m], colors), f"{g}: {len(np.unique(m[m > 0]))} regions")
+    return fig
+
+
+# ----------------------------------------------------------------- 01: masks
+
+
+def candidates_figure(view: View, masks: np.ndarray, output: np.ndarray) -> Figure:
+    """What one view's mask generator returned, output by output (SAM's subpart, part, whole)."""
+    fig, axes = grid(1, 4, width=2.9)
+    image = view.image()
+    picture(axes[0, 0], image, view.name)
+    for n, (ax, name) in enumerate(zip(axes[0, 1:], ("output 0: subpart", "output 1: part", "output 2: whole"))):
+        rows = np.flatnonzero(output == n)
+        label = np.full(image.shape[:2], -1)
+        for i in sorted(range(len(rows)), key=lambda i: -masks[rows[i]].sum()):  # small ones on top
+            label[masks[rows[i]]] = i
+        picture(ax, overlay(image, paint(label, label_colors(len(rows))), 0.75), f"{name}, {len(rows)} masks")
+    return fig
+
+
+def masks_figure(views: Sequence[View], masks: Sequence[ViewMasks]) -> Figure:
+    """Photograph and both label maps of several views; colours are per view, nothing is tracked yet."""
+    fig, axes = grid(3, len(views), width=2.6)
+    for c, (v, m) in enumerate(zip(views, masks)):
+        picture(axes[0, c], v.image(), v.name)
+        for r, level in enumerate(LEVELS, 1):
+            label = m.label_map(level)
+            n = int((m.level == LEVELS.index(level)).sum())
+            picture(axes[r, c], paint(label, label_colors(len(m))), f"{level}: {n} masks, {(label >= 0).mean():.0%} of the pixels")
+    return fig
+
+
+def incompleteness_figure(view: View, pairs: Sequence[tuple[np.ndarray, np.ndarray, str]]) -> Figure:
+    """Some masks of one view beside the true region they stand for: (mask, region, title)."""
+    fig, axes = grid(1, len(pairs), width=2.3)
+    image = view.image() / 255.0
+    for ax, (mask, region, title) in zip(axes[0], pairs):
+        out = 0.3 * image + 0.05
+        out[region & ~mask] = 0.45 * image[region & ~mask] + 0.55 * np.array([0.84, 0.37, 0.0])
+        out[mask] = image[mask]
+        y, x = np.nonzero(region | mask)
+        pad = 12
+        box = (slice(max(0, y.min() - pad), y.max() + pad), slice(max(0, x.min() - pad), x.max() + pad))
+        picture(ax, out[box], title)
+    return fig
+
+
+# ----------------------------------------------------------------- 02: tracks
+
+
+def tracks_figure(views: Sequence[View], label_maps: Mapping[str, Sequence[np.ndarray]], n_tracks: Mapping[str, int]) -> Figure:
+    """Track labels over views, one colour per track; masks without a track in dark grey. Labels 1..K, 0 = unlabelled mask, -1 none."""
+    fig, axes = grid(1 + len(label_maps), len(views), width=2.6)
+    for c, v in enumerate(views):
+        picture(axes[0, c], v.image(), v.name + (" (first: propagated)" if c == 0 else ""))
+    for r, (level, maps) in enumerate(label_maps.items(), 1):
+        colors = np.concatenate([[GREY], label_colors(n_tracks[level])])
+        for c, m in enumerate(maps):
+            share = (m == 0).sum() / max(1, (m >= 0).sum())
+            picture(axes[r, c], paint(m, colors), f"{level}: {share:.0%} of mask pixels without a track")
+    return fig
+
+
+def association_figure(iou: Mapping[str, np.ndarray], unlabelled: Mapping[str, np.ndarray], iou_min: float) -> Figure:
+    """Histogram of each mask's largest IoU with a propagated mask, and the share of -1 view by view."""
+    fig, axes = plots(1, 2, size=(4.6, 3.0))
+    bins = np.linspace(0, 1, 26)
+    for (level, values), color in zip(iou.items(), (BLUE, ORANGE)):
+        axes[0, 0].hist(values, bins=bins, histtype="step", lw=1.8, color=color, label=LEVEL_NAMES[level])
+    axes[0, 0].axvline(iou_min, color="0.3", ls="--", lw=1)
+    axes[0, 0].text(iou_min - 0.02, axes[0, 0].get_ylim()[1] * 0.92, "y = −1", ha="right", fontsize=9)
+    axes[0, 0].text(iou_min + 0.02, axes[0, 0].get_ylim()[1] * 0.92, "labelled", ha="left", fontsize=9)
+    axes[0, 0].set(xlabel="largest IoU with a propagated mask", ylabel="masks")
+    axes[0, 0].legend(loc="upper center", bbox_to_anchor=(0.5, 0.8), fontsize=8)
+    for (level, values), color in zip(unlabelled.items(), (BLUE, ORANGE)):
+        axes[0, 1].plot(np.arange(1, len(values) + 1), 100 * values, "o-", ms=3.5, color=color, label=LEVEL_NAMES[level])
+    axes[0, 1].set(xlabel="view, in capture order", ylabel="masks without a track, %", ylim=(0, None))
+    axes[0, 1].legend(fontsize=8)
+    return fig
+
+
+# ----------------------------------------------------------------- 03: codebook
+
+
+def curves_figure(curves: Mapping[str, Mapping[str, np.ndarray]], usage: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
+    """Losses over steps, with and without the contrastive terms, and sorted code usage, for one level.
+
+    ``curves[arm][loss]`` [steps]; ``usage[arm]["counts"]`` [N].
+    """
+    fig, axes = plots(1, 4, size=(3.0, 2.8))
+    for ax, (key, title) in zip(axes[0], (("max", "$L_{max}$: feature to its prototype"), ("pull", "$L_{pull}$: same label"), ("push", "$L_{push}$: different labels"))):
+        for arm, c in curves.items():
+            ax.plot(c[key], color=ARM_COLORS[arm], lw=1.8, label=arm)
+        ax.set(xlabel="step", title=title, ylim=(0, None))
+    axes[0, 0].legend(fontsize=8)
+    for arm, u in usage.items():
+        counts = np.sort(u["counts"])[::-1]
+        axes[0, 3].step(np.arange(len(counts)), counts, where="post", color=ARM_COLORS[arm], lw=1.8, label=f"{arm}: {(counts > 0).sum()} of {len(counts)} used")
+    axes[0, 3].set(xlabel="code, most used first", ylabel="masks", title="code usage", ylim=(0, None))
+    axes[0, 3].legend(fontsize=8)
+    return fig
+
+
+def similarity_figure(matrices: Sequence[tuple[str, np.ndarray]], margin: float, boundaries: Sequence[int] = ()) -> Figure:
+    """Prototype-by-prototype cosines, one matrix per stage, in one order and on one scale."""
+    fig, axes = grid(1, len(matrices), width=3.3, aspect=1.0)
+    for ax, (title, m) in zip(axes[0], matrices):
+        im = ax.imshow(m, vmin=0, vmax=1, cmap="viridis")
+        for b in boundaries:
+            ax.axhline(b - 0.5, color="w", lw=0.35)
+            ax.axvline(b - 0.5, color="w", lw=0.35)
+        ax.set_title(title, fontsize=9.5)
+        ax.set_xticks([]), ax.set_yticks([])
+    bar = fig.colorbar(im, ax=axes[0, -1], shrink=0.85)
+    bar.set_label("cosine")
+    bar.ax.axhline(margin, color="w", lw=2)
+    bar.ax.text(1.25, margin, f"  m = {margin}", va="center", ha="left", fontsize=8, transform=bar.ax.get_yaxis_transform())
+    return fig
+
+
+def feature_maps_figure(views: Sequence[View], rows: Sequence[tuple[str, Sequence[np.ndarray]]], truth: Sequence[np.ndarray] | None = None) -> Figure:
+    """2D feature maps, PCA to RGB on one basis: photographs on top, one row per variant."""
+    fig, axes = grid(1 + len(rows), len(views), width=2.6, head=0.12)
+    for c, v in enumerate(views):
+        picture(axes[0, c], v.image(), v.name)
+    for r, (title, maps) in enumerate(rows, 1):
+        for c, m in enumerate(maps):
+            picture(axes[r, c], m)
+        axes[r, 0].text(-0.04, 0.5, title, rotation=90, va="center", ha="right", fontsize=10, transform=axes[r, 0].transAxes)
+    axes[0, 0].text(-0.04, 0.5, "photograph", rotation=90, va="center", ha="right", fontsize=10, transform=axes[0, 0].transAxes)
+    return fig
+
+
+# ----------------------------------------------------------------- 04: field
+
+
+def reconstruction_figure(rows: Sequence[tuple[str, np.ndarray, np.ndarray, float]], history: Mapping[str, np.ndarray]) -> Figure:
+    """Photographs, renderings and absolute differences of some views (title, photo, rendering, PSNR), and PSNR over steps."""
+    plt.rcParams.update(STYLE)
+    fig = plt.figure(figsize=(2.7 * len(rows) + 3.6, 6.6), layout="constrained")
+    fig.get_layout_engine().set(rect=(0, 0.025, 1, 0.975))
+    outer = fig.add_gridspec(1, 2, width_ratios=(2.7 * len(rows), 3.4))
+    left = outer[0].subgridspec(3, len(rows))
+    for c, (title, photo, rendered, value) in enumerate(rows):
+        picture(fig.add_subplot(left[0, c]), photo, title)
+        picture(fig.add_subplot(left[1, c]), np.clip(rendered, 0, 1), f"rendered, PSNR {value:.1f} dB")
+        picture(fig.add_subplot(left[2, c]), np.clip(3 * np.abs(rendered - photo / 255.0), 0, 1), "difference × 3")
+    right = outer[1].subgridspec(2, 1)
+    ax = fig.add_subplot(right[0])
+    ax.plot(history["iteration"], history["psnr"], ".-", color=BLUE)
+    ax.set(xlabel="step", ylabel="PSNR of the step's view, dB")
+    ax = fig.add_subplot(right[1])
+    ax.plot(history["iteration"], np.asarray(history["count"]) / 1000, "-", color=ORANGE)
+    ax.set(xlabel="step", ylabel="Gaussians, thousands", ylim=(0, None))
+    return fig
+
+
+def field_curves_figure(curves: Mapping[str, np.ndarray]) -> Figure:
+    """Cross-entropy and share of right codes while the field trains."""
+    fig, axes = plots(1, 2, size=(4.2, 2.7))
+    axes[0, 0].plot(curves["loss"], color=BLUE, lw=1.2)
+    axes[0, 0].set(xlabel="step", ylabel="cross-entropy, both levels", ylim=(0, None))
+    axes[0, 1].plot(100 * curves["accuracy"], color=GREEN, lw=1.2)
+    axes[0, 1].set(xlabel="step", ylabel="pixels with the right code, %", ylim=(0, 100))
+    return fig
+
+
+def field_figure(columns: Sequence[Mapping[str, np.ndarray]]) -> Figure:
+    """Per view: photograph, rendered features (PCA), decoded codes; keys of the mappings are the row titles."""
+    names = list(columns[0])
+    fig, axes = grid(len(names), len(columns), width=2.6, head=0.12)
+    for c, column in enumerate(columns):
+        for r, name in enumerate(names):
+            picture(axes[r, c], column[name])
+            if c == 0:
+                axes[r, 0].text(-0.04, 0.5, name, rotation=90, va="center", ha="right", fontsize=9.5, transform=axes[r, 0].transAxes)
+    return fig
+
+
+# ----------------------------------------------------------------- 05, 06: queries
+
+
+def query_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """One row per query: photograph with ground truth, relevancy of both levels, predicted mask with its IoU.
+
+    A row holds text, image, truth, relevancy [2, H, W], level, mask, iou.
+    """
+    fig, axes = grid(len(rows), 4, width=2.75, head=0.22)
+    for r, row in enumerate(rows):
+        picture(axes[r, 0], highlight(row["image"], row["truth"], (0.0, 0.9, 0.4)), f"“{row['text']}” — ground truth")
+        for n, level in enumerate(LEVELS):
+            chosen = " (chosen)" if n == row["level"] else ""
+            im = axes[r, 1 + n].imshow(row["relevancy"][n], vmin=0, vmax=1, cmap="inferno")
+            axes[r, 1 + n].set_title(f"relevancy, {level}{chosen}", fontsize=9.5)
+            axes[r, 1 + n].axis("off")
+        picture(axes[r, 3], highlight(row["image"], row["mask"]), f"answer, IoU {100 * row['iou']:.0f} %")
+    fig.colorbar(im, ax=axes[:, 2], shrink=0.8 / max(1, len(rows) ** 0.5), location="right", pad=0.01).ax.tick_params(labelsize=7)
+    return fig
+
+
+def steps_figure(image: np.ndarray, steps: Sequence[tuple[str, np.ndarray]], truth: np.ndarray) -> Figure:
+    """The steps of a protocol on one query, left to right."""
+    fig, axes = grid(1, len(steps) + 1, width=2.3)
+    picture(axes[0, 0], highlight(image, truth, (0.0, 0.9, 0.4)), "ground truth")
+    for ax, (title, m) in zip(axes[0, 1:], steps):
+        picture(ax, m, title, cmap="inferno" if m.dtype != bool else "gray")
+    return fig
+
+
+def classes_figure(columns: Sequence[tuple[str, np.ndarray, np.ndarray, np.ndarray]], classes: Sequence[str]) -> Figure:
+    """3D-OVS: photograph, labelled and predicted classes of some views, one colour per class with a legend."""
+    fig, axes = grid(3, len(columns), width=3.0, head=0.14)
+    colors = label_colors(len(classes))
+    for c, (title, image, truth, predicted) in enumerate(columns):
+        picture(axes[0, c], image, title)
+        picture(axes[1, c], paint(truth, colors))
+        picture(axes[2, c], paint(predicted, colors))
+    for r, name in enumerate(("photograph", "labels", "predicted")):
+        axes[r, 0].text(-0.03, 0.5, name, rotation=90, va="center", ha="right", fontsize=10, transform=axes[r, 0].transAxes)
+    handles = [matplotlib.patches.Patch(color=c, label=n) for c, n in zip(colors, classes)]
+    fig.legend(handles=handles, loc="outside right center", fontsize=9)
+    return fig
+
+
+def bars_figure(names: Sequence[str], values: Sequence[float], xlabel: str, *, mean: float | None = None) -> Figure:
+    """Horizontal bars, one per query or class, with the mean drawn in."""
+    fig, axes = plots(1, 1, size=(6.4, 0.6 + 0.24 * len(names)))
+    ax = axes[0, 0]
+    y = np.arange(len(names))[::-1]
+    ax.barh(y, values, color=BLUE, height=0.7)
+    ax.set_yticks(y, names, fontsize=9)
+    ax.set(xlabel=xlabel, xlim=(0, 100))
+    if mean is not None:
+        ax.axvline(mean, color=VERMILION, lw=1.4)
+        ax.text(mean, len(names) - 0.35, f"mean {mean:.1f}", color=VERMILION, ha="center", va="bottom", fontsize=9)
+    return fig
+
+
+# ----------------------------------------------------------------- 07: ablations
+
+
+def ablation_figure(panels: Sequence[tuple[str, Mapping[str, Sequence[float]]]]) -> Figure:
+    """mIoU of each arm: a bar for the mean, a dot for every seed. One panel per experiment."""
+    fig, axes = plots(1, len(panels), size=(4.4, 3.1))
+    for ax, (title, arms) in zip(axes[0], panels):
+        for i, (arm, values) in enumerate(arms.items()):
+            ax.bar(i, np.mean(values), color=ARM_COLORS[arm], width=0.65)
+            ax.plot(i + np.linspace(-0.15, 0.15, len(values)), values, "o", ms=4, color="0.15", mfc="w", zorder=3)
+            ax.text(i, np.max(values) + 0.6, f"{np.mean(values):.1f}", ha="center", va="bottom", fontsize=9)
+        low = min(min(v) for v in arms.values())
+        high = max(max(v) for v in arms.values())
+        ax.set_xticks(range(len(arms)), arms, fontsize=9)
+        ax.set(ylabel="mIoU, %", title=title, ylim=(max(0, low - 0.35 * (high - low) - 4), min(103, high + 4)))
+    return fig
+
+
+def close_all() -> None:
+    plt.close("all")
+
+
+os.environ.setdefault("MPLBACKEND", "agg")

@@ -1,0 +1,260 @@
+"""Stage 1: candidate masks -> filtering -> two non-overlapping label maps per view.
+
+Level ``sp`` is subpart ∪ part, level ``wp`` is whole ∪ part (paper §3; SAM's outputs 0, 1, 2 are
+subpart, part, whole). Within a level every pixel goes to the mask with the best IoU×stability.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .config import MaskConfig
+from .errors import MaskError
+from .foundation import Candidates
+
+LEVELS = ("sp", "wp")
+OUTPUTS_OF_LEVEL = {"sp": (0, 1), "wp": (2, 1)}
+"""SAM outputs that make up a level."""
+
+
+@dataclass(frozen=True)
+class ViewMasks:
+    """Masks of one view: a table over both levels, and one label map per level into that table."""
+
+    level: np.ndarray  # [M] int: index into LEVELS
+    output: np.ndarray  # [M] int: SAM output the mask came from
+    predicted_iou: np.ndarray  # [M] float64
+    stability: np.ndarray  # [M] float64
+    area: np.ndarray  # [M] int: pixels of the full mask
+    bbox: np.ndarray  # [M, 4] int: x1 y1 x2 y2, all inside the mask
+    masks: np.ndarray  # [M, H, W] bool: the full masks (label maps show what is left of them after overlap)
+    sp: np.ndarray  # [H, W] int32: row of the table, -1 = none
+    wp: np.ndarray  # [H, W] int32
+
+    def label_map(self, level: str) -> np.ndarray:  # [H, W] int32
+        return {"sp": self.sp, "wp": self.wp}[level]
+
+    def __len__(self) -> int:
+        return len(self.level)
+
+
+@dataclass(frozen=True)
+class FilterCounts:
+    """How many candidates of one view each rule removed, for the notebooks."""
+
+    candidates: int
+    low_score: int
+    overlapping: int
+    inside_larger: int
+    covered: int  # lost all (or nearly all) pixels to better masks of the level
+    kept: int
+
+
+def build_view_masks(candidates: Candidates, config: MaskConfig) -> tuple[ViewMasks, FilterCounts]:
+    """Filter the candidates of one view and paint both levels.
+
+    Raises MaskError on arrays that do not belong together or scores that are not finite. No
+    candidate at all is fine and gives empty tables and maps of -1.
+    """
+    c = candidates
+    _check(c)
+    h, w = c.masks.shape[1:]
+    confident = (c.predicted_iou > config.predicted_iou_min) & (c.stability >= config.stability_min) & c.masks.any((1, 2))
+    low_score = int((~confident).sum())
+
+    # Each SAM output is filtered alone: across outputs, overlap is what hierarchy looks like.
+    kept: dict[int, np.ndarray] = {}
+    overlapping = inside = 0
+    for output in (0, 1, 2):
+        rows = np.flatnonzero(confident & (c.output == output))
+        keep, why = _nms(c.masks[rows], c.predicted_iou[rows], c.stability[rows], config)
+        kept[output] = rows[keep]
+        low_score += why["score"]
+        overlapping += why["overlap"]
+        inside += why["inner"]
+
+    table, maps, covered, wanted = [], {}, 0, 0
+    for n, level in enumerate(LEVELS):
+        rows = np.concatenate([kept[o] for o in OUTPUTS_OF_LEVEL[level]])
+        if config.inner_across_outputs and len(rows):
+            keep, _ = _nms(c.masks[rows], c.predicted_iou[rows], c.stability[rows], config, only_inner=True)
+            rows = rows[keep]
+        wanted += len(rows)
+        label, shown = paint(c.masks[rows], (c.predicted_iou * c.stability)[rows], config.min_area_px)
+        covered += len(rows) - len(shown)
+        offset = len(table)
+        table += [(n, r) for r in rows[shown]]
+        maps[level] = np.where(label >= 0, label + offset, -1).astype(np.int32)
+
+    rows = np.array([r for _, r in table], np.int64)
+    masks = c.masks[rows] if len(rows) else np.zeros((0, h, w), bool)
+    out = ViewMasks(
+        level=np.array([n for n, _ in table], np.int64),
+        output=c.output[rows] if len(rows) else np.zeros(0, np.int64),
+        predicted_iou=c.predicted_iou[rows] if len(rows) else np.zeros(0),
+        stability=c.stability[rows] if len(rows) else np.zeros(0),
+        area=masks.sum((1, 2)).astype(np.int64),
+        bbox=np.array([mask_box(m) for m in masks], np.int64).reshape(-1, 4),
+        masks=masks,
+        **maps,
+    )
+    return out, FilterCounts(len(c.masks), low_score, overlapping, inside, covered, wanted - covered)
+
+
+def mask_nms(
+    masks: np.ndarray,  # [M, H, W] bool
+    predicted_iou: np.ndarray,  # [M]
+    stability: np.ndarray,  # [M]
+    *,
+    iou_thr: float,
+    score_thr: float,
+    inner_thr: float,
+) -> np.ndarray:  # [K] int64
+    """Indices of the masks kept, in list order (protocol E, applied to one SAM output).
+
+    A mask is dropped if its IoU with any mask of higher score exceeds ``iou_thr`` (a dropped mask
+    still removes others: not greedy), if its score = predicted IoU × stability is not above
+    ``score_thr``, or if at least 85 % of it lies in a mask of which it covers less than half and one
+    minus the product of the two shares exceeds ``1 - inner_thr``. All by matrix products, exact for
+    masks below 2^24 pixels. Empty masks are dropped; an empty list gives an empty result, where the
+    published code fails.
+    """
+    config = MaskConfig(overlap_iou_max=iou_thr, score_min=score_thr, inner_max=inner_thr)
+    keep, _ = _nms(np.asarray(masks, bool), np.asarray(predicted_iou), np.asarray(stability), config)
+    return np.flatnonzero(keep)
+
+
+def _nms(masks, predicted_iou, stability, config, only_inner: bool = False):
+    """Boolean keep [M] and how many masks each rule dropped (first rule that applies)."""
+    M = len(masks)
+    if M == 0:
+        return np.zeros(0, bool), {"score": 0, "overlap": 0, "inner": 0}
+    flat = masks.reshape(M, -1).astype(np.float32)
+    inter = (flat @ flat.T).astype(np.float64)  # counts, exact
+    area = np.diag(inter).copy()
+    score = predicted_iou.astype(np.float64) * stability.astype(np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        iou = np.nan_to_num(inter / (area[:, None] + area[None, :] - inter))
+        share = np.nan_to_num(inter / area[:, None])  # share[j, i]: how much of j lies in i
+    rank = np.empty(M, np.int64)
+    rank[np.argsort(-score, kind="stable")] = np.arange(M)
+    better = rank[None, :] < rank[:, None]  # better[j, i]: i has the higher score
+    overlap = (np.where(better, iou, 0) > config.overlap_iou_max).any(1)
+    low = ~(score > config.score_min)
+    inside = (share >= 0.85) & (share.T < 0.5) & (1 - share * share.T > 1 - config.inner_max)
+    np.fill_diagonal(inside, False)
+    inner = inside.any(1)
+    if only_inner:
+        low[:] = overlap[:] = False
+    keep = ~(low | overlap | inner) & (area > 0)
+    return keep, {"score": int(low.sum()), "overlap": int((overlap & ~low).sum()), "inner": int((inner & ~low & ~overlap).sum())}
+
+
+def paint(masks: np.ndarray, score: np.ndarray, min_area: int) -> tuple[np.ndarray, np.ndarray]:
+    """Masks [M, H, W] and scores [M] -> label map [H, W] (position among the shown masks, -1 none) and shown [K].
+
+    Every pixel goes to its best mask (first on ties). Masks left with fewer than ``min_area`` pixels
+    give them back to the next best, smallest first, until every mask shown is large enough.
+    """
+    h, w = masks.shape[1:]
+    alive = np.ones(len(masks), bool)
+    order = np.argsort(-score, kind="stable")
+    while True:
+        label = np.full((h, w), -1, np.int64)
+        for m in order[::-1]:  # worst first, so that better ones overpaint
+            if alive[m]:
+                label[masks[m]] = m
+        visible = np.bincount(label[label >= 0], minlength=len(masks))
+        small = alive & (visible < min_area)
+        if not small.any():
+            break
+        alive[np.flatnonzero(small)[np.argmin(visible[small])]] = False
+    shown = np.flatnonzero(alive)
+    position = np.full(len(masks) + 1, -1, np.int64)
+    position[shown] = np.arange(len(shown))
+    return position[label], shown
+
+
+def mask_box(mask: np.ndarray) -> tuple[int, int, int, int]:
+    """Smallest box (x1, y1, x2, y2), ends included, of a mask [H, W] with at least one pixel."""
+    x, y = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
+    return int(x[0]), int(y[0]), int(x[-1]), int(y[-1])
+
+
+def pack(view_masks: ViewMasks) -> dict[str, np.ndarray]:
+    """Arrays to store: the masks as run lengths (row-major, starting with a run of zeros)."""
+    runs = [rle_encode(m) for m in view_masks.masks]
+    return {
+        "level": view_masks.level,
+        "output": view_masks.output,
+        "predicted_iou": view_masks.predicted_iou,
+        "stability": view_masks.stability,
+        "area": view_masks.area,
+        "bbox": view_masks.bbox,
+        "rle": np.concatenate(runs) if runs else np.zeros(0, np.int32),
+        "rle_length": np.array([len(r) for r in runs], np.int64),
+        "sp": view_masks.sp,
+        "wp": view_masks.wp,
+    }
+
+
+def unpack(arrays: dict[str, np.ndarray]) -> ViewMasks:
+    """Inverse of `pack`."""
+    shape = arrays["sp"].shape
+    ends = np.cumsum(arrays["rle_length"])
+    runs = [arrays["rle"][e - n : e] for e, n in zip(ends, arrays["rle_length"])]
+    masks = np.stack([rle_decode(r, shape) for r in runs]) if runs else np.zeros((0, *shape), bool)
+    rest = {k: arrays[k] for k in ("level", "output", "predicted_iou", "stability", "area", "bbox", "sp", "wp")}
+    return ViewMasks(masks=masks, **rest)
+
+
+def rle_encode(mask: np.ndarray) -> np.ndarray:
+    """Mask [H, W] -> run lengths int32; the first run is of zeros and may be empty."""
+    flat = np.concatenate([[False], mask.ravel(), [not mask.ravel()[-1]]])
+    edges = np.flatnonzero(flat[1:] != flat[:-1])
+    return np.diff(np.concatenate([[0], edges])).astype(np.int32)
+
+
+def rle_decode(runs: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Inverse of `rle_encode`. Raises MaskError when the runs don't fill the shape."""
+    if int(runs.sum()) != shape[0] * shape[1]:
+        raise MaskError(f"run lengths cover {int(runs.sum())} pixels, the label map has {shape[0]}x{shape[1]}; recompute the masks")
+    values = np.arange(len(runs)) % 2 == 1
+    return np.repeat(values, runs).reshape(shape)
+
+
+def _check(c: Candidates) -> None:
+    M = len(c.masks)
+    if c.masks.ndim != 3 or c.masks.dtype != bool:
+        raise MaskError(f"candidate masks have shape {c.masks.shape} and type {c.masks.dtype}, expected [M, H, W] bool")
+    for name in ("output", "predicted_iou", "stability"):
+        value = getattr(c, name)
+        if value.shape != (M,):
+            raise MaskError(f"candidates: {name} has shape {value.shape}, expected ({M},) as there are {M} masks")
+        if not np.isfinite(value).all():
+            raise MaskError(f"candidates: {name} of mask {int(np.flatnonzero(~np.isfinite(value))[0])} is not finite; scores must be numbers in 0..1")
+    if M and not np.isin(c.output, (0, 1, 2)).all():
+        raise MaskError(f"candidates: output holds {sorted(set(c.output.tolist()) - {0, 1, 2})}, expected SAM's outputs 0, 1, 2")
+
+
+def recall(view_masks: ViewMasks, level: str, truth: np.ndarray, *, iou_min: float = 0.5, min_area: int = 1) -> tuple[int, int]:
+    """How many regions of an id map [H, W] (0 = none) are found in a level's label map: (found, all).
+
+    A region counts as found when some label covers it with IoU above ``iou_min``. Used to watch that
+    subparts survive in ``sp``.
+    """
+    label = view_masks.label_map(level)
+    found = total = 0
+    for i in np.unique(truth[truth > 0]):
+        region = truth == i
+        if region.sum() < min_area:
+            continue
+        total += 1
+        ids, inter = np.unique(label[region], return_counts=True)
+        for k, n in zip(ids, inter):
+            if k >= 0 and n / (region.sum() + (label == k).sum() - n) > iou_min:
+                found += 1
+                break
+    return found, total

@@ -1,0 +1,448 @@
+"""The stages in order. A `Run` is one scene with one configuration: ask it for anything, it computes what is missing.
+
+masks -> features ┐
+      -> tracks   ┴> codebook ┐
+              gaussians ──────┴> field -> evaluation
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load as load_safetensors
+from safetensors.torch import save as save_safetensors
+from tqdm.auto import tqdm
+
+from . import __version__, config as configs
+from .artefacts import Artefact, Store, atomic_write, code_version, content_key, save_json, save_npz
+from .codebook import Codebook, fit_codebook, index_map
+from .config import Config
+from .errors import CclkitError, ConfigError, EvaluationError
+from .evaluation import lerf_ovs, ovs3d
+from .evaluation.metrics import write_results
+from .features import view_features
+from .field import SemanticField, field_from_tensors, field_tensors, train_field
+from .foundation import FrontEnd, build_front_end
+from .gaussians import Gaussians, fit_rgb, from_depth, from_points, from_random, load_ply, save_ply
+from .masks import LEVELS, FilterCounts, ViewMasks, build_view_masks, pack, unpack
+from .query import code_relevancy, code_softmax_relevancy
+from .scenes import Scene, View, content_hash, load_scene
+from .tracking import ViewTracks, track_masks
+
+STAGES = ("masks", "features", "tracks", "codebook", "gaussians", "field", "evaluation")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a stage depends on: its settings, the stages before it, and the code that computes it."""
+
+    inputs: tuple[str, ...]
+    settings: Callable[[Config], dict]
+    modules: tuple[str, ...]  # files or folders of the package
+    seeded: bool = False
+
+
+GRAPH: dict[str, Stage] = {
+    "masks": Stage((), lambda c: _settings(c, "front_end", "masks"), ("masks.py", "foundation")),
+    "features": Stage(("masks",), lambda c: _settings(c, "front_end"), ("features.py", "foundation")),
+    "tracks": Stage(("masks",), lambda c: _settings(c, "front_end", "tracks"), ("tracking.py", "foundation")),
+    "codebook": Stage(("features", "tracks"), lambda c: _settings(c, "codebook"), ("codebook.py",), seeded=True),
+    "gaussians": Stage((), lambda c: _settings(c, "gaussians") | {"device": c.device}, ("gaussians",), seeded=True),
+    "field": Stage(("masks", "codebook", "gaussians"), lambda c: _settings(c, "field") | {"device": c.device}, ("field.py", "gaussians"), seeded=True),
+    "evaluation": Stage(
+        ("codebook", "gaussians", "field"),
+        lambda c: _settings(c, "front_end", "query", "evaluation") | {"device": c.device},
+        ("query.py", "evaluation", "field.py", "gaussians"),
+    ),
+}
+
+
+def _settings(config: Config, *groups: str) -> dict:
+    return {g: configs.as_dict(getattr(config, g)) for g in groups}
+
+
+class Run:
+    """One scene, one configuration, one folder.
+
+    ``out`` defaults to ``results/<profile>/runs/<scene>`` below the working directory's project.
+    Nothing is computed until it is asked for; everything computed is kept in the folder.
+    """
+
+    def __init__(self, scene: Scene | str | Path, config: Config | None = None, out: str | Path | None = None):
+        self.scene = scene if isinstance(scene, Scene) else load_scene(scene)
+        self.config = config if config is not None else configs.profile("mini")
+        out = Path(out) if out is not None else results_folder(self.config.profile) / "runs" / self.scene.name
+        self.store = Store(out, bundle=bundle_folder(self.scene.name))
+        self.times: dict[str, float] = {}
+        self._artefacts: dict[str, Artefact] = {}
+        self._codes: dict[str, np.ndarray] = {}
+
+    def vary(self, **settings: Any) -> "Run":
+        """The same scene and folder with other settings; stages that don't depend on them are shared.
+
+        Dots of setting names are written as double underscores: ``vary(codebook__lambda_pull=0.0)``.
+        """
+        other = Run.__new__(Run)
+        other.scene, other.store, other.times, other._artefacts, other._codes = self.scene, self.store, {}, {}, {}
+        other.config = self.config.with_settings({k.replace("__", "."): v for k, v in settings.items()})
+        return other
+
+    # ------------------------------------------------------------------ stages
+
+    @cached_property
+    def front_end(self) -> FrontEnd:
+        return build_front_end(self.config.front_end, self.scene)
+
+    @cached_property
+    def scene_key(self) -> str:
+        return content_hash(self.scene)
+
+    def key(self, stage: str) -> str:
+        """Content key of a stage under this configuration, without computing anything."""
+        if stage not in GRAPH:
+            raise ConfigError(f"unknown stage {stage!r}; stages are {', '.join(STAGES)}")
+        spec = GRAPH[stage]
+        inputs = {"scene": self.scene_key} | {i: self.key(i) for i in spec.inputs}
+        return content_key(
+            stage=stage,
+            settings=spec.settings(self.config),
+            inputs=inputs,
+            # of this file only the stage's own builder counts
+            code=code_version(spec.modules, getattr(type(self), f"_build_{stage}")),
+            seed=self.config.seed if spec.seeded else None,
+        )
+
+    def ensure(self, stage: str) -> Artefact:
+        """The artefact of a stage, computed with everything it needs if it is not there."""
+        if stage in self._artefacts:
+            return self._artefacts[stage]
+        key = self.key(stage)
+        artefact = self.store.find(stage, key)
+        if artefact is None:
+            for before in GRAPH[stage].inputs:
+                self.ensure(before)
+            spec = GRAPH[stage]
+            about = {
+                "scene": self.scene.name,
+                "inputs": {i: self.key(i) for i in spec.inputs} | {"scene": self.scene_key},
+                "settings": spec.settings(self.config),
+                "seed": self.config.seed if spec.seeded else None,
+                "device": self.config.device,
+                "profile": self.config.profile,
+                "front_end": self.front_end.label if stage != "gaussians" else None,
+            }
+            start = time.monotonic()
+            with self.store.lock():
+                artefact = self.store.ensure(stage, key, getattr(self, f"_build_{stage}"), about=about)
+            self.times[stage] = time.monotonic() - start
+        self._artefacts[stage] = artefact
+        return artefact
+
+    def _build_masks(self, folder: Path) -> dict:
+        totals = {k: 0 for k in FilterCounts.__dataclass_fields__}
+        for view in progress(self.scene.training_views, "masks"):
+            path = folder / view_file(view)
+            if not path.exists():  # otherwise kept from an interrupted run with this key
+                masks, counts = build_view_masks(self.front_end.masks.propose(view), self.config.masks)
+                save_npz(path, **pack(masks), counts=np.array([getattr(counts, k) for k in totals], np.int64))
+            with np.load(path) as data:
+                for k, n in zip(totals, data["counts"]):
+                    totals[k] += int(n)
+        return {"counts": totals}
+
+    def _build_features(self, folder: Path) -> dict:
+        n = 0
+        for view in progress(self.scene.training_views, "features"):
+            path = folder / view_file(view)
+            if not path.exists():
+                save_npz(path, features=view_features(view, self.masks(view), self.front_end.encoder))
+            with np.load(path) as data:
+                n += len(data["features"])
+        return {"n_features": n, "dim": self.front_end.encoder.dim}
+
+    def _build_tracks(self, folder: Path) -> dict:
+        views = self.scene.training_views
+        masks = {v.name: self.masks(v) for v in views}
+        with tqdm(total=len(views) * len(LEVELS), desc="tracks", disable=quiet()) as bar:
+            tracks, n_tracks = track_masks(views, masks, self.front_end.propagator, self.config.tracks, progress=bar.update)
+        arrays = {"length": np.array([len(tracks[v.name].label) for v in views], np.int64)}
+        for name in ("label", "match", "iou"):
+            arrays[name] = np.concatenate([getattr(tracks[v.name], name) for v in views])
+        save_npz(folder / "tracks.npz", **arrays)
+        return {"n_tracks": n_tracks, "share_unlabelled": float((arrays["label"] == -1).mean()) if len(arrays["label"]) else None}
+
+    def _build_codebook(self, folder: Path) -> dict:
+        tensors, about, arrays = {}, {}, {}
+        features, labels, level = self.training_set()
+        for n, name in enumerate(progress(LEVELS, "codebook")):
+            rows = np.flatnonzero(level == n)
+            if len(rows) == 0:  # nothing was segmented at this level: an empty codebook that no pixel uses
+                tensors |= {f"prototypes.{name}": torch.zeros(0, features.shape[1]), f"initial.{name}": torch.zeros(0, features.shape[1])}
+                arrays[f"codes.{name}"] = np.zeros(0, np.int32)
+                continue
+            x, y = torch.from_numpy(features[rows]), torch.from_numpy(labels[rows])
+            book = fit_codebook(x, y, self.config.codebook, seed=self.config.seed + n)
+            tensors |= {f"prototypes.{name}": book.prototypes, f"initial.{name}": book.initial}
+            tensors |= {f"curve.{k}.{name}": torch.from_numpy(v) for k, v in book.curves.items()}
+            codes = book.codes(x).numpy().astype(np.int32)
+            arrays[f"codes.{name}"] = codes
+            about[f"codes_used_{name}"] = int(len(np.unique(codes)))
+            about[f"final_loss_{name}"] = {k: float(v[-1]) for k, v in book.curves.items() if len(v)}
+        codes = np.full(len(level), -1, np.int32)
+        for n, name in enumerate(LEVELS):
+            codes[level == n] = arrays[f"codes.{name}"]
+        atomic_write(folder / "codebook.safetensors", save_safetensors(tensors))
+        save_npz(folder / "codes.npz", codes=codes)
+        return about
+
+    def _build_gaussians(self, folder: Path) -> dict:
+        c = self.config.gaussians
+        g, how = initial_gaussians(self.scene, c.init, max_gaussians=c.max_gaussians, sh_degree=c.sh_degree, seed=self.config.seed)
+        history: dict = {}
+        if c.iterations:
+            with tqdm(total=c.iterations, desc=f"reconstruction from {how}", disable=quiet()) as bar:
+                g, history = fit_rgb(
+                    g, self.scene.training_views, iterations=c.iterations, seed=self.config.seed, densify=c.densify, sh_degree=c.sh_degree, progress=lambda *_: bar.update()
+                )
+        save_ply(g, folder / "gaussians.ply")
+        save_npz(folder / "history.npz", **{k: np.asarray(v) for k, v in history.items()})
+        return {"start": how, "n_gaussians": len(g)}
+
+    def _build_field(self, folder: Path) -> dict:
+        books = self.codebooks()
+        maps = {v.name: self.index_maps(v) for v in self.scene.training_views}
+        with tqdm(total=self.config.field.iterations, desc="field", disable=quiet()) as bar:
+            field, curves = train_field(
+                self.gaussians(), self.scene.training_views, maps, [max(1, len(books[n].prototypes)) for n in LEVELS], self.config.field,
+                seed=self.config.seed, progress=lambda _: bar.update(),
+            )
+        atomic_write(folder / "field.safetensors", save_safetensors(field_tensors(field)))
+        save_npz(folder / "curves.npz", **curves)
+        return {"final_loss": float(np.mean(curves["loss"][-20:])), "final_accuracy": float(np.mean(curves["accuracy"][-20:]))}
+
+    def _build_evaluation(self, folder: Path) -> dict:
+        c = self.config.evaluation
+        if self.scene.labels:
+            protocol, constants = c.lerf_protocol, lerf_ovs.constants(c.lerf_protocol)
+            rows, aggregates = lerf_ovs.evaluate_scene(self.scene, self.relevancy, protocol=protocol)
+        elif self.scene.classes:
+            protocol, constants = c.ovs_protocol, ovs3d.constants(c.ovs_protocol)
+            rows, aggregates = ovs3d.evaluate_scene(self.scene, self.relevancy, protocol=protocol)
+        else:
+            raise EvaluationError(
+                f"{self.scene.path}: the scene has neither LERF-OVS labels nor 3D-OVS class masks, so there is nothing to "
+                "score; use `cclkit query` to look at it"
+            )
+        write_results(rows, aggregates, protocol, constants, folder)
+        return {"protocol": protocol}
+
+    # ------------------------------------------------- what the stages produced
+
+    def masks(self, view: View | str) -> ViewMasks:
+        """Masks and label maps of a training view."""
+        return unpack(self.ensure("masks").npz(view_file(self._view(view))))
+
+    def features(self, view: View | str) -> np.ndarray:  # [M, d] float32
+        """Unit features of the view's masks."""
+        return self.ensure("features").npz(view_file(self._view(view)))["features"].astype(np.float32)
+
+    def tracks(self, view: View | str) -> ViewTracks:
+        """Track labels of the view's masks."""
+        arrays = self.ensure("tracks").npz("tracks.npz")
+        rows = self._rows(arrays["length"], view)
+        return ViewTracks(arrays["label"][rows], arrays["match"][rows], arrays["iou"][rows])
+
+    def training_set(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """All masks of all training views, in order: features [M, d], track labels [M], level [M]."""
+        views = self.scene.training_views
+        tracks = self.ensure("tracks").npz("tracks.npz")
+        features = np.concatenate([self.features(v) for v in views])
+        level = np.concatenate([self.ensure("masks").npz(view_file(v))["level"] for v in views])
+        return features, tracks["label"], level
+
+    def codebooks(self) -> dict[str, Codebook]:
+        """Codebook of each level."""
+        t = load_safetensors(self.ensure("codebook").path("codebook.safetensors").read_bytes())
+        return {
+            n: Codebook(t[f"prototypes.{n}"], t[f"initial.{n}"], {k: t[f"curve.{k}.{n}"].numpy() for k in ("max", "pull", "push", "total") if f"curve.{k}.{n}" in t})
+            for n in LEVELS
+        }
+
+    def mask_codes(self, view: View | str) -> np.ndarray:  # [M] int32
+        """Code of each mask of a training view."""
+        lengths = self.ensure("tracks").npz("tracks.npz")["length"]
+        return self.ensure("codebook").npz("codes.npz")["codes"][self._rows(lengths, view)]
+
+    def index_maps(self, view: View | str) -> np.ndarray:  # [2, H, W] int32
+        """Code index map of each level of a training view, -1 = no mask."""
+        masks, codes = self.masks(view), self.mask_codes(view)
+        return np.stack([index_map(masks.label_map(n), codes) for n in LEVELS])
+
+    def gaussians(self) -> Gaussians:
+        return load_ply(self.ensure("gaussians").path("gaussians.ply"))
+
+    def reconstruction_history(self) -> dict[str, np.ndarray]:
+        return self.ensure("gaussians").npz("history.npz")
+
+    def field(self) -> SemanticField:
+        tensors = load_safetensors(self.ensure("field").path("field.safetensors").read_bytes())
+        return field_from_tensors(tensors, self.config.field)
+
+    def field_curves(self) -> dict[str, np.ndarray]:
+        return self.ensure("field").npz("curves.npz")
+
+    def codes(self, view: View | str) -> np.ndarray:  # [2, H, W] int32
+        """Codes decoded from the field for any view of the scene, held-out ones too."""
+        view = self._view(view)
+        if view.name not in self._codes:
+            self._codes[view.name] = self.field().codes(self.gaussians(), view.camera)
+        return self._codes[view.name]
+
+    def relevancy(self, view: View | str, texts: Sequence[str], *, code_maps: np.ndarray | None = None) -> torch.Tensor:  # [P, 2, H, W]
+        """Relevancy of texts in a view, at both levels. ``code_maps`` [2, H, W] replaces the field's codes."""
+        q, books = self.config.query, self.codebooks()
+        maps = self.codes(view) if code_maps is None else code_maps
+        text = self.front_end.encoder.encode_text(list(texts))
+        canonical = self.front_end.encoder.encode_text(list(q.canonical))
+        out = []
+        for name, codes in zip(LEVELS, maps):
+            if len(books[name].prototypes) == 0:
+                out.append(torch.zeros(len(texts), *codes.shape))
+            elif q.rule == "relevancy":
+                out.append(code_relevancy(books[name].prototypes, codes, text, canonical, scale=q.scale))
+            elif q.rule == "softmax":
+                out.append(code_softmax_relevancy(books[name].prototypes, codes, text, canonical, temperature=q.temperature))
+            else:
+                raise ConfigError(f"query.rule={q.rule!r} is unknown; use 'relevancy' or 'softmax'")
+        return torch.stack(out, 1)
+
+    def evaluation(self) -> dict:
+        """Protocol, constants, rows and aggregates, as in evaluation.json."""
+        return json.loads(self.ensure("evaluation").path("evaluation.json").read_text(encoding="utf-8"))
+
+    def _view(self, view: View | str) -> View:
+        return self.scene.view(view) if isinstance(view, str) else view
+
+    def _rows(self, lengths: np.ndarray, view: View | str) -> slice:
+        names = [v.name for v in self.scene.training_views]
+        name = self._view(view).name
+        if name not in names:
+            raise CclkitError(f"view {name!r} is held out of training, so it has no masks; use one of {names[0]} … {names[-1]}")
+        i = names.index(name)
+        start = int(lengths[:i].sum())
+        return slice(start, start + int(lengths[i]))
+
+    def write_record(self) -> Path:
+        """run.json: what was run with what, how long each stage took, peak memory."""
+        done = {s: a for s, a in self._artefacts.items()}
+        path = self.store.root / "run.json"
+        save_json(
+            path,
+            {
+                "cclkit": __version__,
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "threads": torch.get_num_threads(),
+                "scene": self.scene.name,
+                "layout": self.scene.layout,
+                "front_end": self.front_end.label,
+                "config": configs.as_dict(self.config),
+                "stages": {s: {"key": a.key, "reused": a.reused, "computed_in_s": a.record["wall_time_s"]} for s, a in done.items()},
+                "peak_memory_mb": round(peak_memory_mb()),
+            },
+        )
+        return path
+
+
+def run_pipeline(run: Run, *, until: str = "evaluation", report: Callable[[str], None] = print) -> Run:
+    """Run every stage up to ``until``, reporting one line each. Interrupted runs go on where they stopped."""
+    if until not in STAGES:
+        raise ConfigError(f"unknown stage {until!r}; stages are {', '.join(STAGES)}")
+    wanted = STAGES[: STAGES.index(until) + 1]
+    for stage in wanted:
+        if stage == "evaluation" and not (run.scene.labels or run.scene.classes):
+            report("evaluation  skipped: the scene has no labels")
+            continue
+        try:
+            artefact = run.ensure(stage)
+        except KeyboardInterrupt:
+            report(f"\nstopped during {stage}; finished files are kept, run the same command again to go on")
+            raise
+        how = "found" if artefact.reused else "done "
+        report(f"{stage:<11} {how} {artefact.record['wall_time_s']:8.1f} s  {_summary(artefact)}")
+    run.write_record()
+    return run
+
+
+def initial_gaussians(scene: Scene, how: str, *, max_gaussians: int, sh_degree: int, seed: int) -> tuple[Gaussians, str]:
+    """Where reconstruction starts: the scene's points, its depth, or random points. Returns what was used."""
+    if how == "auto":
+        how = "points" if len(scene.points) >= 100 else "depth" if scene.depth_folder else "random"
+    if how == "points":
+        return from_points(scene.points, scene.point_colors, sh_degree=sh_degree, seed=seed), how
+    if how == "depth":
+        return from_depth(scene, max_gaussians=max_gaussians, sh_degree=sh_degree, seed=seed), how
+    if how == "random":
+        return from_random(scene, n=max_gaussians, sh_degree=sh_degree, seed=seed), how
+    raise ConfigError(f"gaussians.init={how!r} is unknown; use 'auto', 'points', 'depth' or 'random'")
+
+
+def view_file(view: View) -> str:
+    return f"{view.stem}.npz"
+
+
+def project_folder() -> Path:
+    """Root of the checkout: the nearest folder upwards that holds notebooks/, else the working directory."""
+    for folder in (Path.cwd(), *Path.cwd().parents, Path(__file__).resolve().parent.parent):
+        if (folder / "notebooks").is_dir() and (folder / "pyproject.toml").is_file():
+            return folder
+    return Path.cwd()
+
+
+def results_folder(profile: str) -> Path:
+    """Where a profile's figures, tables and run folders go; CCLKIT_RESULTS replaces the project's results/."""
+    return Path(os.environ.get("CCLKIT_RESULTS") or project_folder() / "results") / profile
+
+
+def bundle_folder(scene: str) -> Path | None:
+    """Read-only artefacts that ship with the project, unless CCLKIT_NO_BUNDLE is set."""
+    if os.environ.get("CCLKIT_NO_BUNDLE"):
+        return None
+    return project_folder() / "data" / "artefacts" / scene
+
+
+def quiet() -> bool:
+    """No progress bars: in notebooks run for comparison, and where stderr is not a terminal unless asked for."""
+    return bool(os.environ.get("CCLKIT_QUIET"))
+
+
+def progress(items: Sequence, what: str):
+    return tqdm(items, desc=what, disable=quiet(), leave=False)
+
+
+def peak_memory_mb() -> float:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+def _summary(artefact: Artefact) -> str:
+    keys = ("counts", "n_features", "share_unlabelled", "n_gaussians", "start", "final_accuracy", "protocol")
+    r = artefact.record
+    parts = []
+    for k in keys:
+        if k in r and r[k] is not None:
+            v = r[k]["kept"] if k == "counts" else r[k]
+            parts.append(f"{'masks' if k == 'counts' else k} {v:.3g}" if isinstance(v, float) else f"{'masks' if k == 'counts' else k} {v}")
+    return ", ".join(parts)
