@@ -1,0 +1,143 @@
+"""Experiments: the arms of the paper's ablation, on a feature-level population and on whole scenes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .codebook import Codebook, fit_codebook
+from .config import CodebookConfig, SimulationConfig
+from .errors import EvaluationError
+from .evaluation import lerf_ovs, ovs3d
+from .foundation.simulated import FeatureSpace, seeded
+from .pipeline import Run
+
+ARMS: dict[str, dict] = {
+    "baseline": {"lambda_pull": 0.0, "lambda_push": 0.0},
+    "pull": {"lambda_push": 0.0},
+    "push": {"lambda_pull": 0.0},
+    "both": {},
+    "shuffled": {"shuffle_labels": True},
+}
+"""Rows of the paper's Table 2 as changes to the configured codebook, and a control whose track labels mean nothing."""
+
+PAPER_TABLE_2 = {"baseline": 56.4, "pull": 59.5, "push": 60.4, "both": 65.6}
+"""mIoU % on LERF-OVS, mean of four scenes (paper, Table 2). Another data set: a yardstick for signs, not for sizes."""
+
+
+# ----------------------------------------------------------------- feature-level population
+
+
+@dataclass(frozen=True)
+class Population:
+    """Mask features of known classes: what the codebook stage sees, without images."""
+
+    features: Tensor  # [B, d] float32
+    classes: np.ndarray  # [B] int: 0..C-1
+    labels: Tensor  # [B] int64: class + 1, or -1
+    text: Tensor  # [C, d] float32: one query per class
+
+
+def population(
+    seed: int,
+    *,
+    n_classes: int = 20,
+    n_views: int = 20,
+    incomplete: float = 0.4,
+    missing: tuple[float, float] = (0.4, 0.8),
+    unlabelled: float = 0.3,
+    simulation: SimulationConfig = SimulationConfig(),
+) -> Population:
+    """Every class once per view; a share of the masks is incomplete and drifts towards its class's confuser.
+
+    ``missing`` bounds the missing share of an incomplete mask (uniform), which is how far it drifts
+    from its class (0) to its confuser (1).
+    """
+    simulation = replace(simulation, seed=seed)
+    space, rng = FeatureSpace(simulation), seeded(seed, "population")
+    names = [f"class {chr(97 + c // 26)}{chr(97 + c % 26)}" for c in range(n_classes)]
+    directions = [space.words(n.split()[-1]) for n in names]
+    confuser = np.roll(rng.permutation(n_classes), 1)
+    features, classes, labels = [], [], []
+    for _ in range(n_views):
+        for c in range(n_classes):
+            gone = rng.uniform(*missing) if rng.random() < incomplete else 0.0
+            features.append(space.drifted(directions[c], directions[confuser[c]], gone, rng))
+            classes.append(c)
+            labels.append(-1 if rng.random() < unlabelled else c + 1)
+    text = np.stack([space.text(n, d) for n, d in zip(names, directions)])
+    return Population(torch.from_numpy(np.array(features)).float(), np.array(classes), torch.tensor(labels), torch.from_numpy(text).float())
+
+
+def population_miou(book: Codebook, people: Population) -> float:
+    """mIoU % over classes when every mask answers with the class whose text is nearest to its code's prototype."""
+    predicted = (book.prototypes @ people.text.T).argmax(1)[book.codes(people.features)].numpy()
+    ious = []
+    for c in range(len(people.text)):
+        a, b = predicted == c, people.classes == c
+        ious.append((a & b).sum() / max(1, (a | b).sum()))
+    return 100 * float(np.mean(ious))
+
+
+def mechanism(config: CodebookConfig, *, seeds: Sequence[int], arms: Sequence[str] = tuple(ARMS), **of_population) -> dict[str, list[float]]:
+    """mIoU % of every arm, one value per seed; a seed draws the population and starts the codebook."""
+    out: dict[str, list[float]] = {arm: [] for arm in arms}
+    for seed in seeds:
+        people = population(seed, **of_population)
+        for arm in arms:
+            book = fit_codebook(people.features, people.labels, replace(config, **ARMS[arm]), seed=seed)
+            out[arm].append(population_miou(book, people))
+    return out
+
+
+# ----------------------------------------------------------------- whole scenes
+
+
+def index_map_miou(run: Run) -> float:
+    """mIoU % of the scene's own protocol on the 2D index maps of labelled training views, before any field.
+
+    What the codes alone are worth: no rendering between the codebook and the query. Labelled views
+    that are held out have no index maps and are left out.
+    """
+
+    def relevancy(name: str, texts):
+        return run.relevancy(name, texts, code_maps=run.index_maps(name))
+
+    if run.scene.labels:
+        _, aggregates = lerf_ovs.evaluate_scene(run.scene, relevancy, protocol=run.config.evaluation.lerf_protocol, views="training")
+    elif run.scene.classes:
+        _, aggregates = ovs3d.evaluate_scene(run.scene, relevancy, protocol=run.config.evaluation.ovs_protocol, views="training")
+    else:
+        raise EvaluationError(f"{run.scene.path}: no labels to score against; use a LERF-OVS or 3D-OVS scene")
+    return 100 * aggregates["pooled"]["miou"]
+
+
+def scene_ablation(run: Run, *, seeds: Sequence[int], simulate: Sequence[int] | None = None, arms: Sequence[str] = tuple(ARMS)) -> dict[str, list[float]]:
+    """mIoU % of every arm on the scene's 2D index maps, one value per seed.
+
+    A seed drives both the simulated imperfections and the codebook's start, so its spread is that
+    of repeating the whole experiment on this scene, not of scenes.
+    """
+    out: dict[str, list[float]] = {arm: [] for arm in arms}
+    for seed in seeds:
+        for arm in arms:
+            changes = {f"codebook__{k}": v for k, v in ARMS[arm].items()}
+            out[arm].append(index_map_miou(run.vary(seed=seed, front_end__simulation__seed=seed, **changes)))
+    return out
+
+
+def code_purity(run: Run, level: str = "wp") -> float:
+    """Share of masks whose code is the commonest one of their track, over labelled masks: 1 = every object keeps one code."""
+    from .masks import LEVELS
+
+    _, labels, levels = run.training_set()
+    codes = run.ensure("codebook").npz("codes.npz")["codes"]
+    keep = (labels != -1) & (levels == LEVELS.index(level))
+    labels, codes = labels[keep], codes[keep]
+    if not len(labels):
+        return float("nan")
+    return sum(np.bincount(codes[labels == y]).max() for y in np.unique(labels)) / len(labels)

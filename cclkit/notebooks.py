@@ -1,0 +1,229 @@
+"""Notebooks: what their first cell needs (`start`), and running them headlessly (`run_notebooks`)."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from . import __version__, config as configs
+from .artefacts import atomic_write, code_version, content_key, file_digest
+from .errors import ConfigError, NotebookError, SceneError
+from .figures import FigureFolder
+from .pipeline import Run, project_folder, results_folder
+from .scenes import bundled_scenes
+from .tables import save_table
+
+DEFAULT_SCENES = {
+    "mini": {"lerf_ovs": "breakfast", "3d_ovs": "desk"},
+    "paper": {"lerf_ovs": "lerf_ovs/figurines", "3d_ovs": "3d_ovs/bed"},
+}
+"""Scene of each profile by layout: a bundled name, or a folder below data/."""
+
+
+@dataclass(frozen=True)
+class Notebook:
+    """What a notebook works with: a run, and the one way to show figures and tables."""
+
+    name: str
+    run: Run
+    figures: FigureFolder
+    tables: Path
+
+    def show(self, fig, name: str, *, alt: str, caption: str):
+        """Save a figure with its provenance and display it."""
+        return self.figures.show(fig, name, alt=alt, caption=caption)
+
+    def table(self, name: str, header: Sequence[str], rows: Sequence[Sequence[object]], caption: str):
+        """Save a table as Markdown and CSV and display it."""
+        from IPython.display import Markdown
+
+        stem = f"{self.name[:2]}_{name}"
+        return Markdown(save_table(self.tables, stem, header, rows, caption))
+
+
+def start(name: str, *, profile: str = "mini", scene: str = "", layout: str = "lerf_ovs", seed: int = 0) -> Notebook:
+    """First line of every notebook: settings, scene, and folders, checked before anything is computed.
+
+    ``scene`` is a bundled name or a folder; empty means the profile's own for ``layout``.
+    Raises ConfigError (unknown profile, no CUDA), SceneError (no such scene).
+    """
+    config = configs.profile(profile, seed=seed)
+    if config.device == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise ConfigError("profile 'paper' needs a CUDA device and none was found; use profile 'mini', or run on a machine with a GPU")
+    if not scene:
+        scene = DEFAULT_SCENES[profile][layout]
+        if profile == "paper":
+            scene = str(project_folder() / "data" / scene)
+            if not Path(scene).is_dir():
+                raise SceneError(f"{scene}: not there; put the public data set there (README, 'Paper profile'), or pass scene=FOLDER")
+    run = Run(scene, config)
+    root = results_folder(profile)
+    footer = f"cclkit {__version__} · profile {profile} · {run.scene.name} · {run.front_end.label} · seed {seed}"
+    about = {"scene": run.scene.name, "seed": seed, "front_end": run.front_end.label}
+    figures = FigureFolder(root / "figures", notebook=name, profile=profile, footer=footer, about=about)
+    return Notebook(name, run, figures, root / "tables")
+
+
+# ----------------------------------------------------------------- running them
+
+
+def notebook_paths(only: Sequence[str] | None = None) -> list[Path]:
+    """The notebooks in order, or those whose number is named. Raises NotebookError for an unknown number."""
+    folder = project_folder() / "notebooks"
+    every = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
+    if not every:
+        raise NotebookError(f"{folder}: no notebooks found; run from a checkout of the project")
+    if only is None:
+        return every
+    wanted = []
+    for number in only:
+        found = [p for p in every if p.name.startswith(number.zfill(2) + "_")]
+        if not found:
+            raise NotebookError(f"no notebook with number {number!r}; there are {', '.join(p.stem for p in every)}")
+        wanted += found
+    return wanted
+
+
+def run_notebooks(profile: str, *, fresh: bool = False, only: Sequence[str] | None = None, only_missing: bool = False, write_back: bool = False, parameters: dict | None = None) -> int:
+    """Execute notebooks through papermill, in order; returns the number of failures (capped at 1).
+
+    Executed copies go to ``results/<profile>/notebooks``, figures and tables beside them. A copy made
+    from the same notebook, parameters, code and data is kept. ``fresh`` deletes run folders and copies
+    first and ignores bundled artefacts. A failing notebook is named with its cell and error; the
+    others still run.
+    """
+    configs.profile(profile)  # an unknown profile is an error before anything is deleted
+    root = results_folder(profile)
+    out = root / "notebooks"
+    paths = notebook_paths(only)
+    os.environ["CCLKIT_QUIET"] = "1"  # progress bars would stand in the outputs
+    if fresh:
+        os.environ["CCLKIT_NO_BUNDLE"] = "1"
+        _delete(root / "runs")
+        _delete(out)
+    failures, total = [], time.monotonic()
+    for path in paths:
+        key = _notebook_key(path, profile, parameters or {}, root)
+        target = out / path.name
+        if _executed_key(target) == key:
+            print(f"{path.stem:<24} unchanged", flush=True)
+        else:
+            begin = time.monotonic()
+            problem = _execute(path, target, {"profile": profile, **(parameters or {})}, root)
+            if problem is None:
+                # figures are part of what the key vouches for, so it is taken after they were written
+                _stamp(target, _notebook_key(path, profile, parameters or {}, root))
+            print(f"{path.stem:<24} {'done   ' if problem is None else 'FAILED '} {time.monotonic() - begin:7.1f} s", flush=True)
+            if problem is not None:
+                failures.append(f"{path.name}: {problem}")
+                print(f"  {problem}", file=sys.stderr, flush=True)
+        if write_back and target.exists() and not any(f.startswith(path.name) for f in failures):
+            atomic_write(path, _clean(target))
+    print(f"{len(paths) - len(failures)} of {len(paths)} notebooks, {time.monotonic() - total:.0f} s; figures in {_shown(root / 'figures')}", flush=True)
+    if failures:
+        print("failed: " + "; ".join(failures), file=sys.stderr)
+    return 1 if failures else 0
+
+
+def _execute(path: Path, target: Path, parameters: dict, root: Path) -> str | None:
+    """Run one notebook; None, or one line that says which cell failed and how."""
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+
+    known = papermill.inspect_notebook(str(path))
+    unknown = sorted(set(parameters) - set(known))
+    if unknown:
+        raise NotebookError(f"{path.name}: no parameter {unknown[0]!r}; it has {', '.join(known) or 'none'}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.running.ipynb")
+    try:
+        papermill.execute_notebook(
+            str(path), str(temporary), parameters=parameters, cwd=str(path.parent), kernel_name="python3", progress_bar=False, request_save_on_cell_execute=False
+        )
+    except PapermillExecutionError as e:
+        kept = target.with_name(f"{target.stem}.failed.ipynb")
+        os.replace(temporary, kept)
+        return f"cell {e.cell_index} raised {e.ename}: {e.evalue} (see {_shown(kept)})"
+    except Exception as e:  # a kernel that died or never came up
+        temporary.unlink(missing_ok=True)
+        return f"{type(e).__name__}: {e}"
+    os.replace(temporary, target)
+    target.with_name(f"{target.stem}.failed.ipynb").unlink(missing_ok=True)
+    return None
+
+
+def _notebook_key(path: Path, profile: str, parameters: dict, root: Path) -> str:
+    """Hash of everything an executed notebook depends on, and of the figures it left."""
+    import nbformat
+
+    nb = nbformat.read(path, 4)
+    data = project_folder() / "data"
+    return content_key(
+        cells=[[c.cell_type, c.source] for c in nb.cells],
+        profile=profile,
+        parameters=parameters,
+        code=code_version([p.name for p in sorted(Path(__file__).parent.iterdir()) if p.suffix == ".py" or (p.is_dir() and p.name != "__pycache__")]),
+        data={p.relative_to(data).as_posix(): [p.stat().st_size, file_digest(p)] for p in sorted(data.rglob("*")) if p.is_file()},
+        outputs={p.name: file_digest(p) for f in ("figures", "tables") for p in sorted((root / f).glob(f"{path.stem[:2]}_*"))},
+        python=sys.version_info[:2],
+        numpy=np.__version__,
+    )
+
+
+def _executed_key(target: Path) -> str | None:
+    import nbformat
+
+    try:
+        return nbformat.read(target, 4).metadata.get("cclkit", {}).get("key")
+    except Exception:  # absent, or not a notebook any more: run it
+        return None
+
+
+def _stamp(target: Path, key: str) -> None:
+    import nbformat
+
+    nb = nbformat.read(target, 4)
+    nb.metadata["cclkit"] = {"key": key, "seconds": round(nb.metadata.get("papermill", {}).get("duration") or 0.0, 1)}
+    atomic_write(target, nbformat.writes(nb).encode())
+
+
+def _clean(target: Path) -> bytes:
+    """An executed copy without papermill's traces, for committing: outputs kept, times and injected cell dropped."""
+    import nbformat
+
+    nb = nbformat.read(target, 4)
+    nb.cells = [c for c in nb.cells if "injected-parameters" not in c.metadata.get("tags", [])]
+    for n, cell in enumerate((c for c in nb.cells if c.cell_type == "code"), 1):
+        cell.execution_count = n
+        for output in cell.outputs:
+            if "execution_count" in output:
+                output["execution_count"] = n
+    for cell in nb.cells:
+        cell.metadata = {k: v for k, v in cell.metadata.items() if k == "tags" and v}
+    nb.metadata = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}, "language_info": {"name": "python"}}
+    return nbformat.writes(nb).encode() + b"\n"
+
+
+def _delete(folder: Path) -> None:
+    import shutil
+
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _shown(path: Path) -> str:
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+__all__ = ["DEFAULT_SCENES", "Notebook", "bundled_scenes", "notebook_paths", "run_notebooks", "start"]
