@@ -1,0 +1,288 @@
+"""Protocols langsplat (A) and langsplat_v2 (B): open vectors, and literal loops on random input."""
+
+import csv
+import dataclasses
+import json
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from cclkit.errors import ArtefactError, EvaluationError
+from cclkit.evaluation import lerf_ovs
+from cclkit.evaluation.metrics import box_mean, box_mean_cut, iou, majority, min_max, nearest_indices, write_results
+from cclkit.query import relevancy, unit_features
+
+
+def oracle(name):
+    folder = os.environ.get("CCLKIT_ORACLES")
+    if not folder:
+        pytest.skip("CCLKIT_ORACLES is not set: no published vectors to compare with")
+    return np.load(Path(folder) / name, allow_pickle=False)
+
+
+# ---- literal references: protocols.md A and B, one pixel at a time -----------------------------
+
+
+def mirrored(i, n):
+    """Index reflected at the borders without repeating them, as often as needed."""
+    while not 0 <= i < n:
+        if n == 1:
+            return 0
+        i = -i if i < 0 else 2 * (n - 1) - i
+    return i
+
+
+def box_mean_reference(image, size=30):
+    h, w = image.shape
+    out = np.empty((h, w), np.float32)
+    for y in range(h):
+        rows = [mirrored(j, h) for j in range(y - size // 2, y + size - size // 2)]
+        for x in range(w):
+            columns = [mirrored(j, w) for j in range(x - size // 2, x + size - size // 2)]
+            total = image[np.ix_(rows, columns)].astype(np.float64).sum()
+            out[y, x] = np.float32(total * np.float64(np.float32(1 / size**2)))
+    return out
+
+
+def majority_reference(mask, last_votes):
+    h, w = mask.shape
+    out = np.zeros((h, w), bool)
+    cut = 0 if last_votes else 1
+    for y in range(h):
+        for x in range(w):
+            window = mask[max(y - 3, 0) : min(y + 4, h - cut), max(x - 3, 0) : min(x + 4, w - cut)]
+            out[y, x] = 2 * window.sum() > window.size
+    return out
+
+
+def evaluate_reference(maps, truth, boxes, protocol):
+    a = protocol == "langsplat"
+    means, smooths, masks = [], [], []
+    for r in maps:
+        if a:
+            mean = box_mean_reference(r)
+        else:
+            mean = np.empty_like(r)
+            for y in range(r.shape[0]):
+                for x in range(r.shape[1]):
+                    window = r[max(y - 14, 0) : y + 15, max(x - 14, 0) : x + 15].ravel()
+                    mean[y, x] = np.add.accumulate(window, dtype=np.float32)[-1] / np.float32(window.size)  # one after the other
+        smooth = np.float32(0.5) * (mean + r)
+        n = smooth - smooth.min()
+        n = np.clip(n / (n.max() + 1e-9) * 2 - 1, 0, 1)
+        means.append(mean), smooths.append(smooth), masks.append(majority_reference(n > 0.4, not a))
+    level = int(np.argmax([s.max() for s in smooths]))
+    mean = means[int(np.argmax([m.max() for m in means]))]
+    points = [(x, y) for y in range(mean.shape[0]) for x in range(mean.shape[1]) if mean[y, x] == mean.max()]
+    hit = any(min(b[0], b[2]) <= x <= max(b[0], b[2]) and min(b[1], b[3]) <= y <= max(b[1], b[3]) for x, y in points for b in boxes)
+    return level, masks[level], (masks[level] & truth).sum() / (masks[level] | truth).sum(), hit, points
+
+
+# ---- pieces ------------------------------------------------------------------------------------
+
+
+def test_box_mean_is_exact_at_every_size():
+    rng = np.random.default_rng(0)
+    for n in range(60):
+        h, w = rng.integers(1, 70, 2) if n else (1, 1)
+        values = rng.random((h, w), dtype=np.float32) if n % 2 else rng.choice(rng.random(3).astype(np.float32), (h, w))
+        got = box_mean(values)
+        assert got.dtype == np.float32
+        if n < 12:
+            np.testing.assert_array_equal(got, box_mean_reference(values))
+        np.testing.assert_array_equal(got, cv2.filter2D(values, -1, np.ones((30, 30), np.float32) / 900))
+
+
+def test_box_mean_cut_is_average_pooling():
+    rng = np.random.default_rng(2)
+    for n in range(20):
+        h, w = rng.integers(29, 70, 2)  # torch refuses windows that leave a smaller image on both sides
+        values = rng.random((h, w), dtype=np.float32) if n % 2 else np.full((h, w), rng.random(), np.float32)
+        pooled = torch.nn.functional.avg_pool2d(torch.tensor(values)[None], 29, 1, 14, count_include_pad=False)[0]
+        np.testing.assert_array_equal(box_mean_cut(values), pooled)
+    assert box_mean_cut(np.ones((1, 1))) == 1
+
+
+def test_majority_equals_reference():
+    rng = np.random.default_rng(1)
+    for _ in range(30):
+        h, w = rng.integers(1, 20, 2)
+        mask = rng.random((h, w)) < rng.random()
+        for last in (False, True):
+            np.testing.assert_array_equal(majority(mask, last_votes=last), majority_reference(mask, last))
+
+
+def test_small_pieces():
+    assert np.isnan(iou(np.zeros((2, 2)), np.zeros((2, 2)))) and iou(np.zeros((2, 2)), np.zeros((2, 2)), empty=0.0) == 0
+    assert iou([[1, 1]], [[1, 0]]) == 0.5
+    with pytest.raises(EvaluationError, match="size of the ground truth"):
+        iou(np.zeros((2, 2)), np.zeros((2, 3)))
+    flat = np.full((40, 50), 0.25, np.float32)
+    assert min_max(np.stack([flat, flat * 0])).max() == 0
+    for size in range(1, 40):
+        for target in range(1, 40):
+            t = np.arange(target)
+            from fractions import Fraction
+
+            assert nearest_indices(size, target, centres=True).tolist() == [int((i + Fraction(1, 2)) * size / target) for i in t.tolist()]
+            assert nearest_indices(size, target, centres=False).tolist() == [i * size // target for i in t.tolist()]
+
+
+# ---- open vectors ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("protocol", ["langsplat", "langsplat_v2"])
+@pytest.mark.parametrize("start", ["stored relevancy", "features"])
+def test_open_vectors(seed, protocol, start):
+    a = oracle(f"A_langsplat_lerf_seed{seed}.npz")
+    is_a = protocol == "langsplat"
+    o = a if is_a else oracle(f"B_langsplatv2_lerf_seed{seed}.npz")
+    np.testing.assert_array_equal([majority(m, last_votes=not is_a) for m in o["filter7_in"]], o["filter7_out"])
+    np.testing.assert_array_equal(box_mean(a["box30_in"]), a["box30_out"])
+    ious, hits = [], []
+    for u, (frame, category) in enumerate(zip(a["unit_frame"], a["unit_category"])):
+        maps = a["relevancy"][u]
+        if start == "features":
+            features = a["palette"][a["index"][frame]]
+            maps = relevancy(features if is_a else unit_features(features), a["text_pos"][[category]], a["text_neg"])[0]
+        boxes = a["poly_box"][(a["poly_frame"] == frame) & (a["poly_category"] == category)]
+        steps = lerf_ovs.query_steps(maps, protocol=protocol)
+        result = lerf_ovs.evaluate_query(maps, a["gt_mask"][u], boxes, protocol=protocol)
+        if is_a and start == "stored relevancy":
+            np.testing.assert_array_equal(steps.smoothed, o["smoothed"][u])
+            np.testing.assert_array_equal(steps.normalised, o["normalised"][u])
+        np.testing.assert_allclose(steps.smoothed, o["smoothed"][u], atol=1e-6 if is_a else 1e-5, rtol=0)
+        np.testing.assert_allclose(steps.box_mean[result.point_level], o["box_mean_chosen_loc"][u], atol=1e-6 if is_a else 1e-5, rtol=0)
+        np.testing.assert_array_equal(steps.raw, o["mask_raw"][u])
+        np.testing.assert_array_equal(steps.mask, o["mask"][u])
+        assert result.level == o["chosen_level"][u] and result.point_level == o["loc_level"][u] and result.hit == o["loc_hit"][u]
+        np.testing.assert_array_equal(result.mask, o["mask"][u, result.level])
+        np.testing.assert_allclose(result.ious, o["iou_per_level"][u], atol=1e-12 if is_a else 1e-6, rtol=0)
+        if o["loc_gap"][u] > (1e-6 if is_a else 1e-5) or start == "stored relevancy":
+            np.testing.assert_array_equal(result.points, o["loc_pixels_xy"][o["loc_pixels_unit"] == u])
+        ious.append(result.iou), hits.append(result.hit)
+    assert np.mean(ious) == pytest.approx(float(o["scene_miou"]), abs=1e-12 if is_a else 1e-6)
+    assert np.mean(hits) == pytest.approx(float(o["scene_accuracy"]), abs=1e-12)
+
+
+@pytest.mark.parametrize("protocol", ["langsplat", "langsplat_v2"])
+def test_equals_literal_loops(protocol):
+    rng = np.random.default_rng(5)
+    for n in range(4):
+        h, w = rng.integers(33, 44, 2)
+        blobs = cv2.GaussianBlur(rng.random((h, w, 3), dtype=np.float32), (0, 0), 3)
+        maps = np.ascontiguousarray(np.moveaxis(blobs, -1, 0))
+        if n == 3:
+            maps[:] = np.round(maps, 1)  # flat regions
+            maps[1] = maps[0]  # a tie between levels
+        truth = rng.random((h, w)) < 0.3
+        boxes = rng.integers(0, 30, (2, 4)).astype(float)
+        level, mask, score, hit, points = evaluate_reference(maps, truth, boxes, protocol)
+        got = lerf_ovs.evaluate_query(torch.tensor(maps), truth, boxes, protocol=protocol)
+        assert got.level == level and got.hit == hit and got.protocol == protocol
+        np.testing.assert_array_equal(got.mask, mask)
+        assert got.iou == pytest.approx(score, abs=1e-12 if protocol == "langsplat" else 1e-6)
+        assert [tuple(p) for p in got.points.tolist()] == points
+
+
+# ---- behaviour -----------------------------------------------------------------------------------
+
+
+def test_hit_rules_and_empty_masks():
+    r = np.zeros((1, 60, 60), np.float32)
+    r[0, 30, 20] = 1
+    truth = np.zeros((60, 60), bool)
+    points = lerf_ovs.evaluate_query(r, truth, []).points
+    x, y = points.max(axis=0)
+    assert lerf_ovs.evaluate_query(r, truth, [[x, y, 59, 59]]).hit  # the border counts
+    assert lerf_ovs.evaluate_query(r, truth, [[59, 59, x, y]]).hit  # swapped corners
+    assert not lerf_ovs.evaluate_query(r, truth, [[x + 0.5, y, 59, 59]]).hit
+    flat = lerf_ovs.evaluate_query(np.full((2, 20, 20), 0.5), np.zeros((20, 20)), [[0, 0, 5, 5]])
+    assert np.isnan(flat.iou) and not flat.mask.any() and flat.level == 0 and flat.hit
+
+
+def test_paper_protocol_is_a_plain_threshold():
+    rng = np.random.default_rng(2)
+    p = rng.random((2, 20, 30), dtype=np.float32)
+    p[1] *= 0.9
+    truth = np.zeros((20, 30), bool)
+    truth[:10] = True
+    got = lerf_ovs.evaluate_query(p, truth, np.zeros((0, 4)), protocol="paper")
+    m = (p[0] - p[0].min()) / (p[0].max() - p[0].min() + 1e-9) > 0.5
+    np.testing.assert_array_equal(got.mask, m)
+    own = dataclasses.replace(lerf_ovs.PROTOCOLS["paper"], threshold=0.8, min_max=False)
+    np.testing.assert_array_equal(lerf_ovs.evaluate_query(p, truth, [], protocol=own).mask, p[0] > 0.8)
+
+
+def test_bad_input():
+    r, truth = np.full((2, 9, 8), 0.5), np.ones((9, 8))
+    with pytest.raises(EvaluationError, match="'lerf' is unknown.*langsplat, langsplat_v2"):
+        lerf_ovs.evaluate_query(r, truth, [], protocol="lerf")
+    with pytest.raises(EvaluationError, match=r"\(8, 9\).*size of its labels"):
+        lerf_ovs.evaluate_query(r, truth.T, [])
+    with pytest.raises(EvaluationError, match="boxes"):
+        lerf_ovs.evaluate_query(r, truth, [[0, 1, 2]])
+    with pytest.raises(EvaluationError, match=r"expected \[levels"):
+        lerf_ovs.evaluate_query(r[0], truth, [])
+    with pytest.raises(EvaluationError, match="72 values are not finite"):
+        lerf_ovs.evaluate_query(np.stack([r[0], r[1] * np.nan]), truth, [])
+
+
+def fake_scene(held_out=()):
+    views = [SimpleNamespace(name=f"frame_{i}.jpg") for i in (2, 10, 11)]
+    mask = np.zeros((40, 50), bool)
+    mask[10:30, 10:30] = True
+    unit = lambda c: SimpleNamespace(category=c, mask=mask, boxes=np.array([[10, 10, 30, 30.0]]))
+    labels = {"frame_10.jpg": (unit("a"), unit("b")), "frame_2.jpg": (unit("a"),)}
+    return SimpleNamespace(name="s", path="s", views=views, labels=labels, held_out=frozenset(held_out))
+
+
+def test_evaluate_scene_goes_by_name_and_writes_results(tmp_path):
+    asked = []
+
+    def relevancy_of(name, texts):
+        asked.append((name, texts))
+        return [cv2.GaussianBlur(fake_scene().labels[name][0].mask.astype(np.float32), (0, 0), 2)[None]] * len(texts)
+
+    rows, aggregates = lerf_ovs.evaluate_scene(fake_scene(), relevancy_of)
+    assert asked == [("frame_2.jpg", ("a",)), ("frame_10.jpg", ("a", "b"))]  # capture order, never list position
+    assert [(r["view"], r["query"]) for r in rows] == [("frame_2.jpg", "a"), ("frame_10.jpg", "a"), ("frame_10.jpg", "b")]
+    assert aggregates["pooled"]["miou"] == np.mean([r["iou"] for r in rows]) and aggregates["pooled"]["accuracy"] == 1
+    held, _ = lerf_ovs.evaluate_scene(fake_scene(["frame_2.jpg"]), relevancy_of, views="held_out")
+    assert [r["view"] for r in held] == ["frame_2.jpg"] and held[0]["held_out"]
+    with pytest.raises(EvaluationError, match="no labelled view among the held_out"):
+        lerf_ovs.evaluate_scene(fake_scene(), relevancy_of, views="held_out")
+    with pytest.raises(EvaluationError, match="0 relevancy stacks for 1"):
+        lerf_ovs.evaluate_scene(fake_scene(), lambda n, t: [])
+    with pytest.raises(EvaluationError, match="frame_2.jpg, query 'a'"):
+        lerf_ovs.evaluate_scene(fake_scene(), lambda n, t: np.zeros((len(t), 1, 3, 3)))
+
+    rows[1]["iou"] = float("nan")
+    csv_path, json_path = write_results(rows, lerf_ovs.aggregate(rows), "langsplat", lerf_ovs.constants("langsplat"), tmp_path / "out")
+    table = list(csv.DictReader(csv_path.open()))
+    document = json.loads(json_path.read_text())
+    assert [t["query"] for t in table] == ["a", "a", "b"] and table[1]["iou"] == "" and float(table[0]["iou"]) == rows[0]["iou"]
+    assert document["rows"][1]["iou"] is None and document["constants"]["threshold"] == 0.4 and document["aggregates"]["pooled"]["undefined"] == 1
+    assert sorted(p.name for p in csv_path.parent.iterdir()) == ["evaluation.csv", "evaluation.json"]
+    before = json_path.read_bytes()
+    write_results(rows, lerf_ovs.aggregate(rows), "langsplat", lerf_ovs.constants("langsplat"), tmp_path / "out")
+    assert json_path.read_bytes() == before
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ArtefactError, match="choose a folder"):
+        write_results(rows, {}, "langsplat", {}, tmp_path / "file")
+
+
+def test_aggregate_scene_mean_and_pooled_mean():
+    rows = [{"scene": "x", "iou": 1.0, "hit": True}] + [{"scene": "y", "iou": 0.0, "hit": False}] * 3
+    got = lerf_ovs.aggregate(rows)
+    assert got["mean_of_scenes"]["miou"] == 0.5 and got["pooled"]["miou"] == 0.25 and got["scenes"]["y"]["units"] == 3
+    undefined = lerf_ovs.aggregate(rows + [{"scene": "x", "iou": float("nan"), "hit": True}])["scenes"]["x"]
+    assert np.isnan(undefined["miou"]) and undefined["miou_defined"] == 1 and undefined["undefined"] == 1
+    with pytest.raises(EvaluationError, match="no rows"):
+        lerf_ovs.aggregate([])

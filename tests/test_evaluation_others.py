@@ -1,0 +1,125 @@
+"""LEGaussians (F), OpenGaussian (G) and view consistency."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cclkit.errors import EvaluationError, FeatureError
+from cclkit.evaluation import consistency, legaussians, opengaussian
+from cclkit.scenes import Camera
+
+
+def oracle(name):
+    folder = os.environ.get("CCLKIT_ORACLES")
+    if not folder:
+        pytest.skip("CCLKIT_ORACLES is not set: no published vectors to compare with")
+    return np.load(Path(folder) / name, allow_pickle=False)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_legaussians_open_vectors(seed):
+    f = oracle(f"F_legaussians_seed{seed}.npz")
+    for form in ("argmax", "softmax"):
+        features = f["palette"][f["index"]] if form == "argmax" else legaussians.pixel_features(f["logits_half"], f["palette"], form=form)
+        for scale in (10, 100):
+            r = legaussians.relevancy(features, f["text_pos"], f["text_neg"], scale=scale)
+            np.testing.assert_allclose(r, f[f"relevancy_{form}_scale{scale}"], atol=1e-5, rtol=0)
+            np.testing.assert_array_equal(legaussians.mask(r), f[f"mask_{form}_scale{scale}"])
+    for form in ("joint", "split"):
+        a = legaussians.assign(f["descriptor_half"], f["codebook_half"], form=form, weight=float(f["dino_weight"]))
+        np.testing.assert_array_equal(a.index, f[f"{form}_index"])
+        np.testing.assert_allclose(a.similarity, f[f"{form}_similarity"], atol=1e-6, rtol=0)
+        assert a.loss_cosine == pytest.approx(float(f[f"{form}_loss_cos"]), abs=1e-6)
+        assert a.load_balance == pytest.approx(float(f[f"{form}_load_balance"]), abs=1e-6)
+        assert a.perplexity == pytest.approx(float(f[f"{form}_perplexity"]), abs=1e-5)
+    for p, t, name in ((f["pred"][0], f["gt"][0], "pair_scores"), (f["pred"][0] * 0, f["gt"][0] * 0, "pair_scores_both_empty")):
+        s = legaussians.mask_scores(p, t)
+        np.testing.assert_allclose([s.iou, s.accuracy, s.precision, s.recall], f[name], atol=1e-7, rtol=0)
+
+
+def test_legaussians_equals_literal_loops():
+    rng = np.random.default_rng(0)
+    features, text, canonical = rng.normal(size=(30, 6)), rng.normal(size=(2, 6)), rng.normal(size=(4, 6))
+    got = legaussians.relevancy(features, text, canonical, scale=10).numpy()
+
+    def cosine(a, b):
+        return a @ b / (np.linalg.norm(a) * np.linalg.norm(b) + 1e-6)
+
+    for p in range(2):
+        for m in range(30):
+            q = np.exp(10 * cosine(features[m], text[p]))
+            expected = min(q / (q + np.exp(10 * cosine(features[m], c))) for c in canonical)
+            assert got[p, m] == pytest.approx(expected, abs=1e-5)
+    assert legaussians.mask(np.array([0.5, 0.4999])).tolist() == [True, False]
+
+
+def test_legaussians_means_over_texts_then_images():
+    s = lambda v: legaussians.MaskScores(v, v, v, v)
+    assert legaussians.mean_scores({"a": [s(1.0)], "b": [s(0.0), s(0.0), s(0.5)]}).iou == pytest.approx((1 + 0.5 / 3) / 2)
+    with pytest.raises(EvaluationError, match="no scores"):
+        legaussians.mean_scores({"a": []})
+    with pytest.raises(EvaluationError, match="'mean' is unknown"):
+        legaussians.pixel_features(np.zeros((2, 3)), np.zeros((3, 4)), form="mean")
+    with pytest.raises(FeatureError, match="not finite"):
+        legaussians.relevancy(np.full((2, 3), np.nan), np.ones((1, 3)), np.ones((4, 3)))
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_opengaussian_open_vectors(seed):
+    g = oracle(f"G_opengaussian_iou_seed{seed}.npz")
+    predictions = [p if there else None for p, there in zip(g["pred_grey"], g["has_prediction"])]
+    r = opengaussian.evaluate_units(predictions, g["gt_jpeg_decoded"])
+    np.testing.assert_allclose(r.ious, g["iou"], atol=1e-12, rtol=0)
+    assert (r.miou, r.accuracy_025, r.accuracy_05) == pytest.approx((float(g["miou"]), float(g["acc_025"]), float(g["acc_05"])), abs=1e-12)
+
+
+def test_opengaussian_rules():
+    truth = np.array([[10, 11, 255, 0]], np.uint8)
+    assert opengaussian.unit_iou(np.array([[11, 11, 10, 0]]), truth) == 1 / 3
+    assert opengaussian.unit_iou(None, truth) == 0 and opengaussian.unit_iou(truth * 0, truth * 0) == 0
+    quarter = opengaussian.evaluate_units([np.array([[255, 0, 0, 0]])], [np.array([[255, 255, 255, 255]])])
+    assert quarter.miou == 0.25 and quarter.accuracy_025 == 0  # strictly greater
+    assert opengaussian.silhouette([[0.7, 0.71]]).tolist() == [[0, 255]]
+    with pytest.raises(EvaluationError, match="expected grey"):
+        opengaussian.unit_iou(np.zeros((2, 2, 3)), np.zeros((2, 2)))
+    with pytest.raises(EvaluationError, match="give one per unit"):
+        opengaussian.evaluate_units([None], [truth, truth])
+
+
+def camera(x):
+    """Looks along z at a wall at z = 2 from (x, 0, 0); one pixel is 0.1 wide there."""
+    pose = np.eye(4)
+    pose[0, 3] = -x
+    return Camera(np.array([[20.0, 0, 8], [0, 20.0, 6], [0, 0, 1]]), pose, 16, 12)
+
+
+def test_corresponding_pixels():
+    wall = np.full((12, 16), 2.0)
+    a, b = consistency.corresponding_pixels(camera(0), wall, camera(0.3), wall)
+    assert len(a) == 12 * 13 and (b[:, 0] == a[:, 0] - 3).all() and (b[:, 1] == a[:, 1]).all()
+    hidden = wall.copy()
+    hidden[:, :5] = 1.0  # something stands before the wall in view b
+    hidden[0] = 0  # and a row has no measurement
+    a2, b2 = consistency.corresponding_pixels(camera(0), wall, camera(0.3), hidden)
+    assert b2[:, 0].min() == 5 and b2[:, 1].min() == 1 and len(a2) == 8 * 11
+    a3, _ = consistency.corresponding_pixels(camera(0), wall, camera(0), wall, stride=4)
+    assert len(a3) == 3 * 4
+    with pytest.raises(EvaluationError, match="depth_b"):
+        consistency.corresponding_pixels(camera(0), wall, camera(0), wall[:3])
+    with pytest.raises(EvaluationError, match="stride"):
+        consistency.corresponding_pixels(camera(0), wall, camera(0), wall, stride=0)
+
+
+def test_cohens_kappa():
+    # 20 yes/yes, 5 yes/no, 10 no/yes, 15 no/no: observed 0.7, chance 0.5
+    a = [1] * 25 + [0] * 25
+    b = [1] * 20 + [0] * 5 + [1] * 10 + [0] * 15
+    assert consistency.cohens_kappa(a, b) == pytest.approx(0.4)
+    assert consistency.cohens_kappa(a + [-1, 3], b + [2, -1]) == pytest.approx(0.4)  # pairs without a code are left out
+    assert consistency.cohens_kappa([1, 2, 3], [1, 2, 3]) == 1
+    assert np.isnan(consistency.cohens_kappa([4, 4], [4, 4])) and np.isnan(consistency.cohens_kappa([-1], [0]))
+    assert consistency.cohens_kappa([4, 4, 4, 4], [4, 4, 5, 5]) == 0  # a collapsed codebook earns nothing
+    with pytest.raises(EvaluationError, match="one pair"):
+        consistency.cohens_kappa([1], [1, 2])
