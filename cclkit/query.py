@@ -131,7 +131,7 @@ def select_level_by_maximum(smoothed) -> int:
     ``smoothed`` [L, H, W] must not be normalised yet: after a min-max step every maximum is 1 and
     the first level always wins.
     """
-    return int(_levels(smoothed, "smoothed").reshape(len(smoothed), -1).amax(dim=1).argmax())
+    return int(_maxima(_levels(smoothed, "smoothed"), "smoothed").argmax())
 
 
 def select_level_by_mask_mean(relevancy_maps, masks) -> int:
@@ -141,6 +141,7 @@ def select_level_by_mask_mean(relevancy_maps, masks) -> int:
     all are empty (ours; the supplement does not say); lowest level on ties.
     """
     maps = _levels(relevancy_maps, "relevancy_maps").double()
+    _maxima(maps, "relevancy_maps")
     masks = _tensor(masks).bool()
     if masks.shape != maps.shape:
         raise QueryError(f"select_level_by_mask_mean: masks {tuple(masks.shape)} do not fit maps {tuple(maps.shape)}; pass one mask per level")
@@ -171,9 +172,16 @@ def _same_kind(*values) -> list[torch.Tensor]:
 
 def _levels(maps, name: str) -> torch.Tensor:
     maps = _tensor(maps)
-    if maps.ndim != 3 or maps.shape[0] == 0 or not bool(torch.isfinite(maps).all()):
-        raise QueryError(f"{name}: shape {tuple(maps.shape)} or its values do not fit; expected finite maps [L, H, W], one per level")
+    if maps.ndim != 3 or maps.numel() == 0:
+        raise QueryError(f"{name}: shape {tuple(maps.shape)}; expected maps [L, H, W], one per level")
     return maps
+
+
+def _maxima(maps: torch.Tensor, name: str) -> torch.Tensor:  # [L]
+    out = maps.amax(dim=(1, 2))
+    if not bool(torch.isfinite(out).all()):  # a maximum is NaN if any value is: cheaper than a look at every value
+        raise QueryError(f"{name}: values are not finite; recompute the relevancy from finite features")
+    return out
 
 
 def _check_text(features: torch.Tensor, text: torch.Tensor, name: str) -> None:

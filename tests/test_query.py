@@ -130,5 +130,7 @@ def test_levels_and_threshold():
     values = np.array([0.3, 0.5, 0.7])
     assert threshold_mask(values, 0.5).tolist() == [False, False, True]
     assert threshold_mask(values, 0.5, strict=False).tolist() == [False, True, True]
-    with pytest.raises(QueryError, match="one per level"):
+    with pytest.raises(QueryError, match="not finite"):
         select_level_by_maximum(maps * np.nan)
+    with pytest.raises(QueryError, match="one per level"):
+        select_level_by_maximum(maps[0])

@@ -20,7 +20,6 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from ..errors import EvaluationError
-from ..query import select_level_by_maximum
 from .metrics import as_maps, box_mean, box_mean_cut, iou, majority, min_max
 
 
@@ -134,10 +133,11 @@ def evaluate_query(relevancy, gt_mask, boxes, *, protocol: "str | Protocol" = "l
         raise EvaluationError(f"boxes: shape {boxes.shape} or values do not fit; expected finite [n, 4] rows x1 y1 x2 y2")
     steps = query_steps(maps, protocol=p)
     ious = np.array([_iou(m, gt_mask, p) for m in steps.mask])
-    level = select_level_by_maximum(steps.smoothed)
+    level_scores, point_scores = steps.smoothed.max(axis=(1, 2)), steps.box_mean.max(axis=(1, 2))
+    level = int(level_scores.argmax())  # as query.select_level_by_maximum: before normalisation, lowest on ties
     # Localisation starts afresh: the box mean alone, its own level, exact single-precision ties.
-    point_level = select_level_by_maximum(steps.box_mean)
-    y, x = np.nonzero(steps.box_mean[point_level] == steps.box_mean[point_level].max())
+    point_level = int(point_scores.argmax())
+    y, x = np.nonzero(steps.box_mean[point_level] == point_scores[point_level])
     points = np.stack([x, y], axis=1).astype(np.int32)
     return QueryResult(
         level=level,
@@ -147,8 +147,8 @@ def evaluate_query(relevancy, gt_mask, boxes, *, protocol: "str | Protocol" = "l
         points=points,
         point_level=point_level,
         ious=ious,
-        level_scores=steps.smoothed.max(axis=(1, 2)),
-        point_scores=steps.box_mean.max(axis=(1, 2)),
+        level_scores=level_scores,
+        point_scores=point_scores,
         protocol=p.name,
     )
 

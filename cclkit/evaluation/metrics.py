@@ -94,7 +94,7 @@ def majority(mask: np.ndarray, size: int = 7, *, last_votes: bool = False) -> np
     With ``last_votes=False`` the last row and the last column of the image receive a result but
     never vote: the published loop of A and D ends its slices one short. B lets them vote.
     """
-    votes = np.asarray(mask, bool).astype(np.float64)
+    votes = np.asarray(mask, bool).astype(np.float32)
     voters = np.ones_like(votes)
     if not last_votes:
         for a in (votes, voters):
@@ -169,9 +169,9 @@ def write_results(rows: list[dict], aggregates: dict, protocol: str, constants: 
 # ---------------------------------------------------------------------------
 
 
-def _window_sum(image: np.ndarray, size: int) -> np.ndarray:  # [H, W] float64
-    """Sum over a centred window of odd size; pixels outside the image count 0."""
-    return cv2.boxFilter(np.ascontiguousarray(image, np.float64), cv2.CV_64F, (size, size), normalize=False, borderType=cv2.BORDER_CONSTANT)
+def _window_sum(image: np.ndarray, size: int) -> np.ndarray:  # [H, W] float32
+    """Sum of whole numbers over a centred window of odd size; pixels outside the image count 0."""
+    return cv2.boxFilter(np.ascontiguousarray(image, np.float32), cv2.CV_32F, (size, size), normalize=False, borderType=cv2.BORDER_CONSTANT)
 
 
 def _is_nan(value) -> bool:
