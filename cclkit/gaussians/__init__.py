@@ -3,15 +3,24 @@
 from .blending import blending_weights
 from .model import Gaussians, load_ply, save_ply
 from .rasterize import Projection, Rendering, project, rasterize, splat_features
+from .reconstruct import fit_rgb, from_depth, from_frusta, from_points, from_scene, psnr, scene_extent, ssim
 
 __all__ = [
     "Gaussians",
     "Projection",
     "Rendering",
     "blending_weights",
+    "fit_rgb",
+    "from_depth",
+    "from_frusta",
+    "from_points",
+    "from_scene",
     "load_ply",
     "project",
+    "psnr",
     "rasterize",
     "save_ply",
+    "scene_extent",
     "splat_features",
+    "ssim",
 ]

@@ -1,6 +1,6 @@
 """The CPU back end: numba kernels for projection, tile lists and blending.
 
-Shape of the computation (all of it deterministic, whatever the number of threads):
+Shape of the computation (all of it the same bits, whatever the number of threads):
   project   one Gaussian at a time: EWA projection and SH colour, forward and hand-derived backward
   tiles     which 16x16 tiles each Gaussian touches, as depth-sorted lists per tile
   blend     one tile at a time, Gaussians outside, pixels inside (so that pixels vectorise)
@@ -13,9 +13,12 @@ The constants are gsplat's (v1.5), so that both back ends draw the same picture.
 from __future__ import annotations
 
 import math
+import os
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from numba import njit, prange, types
+import torch
+from numba import njit, types
 from numba.extending import overload
 
 TILE = 16
@@ -49,6 +52,27 @@ def _jit(**options):
             return njit(error_model="numpy", **options)(function)
 
     return wrap
+
+
+# --------------------------------------------------------------------------- threads
+# Not numba's parallel=True: its OpenMP and torch's are two pools that spin-wait for each other's
+# cores (measured: 12 ms per kernel on 2 cores, 12x slower training), and its work queue aborts the
+# process when two Python threads use it. Compiled code releases the GIL, so plain threads will do.
+_pools: dict[int, ThreadPoolExecutor] = {}
+os.register_at_fork(after_in_child=_pools.clear)  # threads do not survive a fork
+
+
+def run(kernel, *args) -> None:
+    """Call kernel(*args, part, parts) on as many threads as torch uses (torch.set_num_threads)."""
+    parts = torch.get_num_threads()
+    if parts not in _pools:
+        _pools[parts] = ThreadPoolExecutor(max(parts - 1, 1), thread_name_prefix="cclkit")
+    others = [_pools[parts].submit(kernel, *args, part, parts) for part in range(1, parts)]
+    try:
+        kernel(*args, 0, parts)
+    finally:
+        for other in others:
+            other.result()
 
 
 # --------------------------------------------------------------------------- exp(-x)
@@ -153,7 +177,7 @@ def _sh_basis_gradient(K, x, y, z, d):
         d[15, 0], d[15, 1], d[15, 2] = a * (3 * x * x - 3 * y * y), -6 * a * x * y, 0.0
 
 
-@_jit(parallel=True)
+@_jit(nogil=True)
 def project_forward(
     means,  # [G, 3]
     quats,  # [G, 4]
@@ -173,6 +197,8 @@ def project_forward(
     colors,  # [G, 3] out
     radii,  # [G, 2] int32 out, 0 = not visible
     bad,  # [G] uint8 out, 1 = NaN, inf or a zero quaternion
+    part,
+    parts,
 ):
     """Project every Gaussian; arithmetic in float64, results in the dtype of the outputs."""
     G = means.shape[0]
@@ -183,7 +209,7 @@ def project_forward(
     ez = -(R[0, 2] * t[0] + R[1, 2] * t[1] + R[2, 2] * t[2])
     u_min, u_max = -(cx + CLAMP * width) / fx, (width - cx + CLAMP * width) / fx
     v_min, v_max = -(cy + CLAMP * height) / fy, (height - cy + CLAMP * height) / fy
-    for block in prange((G + BLOCK - 1) // BLOCK):
+    for block in range(part, (G + BLOCK - 1) // BLOCK, parts):
         basis = np.empty(16)
         U = np.empty((3, 3))
         for g in range(block * BLOCK, min(G, block * BLOCK + BLOCK)):
@@ -257,7 +283,7 @@ def project_forward(
                     radii[g, 1] = np.int32(min(ry, 1e9))
 
 
-@_jit(parallel=True)
+@_jit(nogil=True)
 def project_backward(
     means,  # [G, 3]
     quats,  # [G, 4]
@@ -281,6 +307,8 @@ def project_backward(
     o_log_scales,  # [G, 3] out
     o_logits,  # [G] out
     o_sh,  # [G, K', 3] out
+    part,
+    parts,
 ):
     """Chain rule of project_forward, in reverse order of its lines. Invisible Gaussians get zeros."""
     G = means.shape[0]
@@ -290,7 +318,7 @@ def project_backward(
     ez = -(R[0, 2] * t[0] + R[1, 2] * t[1] + R[2, 2] * t[2])
     u_min, u_max = -(cx + CLAMP * width) / fx, (width - cx + CLAMP * width) / fx
     v_min, v_max = -(cy + CLAMP * height) / fy, (height - cy + CLAMP * height) / fy
-    for block in prange((G + BLOCK - 1) // BLOCK):
+    for block in range(part, (G + BLOCK - 1) // BLOCK, parts):
         basis = np.empty(16)
         dbasis = np.empty((16, 3))
         U, V, gV, gU, gR = np.empty((3, 3)), np.empty((2, 3)), np.empty((2, 3)), np.empty((3, 3)), np.empty((3, 3))
@@ -443,7 +471,7 @@ def _touches(mx, my, A, B, C, limit, x0, x1, y0, y1):
     return False
 
 
-@_jit(parallel=True)
+@_jit(nogil=True)
 def tile_scan(
     means2d,  # [G, 2]
     conics,  # [G, 3]
@@ -456,11 +484,13 @@ def tile_scan(
     reach,  # [G] out: half the height of the drawn ellipse, pixels
     slot_tile,  # [n] int32 out when fill: tile of each slot, Gaussian by Gaussian
     fill,
+    part,
+    parts,
 ):
     """Count (fill False) or list (fill True) the tiles in which a Gaussian has alpha >= ALPHA_MIN."""
     G = means2d.shape[0]
     tiles_x, tiles_y = (width + TILE - 1) // TILE, (height + TILE - 1) // TILE
-    for block in prange((G + BLOCK - 1) // BLOCK):
+    for block in range(part, (G + BLOCK - 1) // BLOCK, parts):
         for g in range(block * BLOCK, min(G, block * BLOCK + BLOCK)):
             if radii[g, 0] <= 0:
                 count[g] = 0
@@ -489,7 +519,7 @@ def tile_scan(
             count[g] = n
 
 
-@_jit()
+@_jit(nogil=True)
 def tile_sort(
     order,  # [V] int64: visible Gaussians, nearest first
     start,  # [G + 1] int64
@@ -619,9 +649,8 @@ def _weights(mx, my, A, B, C, opacity, constants, lo, hi, b):
         b[j + _LIVE] = zero if (seen & (after <= stop)) else b[j + _LIVE]
 
 
-@_jit(parallel=True)
+@_jit(nogil=True)
 def blend_forward(
-    tile_order,  # [tiles] int32: order in which tiles are handed out
     tile_start,  # [tiles + 1] int64
     tile_gaussian,  # [n] int32
     means2d,  # [G, 2]
@@ -634,10 +663,11 @@ def blend_forward(
     height,
     image,  # [H, W, C] out: sum of alpha T f
     remaining,  # [H, W] out: final transmittance
+    part,
+    parts,
 ):
     channels = features.shape[1]
-    for i_tile in prange(tile_order.shape[0]):
-        tile = tile_order[i_tile]
+    for tile in range(part, tile_start.shape[0] - 1, parts):  # interleaved: a fair share of busy regions
         b = np.zeros(PIXELS * (10 + channels), means2d.dtype)
         everything = np.uint64(PIXELS)
         nothing = np.uint64(0)
@@ -663,9 +693,8 @@ def blend_forward(
                     image[y0 + r, x0 + i, c] = b[j + _plane(c)]
 
 
-@_jit(parallel=True)
+@_jit(nogil=True)
 def blend_backward(
-    tile_order,  # [tiles] int32
     tile_start,  # [tiles + 1] int64
     tile_gaussian,  # [n] int32
     tile_slot,  # [n] int64
@@ -683,6 +712,8 @@ def blend_backward(
     g_alpha,  # [H, W] gradient of 1 - remaining
     geometry,  # bool: False = gradients of features only
     slots,  # [n, 6 + C] out, zero on entry: gradients per (Gaussian, tile): mean2d, conic, opacity, features
+    part,
+    parts,
 ):
     """Walks the lists front to back like the forward pass, so that T is the same bit for bit.
 
@@ -690,8 +721,7 @@ def blend_backward(
     dL/dalpha = T q - (S - g_alpha T_final) / (1 - alpha). S starts as g·image and loses w q per step.
     """
     channels = features.shape[1]
-    for i_tile in prange(tile_order.shape[0]):
-        tile = tile_order[i_tile]
+    for tile in range(part, tile_start.shape[0] - 1, parts):  # interleaved: a fair share of busy regions
         alpha_max, one, half = constants[1], constants[3], constants[4]
         zero = one - one
         b = np.zeros(PIXELS * (10 + channels), means2d.dtype)
@@ -745,12 +775,12 @@ def blend_backward(
                 break
 
 
-@_jit(parallel=True)
-def reduce_slots(start, slots, out):  # [G + 1] int64, [n, D], [G, D] out
+@_jit(nogil=True)
+def reduce_slots(start, slots, out, part, parts):  # [G + 1] int64, [n, D], [G, D] out
     """Sum the slots of each Gaussian, in the order of its tiles."""
     G = out.shape[0]
     D = out.shape[1]
-    for block in prange((G + BLOCK - 1) // BLOCK):
+    for block in range(part, (G + BLOCK - 1) // BLOCK, parts):
         for g in range(block * BLOCK, min(G, block * BLOCK + BLOCK)):
             for d in range(D):
                 out[g, d] = 0
@@ -759,9 +789,8 @@ def reduce_slots(start, slots, out):  # [G + 1] int64, [n, D], [G, D] out
                     out[g, d] += slots[slot, d]
 
 
-@_jit(parallel=True)
+@_jit(nogil=True)
 def top_weights(
-    tile_order,  # [tiles] int32
     tile_start,  # [tiles + 1] int64
     tile_gaussian,  # [n] int32
     means2d,  # [G, 2]
@@ -775,10 +804,11 @@ def top_weights(
     ids,  # [H, W, k] int32 out, zero on entry
     weights,  # [H, W, k] float32 out, zero on entry
     mass,  # [H, W] float32 out: sum of all weights
+    part,
+    parts,
 ):
     """The k largest alpha T of every pixel, largest first; of equals, the nearer first."""
-    for i_tile in prange(tile_order.shape[0]):
-        tile = tile_order[i_tile]
+    for tile in range(part, tile_start.shape[0] - 1, parts):  # interleaved: a fair share of busy regions
         b = np.zeros(PIXELS * 10, means2d.dtype)
         everything = np.uint64(PIXELS)
         nothing = np.uint64(0)

@@ -24,8 +24,8 @@ def blending_weights(projection: Projection, k: int) -> tuple[Tensor, Tensor, Te
     ids = np.zeros((h, w, k), np.int32)
     weights = np.zeros((h, w, k), np.float32)
     mass = np.zeros((h, w), np.float32)
-    _cpu.top_weights(
-        tiles.order, tiles.start, tiles.gaussian,
+    _cpu.run(
+        _cpu.top_weights, tiles.start, tiles.gaussian,
         *(_array(t) for t in (projection.means2d, projection.conics, projection.opacities)), tiles.reach,
         _constants(tiles.reach.dtype), w, h, k, ids, weights, mass,
     )  # fmt: skip

@@ -81,7 +81,7 @@ class Gaussians:
         self.check_shapes()
         for f in fields(self):
             t = getattr(self, f.name).detach()
-            bad = ~torch.isfinite(t.reshape(len(self), -1)).all(dim=1)
+            bad = ~torch.isfinite(t.flatten(1) if t.ndim > 1 else t[:, None]).all(dim=1)
             if bool(bad.any()):
                 first = int(torch.nonzero(bad)[0])
                 raise GaussiansError(
@@ -121,7 +121,7 @@ def save_ply(gaussians: Gaussians, path: str | Path) -> Path:
             g.means.numpy(),
             np.zeros((len(g), 3), np.float32),  # normals: unused, but viewers expect the columns
             sh[:, 0],
-            sh[:, 1:].transpose(0, 2, 1).reshape(len(g), -1),
+            sh[:, 1:].transpose(0, 2, 1).reshape(len(g), 3 * (sh.shape[1] - 1)),
             g.logit_opacities.numpy()[:, None],
             g.log_scales.numpy(),
             g.quats.numpy(),

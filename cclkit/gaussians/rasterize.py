@@ -60,7 +60,6 @@ class Tiles:
     gaussian: np.ndarray  # [n] int32, nearest first
     slot: np.ndarray  # [n] int64: row of this pair where pairs are numbered Gaussian by Gaussian
     slot_start: np.ndarray  # [G + 1] int64: pairs of a Gaussian
-    order: np.ndarray  # [tiles] int32: order of work
     reach: np.ndarray  # [G] half height of the drawn ellipse, pixels
 
     @property
@@ -231,8 +230,8 @@ class _Project(torch.autograd.Function):
         out = [torch.empty(s, dtype=dtype) for s in ((G, 2), (G, 3), (G,), (G,), (G, 3))]
         radii = torch.empty((G, 2), dtype=torch.int32)
         bad = np.empty(G, np.uint8)
-        _cpu.project_forward(
-            *arrays, n_basis, *_camera_arrays(camera), camera.width, camera.height,
+        _cpu.run(
+            _cpu.project_forward, *arrays, n_basis, *_camera_arrays(camera), camera.width, camera.height,
             *(t.numpy() for t in out), radii.numpy(), bad,
         )  # fmt: skip
         if bad.any():
@@ -250,8 +249,8 @@ class _Project(torch.autograd.Function):
     def backward(ctx, *grads):
         *inputs, radii = ctx.saved_tensors
         out = [torch.zeros(t.shape, dtype=t.dtype) for t in inputs]
-        _cpu.project_backward(
-            *(_array(t) for t in inputs), ctx.n_basis, *_camera_arrays(ctx.camera), ctx.camera.width, ctx.camera.height,
+        _cpu.run(
+            _cpu.project_backward, *(_array(t) for t in inputs), ctx.n_basis, *_camera_arrays(ctx.camera), ctx.camera.width, ctx.camera.height,
             _array(radii), *(_array(g) for g in grads[:5]), *(t.numpy() for t in out),
         )  # fmt: skip
         return (*out, None, None)
@@ -265,18 +264,16 @@ def _build_tiles(means2d, conics, opacities, depths, radii, camera: Camera) -> T
     slot_start = np.zeros(G + 1, np.int64)
     count = np.empty(G, np.int64)
     reach = np.zeros(G, m.dtype)
-    _cpu.tile_scan(m, q, o, r, w, h, slot_start, count, reach, np.empty(0, np.int32), False)
+    _cpu.run(_cpu.tile_scan, m, q, o, r, w, h, slot_start, count, reach, np.empty(0, np.int32), False)
     np.cumsum(count, out=slot_start[1:])
     n = int(slot_start[-1])
     slot_tile = np.empty(n, np.int32)
-    _cpu.tile_scan(m, q, o, r, w, h, slot_start, count, reach, slot_tile, True)
+    _cpu.run(_cpu.tile_scan, m, q, o, r, w, h, slot_start, count, reach, slot_tile, True)
     visible = np.flatnonzero(count)
     order = visible[np.argsort(z[visible], kind="stable")]  # equal depths keep the order of the Gaussians
     start, gaussian, slot = np.empty(n_tiles + 1, np.int64), np.empty(n, np.int32), np.empty(n, np.int64)
     _cpu.tile_sort(order, slot_start, slot_tile, n_tiles, start, gaussian, slot)
-    # threads take consecutive runs of this order: striding gives each a fair share of the busy regions
-    work = np.concatenate([np.arange(k, n_tiles, 16, dtype=np.int32) for k in range(16)])
-    return Tiles(start, gaussian, slot, slot_start, work, reach)
+    return Tiles(start, gaussian, slot, slot_start, reach)
 
 
 class _Splat(torch.autograd.Function):
@@ -287,8 +284,8 @@ class _Splat(torch.autograd.Function):
         image = torch.empty((height, width, features.shape[1]), dtype=means2d.dtype)
         remaining = torch.empty((height, width), dtype=means2d.dtype)
         inputs = [t.detach().contiguous() for t in (means2d, conics, opacities, features)]
-        _cpu.blend_forward(
-            tiles.order, tiles.start, tiles.gaussian, *(t.numpy() for t in inputs[:3]), tiles.reach, inputs[3].numpy(),
+        _cpu.run(
+            _cpu.blend_forward, tiles.start, tiles.gaussian, *(t.numpy() for t in inputs[:3]), tiles.reach, inputs[3].numpy(),
             _constants(tiles.reach.dtype), width, height, image.numpy(), remaining.numpy(),
         )  # fmt: skip
         ctx.save_for_backward(*inputs, image, remaining)
@@ -303,13 +300,13 @@ class _Splat(torch.autograd.Function):
         G, channels = inputs[3].shape
         geometry = any(ctx.needs_input_grad[:3])
         slots = np.zeros((tiles.intersections, 6 + channels), tiles.reach.dtype)
-        _cpu.blend_backward(
-            tiles.order, tiles.start, tiles.gaussian, tiles.slot, *(t.numpy() for t in inputs[:3]), tiles.reach,
+        _cpu.run(
+            _cpu.blend_backward, tiles.start, tiles.gaussian, tiles.slot, *(t.numpy() for t in inputs[:3]), tiles.reach,
             inputs[3].numpy(), _constants(tiles.reach.dtype), width, height, image.numpy(), remaining.numpy(),
             _array(g_image), _array(g_alpha), geometry, slots,
         )  # fmt: skip
         total = torch.empty((G, 6 + channels), dtype=inputs[0].dtype)
-        _cpu.reduce_slots(tiles.slot_start, slots, total.numpy())
+        _cpu.run(_cpu.reduce_slots, tiles.slot_start, slots, total.numpy())
         if not geometry:
             return None, None, None, total[:, 6:], None, None, None
         return total[:, :2], total[:, 2:5], total[:, 5], total[:, 6:], None, None, None

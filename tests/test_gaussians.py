@@ -1,0 +1,298 @@
+"""Gaussians: PLY files, initialisation, RGB reconstruction, benchmark."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cclkit import bench
+from cclkit import gaussians as G
+from cclkit.errors import ConfigError, GaussiansError
+from cclkit.gaussians import Gaussians
+from cclkit.scenes.scene import Camera, Scene, View
+
+
+def random_gaussians(n=50, degree=3, seed=0) -> Gaussians:
+    rng = torch.Generator().manual_seed(seed)
+    r = lambda *s: torch.randn(s, generator=rng)  # noqa: E731
+    return Gaussians(r(n, 3), r(n, 4), r(n, 3), r(n), r(n, (degree + 1) ** 2, 3))
+
+
+# --------------------------------------------------------------------------- model and PLY
+def test_helpers():
+    g = random_gaussians(7, 2)
+    assert len(g) == 7 and g.sh_degree == 2
+    assert g.to(dtype=torch.float64).means.dtype == torch.float64
+    g.means.requires_grad_()
+    assert not g.detach().means.requires_grad and g.validate() is g
+
+
+@pytest.mark.parametrize("degree", range(4))
+def test_ply_round_trip_is_exact(tmp_path, degree):
+    g = random_gaussians(33, degree)
+    path = G.save_ply(g, tmp_path / "a.ply")
+    back = G.load_ply(path)
+    for name, t in vars(g).items():
+        assert torch.equal(getattr(back, name), t), name
+    G.save_ply(back, tmp_path / "b.ply")
+    assert path.read_bytes() == (tmp_path / "b.ply").read_bytes()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.ply", "b.ply"]  # no temporary files
+
+
+def test_ply_layout_is_the_one_of_splat_viewers(tmp_path):
+    """Read with plyfile alone, by the column names that viewers use; f_rest is channel-major."""
+    from plyfile import PlyData
+
+    g = random_gaussians(3, 1)
+    vertex = PlyData.read(str(G.save_ply(g, tmp_path / "a.ply")))["vertex"]
+    names = [p.name for p in vertex.properties]
+    assert names == (
+        "x y z nx ny nz f_dc_0 f_dc_1 f_dc_2".split() + [f"f_rest_{i}" for i in range(9)]
+        + "opacity scale_0 scale_1 scale_2 rot_0 rot_1 rot_2 rot_3".split()
+    )  # fmt: skip
+    assert np.array_equal(vertex["f_rest_4"], g.sh[:, 2, 1])  # channel 1, second of three coefficients
+    assert np.array_equal(vertex["rot_0"], g.quats[:, 0])
+
+
+def test_ply_of_no_gaussians(tmp_path):
+    assert len(G.load_ply(G.save_ply(random_gaussians(0, 1), tmp_path / "a.ply"))) == 0
+
+
+def test_bad_ply_files(tmp_path):
+    path = G.save_ply(random_gaussians(), tmp_path / "a.ply")
+    whole = path.read_bytes()
+    for cut in (0, 2, 40, 900, len(whole) - 1):
+        path.write_bytes(whole[:cut])
+        with pytest.raises(GaussiansError, match="a.ply.*expected"):
+            G.load_ply(path)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(range(256)))
+    with pytest.raises(GaussiansError, match="a.ply"):
+        G.load_ply(path)
+    path.write_text("ply\nformat ascii 1.0\nelement vertex 1\nproperty float x\nend_header\n1.0\n")
+    with pytest.raises(GaussiansError, match="lacks the columns y, z"):
+        G.load_ply(path)
+    path.write_text("ply\nformat ascii 1.0\nelement face 1\nproperty float x\nend_header\n1.0\n")
+    with pytest.raises(GaussiansError, match="vertex"):
+        G.load_ply(path)
+    path.write_bytes(whole.replace(b"property float f_rest_44\n", b""))
+    with pytest.raises(GaussiansError, match="44 f_rest"):
+        G.load_ply(path)
+    with pytest.raises(GaussiansError, match="missing.ply"):
+        G.load_ply(tmp_path / "missing.ply")
+    with pytest.raises(GaussiansError, match="cannot be written"):
+        G.save_ply(random_gaussians(), tmp_path / "no" / "folder.ply")
+    broken = random_gaussians()
+    broken.means[3, 1] = torch.nan
+    with pytest.raises(GaussiansError, match="index 3"):
+        G.save_ply(broken, tmp_path / "nan.ply")
+
+
+# --------------------------------------------------------------------------- image quality
+def test_psnr_and_ssim():
+    rng = torch.Generator().manual_seed(0)
+    a = torch.rand((24, 31, 3), generator=rng)
+    b = (a + 0.1 * torch.randn(a.shape, generator=rng)).clamp(0, 1)
+    assert torch.isinf(G.psnr(a, a)) and G.psnr(torch.zeros(4, 4, 3), torch.full((4, 4, 3), 0.1)) == pytest.approx(20)
+    assert G.ssim(a, a) == pytest.approx(1)
+    # by the definition, one window at a time in numpy
+    x = np.arange(11) - 5
+    window = np.exp(-(x[:, None] ** 2 + x[None] ** 2) / 4.5)
+    window = (window / window.sum())[..., None]
+    pad = lambda t: np.pad(t.double().numpy(), ((5, 5), (5, 5), (0, 0)))  # noqa: E731
+    A, B, total = pad(a), pad(b), []
+    for i in range(24):
+        for j in range(31):
+            p, q = A[i : i + 11, j : j + 11], B[i : i + 11, j : j + 11]
+            mp, mq = (window * p).sum((0, 1)), (window * q).sum((0, 1))
+            vp, vq, c = ((window * u * v).sum((0, 1)) for u, v in ((p, p), (q, q), (p, q)))
+            vp, vq, c = vp - mp**2, vq - mq**2, c - mp * mq
+            total.append((2 * mp * mq + 1e-4) * (2 * c + 9e-4) / ((mp**2 + mq**2 + 1e-4) * (vp + vq + 9e-4)))
+    assert float(G.ssim(a, b)) == pytest.approx(np.mean(total), abs=1e-5)
+
+
+# --------------------------------------------------------------------------- a tiny scene
+def make_scene(folder: Path, n_views=6, size=(48, 40), baseline=1.0) -> Scene:
+    """Photographs and depth of 60 coloured Gaussians, from cameras on an arc of the given width."""
+    rng = torch.Generator().manual_seed(5)
+    n = 60
+    truth = Gaussians(
+        means=(torch.rand((n, 3), generator=rng) - 0.5) * torch.tensor([2.0, 1.6, 0.6]),
+        quats=torch.randn((n, 4), generator=rng),
+        log_scales=torch.log(0.08 + 0.12 * torch.rand((n, 3), generator=rng)),
+        logit_opacities=torch.full((n,), 3.0),
+        sh=torch.randn((n, 1, 3), generator=rng),
+    )
+    (folder / "images").mkdir(parents=True)
+    (folder / "depth").mkdir()
+    w, h = size
+    K = np.array([[50.0, 0, w / 2], [0, 50.0, h / 2], [0, 0, 1]])
+    views = []
+    for i in range(n_views):
+        a = baseline * (i / max(n_views - 1, 1) - 0.5)
+        w2c = np.eye(4)
+        w2c[:3, :3] = [[np.cos(a), 0, np.sin(a)], [0, 1, 0], [-np.sin(a), 0, np.cos(a)]]
+        w2c[2, 3] = 3.0
+        view = View(f"frame_{i:05d}.png", folder / "images" / f"frame_{i:05d}.png", Camera(K, w2c, w, h))
+        out = G.rasterize(truth, view.camera)
+        Image.fromarray((out.color.clamp(0, 1) * 255).round().byte().numpy()).save(view.image_path)
+        depth = torch.where(out.alpha > 0.5, out.depth * 1e4, 0).round().numpy().astype(np.uint16)
+        Image.fromarray(depth).save(folder / "depth" / f"{view.stem}.png")
+        views.append(view)
+    points = truth.means.double().numpy()
+    colors = ((truth.sh[:, 0] * 0.282 + 0.5).clamp(0, 1) * 255).byte().numpy()
+    return Scene("tiny", folder, "colmap", tuple(views), points, colors, depth_folder=folder / "depth")
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory) -> Scene:
+    return make_scene(tmp_path_factory.mktemp("tiny") / "scene")
+
+
+def score(g: Gaussians, views) -> float:
+    each = []
+    for v in views:
+        each.append(float(G.psnr(G.rasterize(g, v.camera).color.clamp(0, 1), torch.from_numpy(v.image() / 255.0).float())))
+    return float(np.mean(each))
+
+
+# --------------------------------------------------------------------------- initialisation
+def test_from_points():
+    points = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 2], [0, 0, 2]], float)
+    g = G.from_points(points, np.full((5, 3), 255, np.uint8), sh_degree=2, seed=0)
+    assert g.sh.shape == (5, 9, 3)
+    assert torch.exp(g.log_scales[0]).numpy() == pytest.approx((1 + 1 + 2) / 3)
+    torch.testing.assert_close(torch.sigmoid(g.logit_opacities), torch.full((5,), 0.1))
+    assert (g.sh[:, 0] * 0.28209479 + 0.5).numpy() == pytest.approx(1)
+    same = np.zeros((4, 3))
+    G.from_points(same, np.zeros((4, 3), np.uint8), sh_degree=0, seed=0).validate()  # duplicates: no log(0)
+    G.from_points(same[:1], np.zeros((1, 3), np.uint8), sh_degree=0, seed=0).validate()
+    assert len(G.from_points(points, np.zeros((5, 3), np.uint8), max_gaussians=2)) == 2
+    for bad, colors, message in [
+        (np.zeros((0, 3)), np.zeros((0, 3)), "P > 0"),
+        (points, np.zeros((4, 3)), "one RGB per point"),
+        (points * np.nan, np.zeros((5, 3)), "NaN"),
+    ]:
+        with pytest.raises(GaussiansError, match=message):
+            G.from_points(bad, colors)
+
+
+def test_from_depth(scene):
+    a = G.from_depth(scene, max_gaussians=800, seed=1, sh_degree=1)
+    b = G.from_depth(scene, max_gaussians=800, seed=1, sh_degree=1)
+    assert 600 < len(a) <= 800 and torch.equal(a.means, b.means)
+    assert score(a, scene.views) > 15  # already looks like the scene
+    assert len(G.from_depth(scene, max_gaussians=1)) == 1
+
+
+def test_from_frusta_and_from_scene(scene):
+    g = G.from_frusta(scene.views, n_gaussians=300, seed=0, sh_degree=1).validate()
+    # the axes of this scene meet 3 units away
+    z = np.concatenate([v.camera.project(g.means.double().numpy())[1] for v in scene.views])
+    assert 2 < np.median(z) < 4
+    assert len(G.from_scene(scene, max_gaussians=100)) <= 100
+    bare = Scene("bare", scene.path, "colmap", scene.views, np.zeros((0, 3)), np.zeros((0, 3), np.uint8))
+    assert len(G.from_scene(bare, max_gaussians=70)) == 70
+    single = G.from_frusta(scene.views[:1], n_gaussians=10)
+    assert len(single.validate()) == 10
+
+
+def test_extent_does_not_collapse_with_cameras_close_together(tmp_path):
+    near = make_scene(tmp_path / "s", n_views=3, baseline=1e-4)
+    g = G.from_points(near.points, near.point_colors)
+    assert 0.5 < G.scene_extent(g, near.views) < 2  # 0.3 of 3 units, not 1e-4
+    behind = Gaussians(g.means - torch.tensor([0, 0, 100.0]), g.quats, g.log_scales, g.logit_opacities, g.sh)
+    with pytest.raises(GaussiansError, match="in front of"):
+        G.scene_extent(behind, near.views)
+
+
+# --------------------------------------------------------------------------- fitting
+def test_fit_rgb_improves_and_repeats(scene, tmp_path):
+    start = G.from_points(scene.points, scene.point_colors, sh_degree=1, seed=0)
+    options = dict(iterations=60, seed=3, densify=True, refine_every=20, log_every=20, progress=False, grow_gradient=5e-5)
+    before = torch.random.get_rng_state()
+    a, history = G.fit_rgb(start, scene.views, **options)
+    assert torch.equal(before, torch.random.get_rng_state())  # nobody else's random numbers change
+    assert score(a, scene.views) > score(start, scene.views) + 2
+    assert history["iteration"] == [20, 40, 60] and history["loss"][-1] < history["loss"][0]
+    assert len(a) != len(start) and history["count"][-1] == len(a)  # DefaultStrategy was at work
+    torch.manual_seed(99)  # must not matter
+    b, _ = G.fit_rgb(start, scene.views, **options)
+    assert G.save_ply(a, tmp_path / "a.ply").read_bytes() == G.save_ply(b, tmp_path / "b.ply").read_bytes()
+    c, _ = G.fit_rgb(start, scene.views, **{**options, "seed": 4})
+    assert len(c) != len(a) or not torch.equal(a.means, c.means)
+
+
+def test_fit_rgb_options(scene):
+    start = G.from_depth(scene, max_gaussians=300, sh_degree=2)
+    g, history = G.fit_rgb(
+        start, scene.views, iterations=12, seed=0, densify=False, sh_degree=1, resolution=0.5,
+        background=(1.0, 1.0, 1.0), progress=False,
+    )  # fmt: skip
+    assert len(g) == len(start) and g.sh.shape == start.sh.shape and not g.sh[:, 4:].any()
+    assert history["iteration"] == [12]
+    same, history = G.fit_rgb(start, scene.views, iterations=0, seed=0)
+    assert torch.equal(same.means, start.means) and history["loss"] == []
+    with pytest.raises(GaussiansError, match="no views"):
+        G.fit_rgb(start, [], iterations=1, seed=0)
+    with pytest.raises(GaussiansError, match="sh_degree"):
+        G.fit_rgb(start, scene.views, iterations=1, seed=0, sh_degree=3)
+
+
+def test_max_gaussians_and_opacity_reset(scene):
+    start = G.from_points(scene.points, scene.point_colors, sh_degree=0, seed=0)
+    options = dict(seed=0, refine_start=0, refine_every=5, refine_stop=100, grow_gradient=0.0, progress=False)
+    free, _ = G.fit_rgb(start, scene.views, iterations=22, **options)
+    capped, _ = G.fit_rgb(start, scene.views, iterations=22, max_gaussians=100, **options)
+    assert len(capped) < len(free) and len(capped) <= 200
+    reset, _ = G.fit_rgb(start, scene.views, iterations=11, reset_every=10, **options)
+    assert torch.sigmoid(reset.logit_opacities).max() < 0.02  # twice prune_opacity, right after the reset
+
+
+def test_strategy_reads_our_info(scene):
+    """The fields DefaultStrategy uses, with the meaning it gives them."""
+    from gsplat.strategy import DefaultStrategy
+
+    g = G.from_points(scene.points, scene.point_colors, sh_degree=0, seed=0)
+    params = torch.nn.ParameterDict(
+        {"means": g.means, "quats": g.quats, "scales": g.log_scales, "opacities": g.logit_opacities, "sh": g.sh}
+    )
+    optimizers = {k: torch.optim.Adam([p]) for k, p in params.items()}
+    strategy = DefaultStrategy()
+    strategy.check_sanity(params, optimizers)
+    state = strategy.initialize_state()
+    out = G.rasterize(Gaussians(*(params[k] for k in ("means", "quats", "scales", "opacities", "sh"))), scene.views[0].camera)
+    strategy.step_pre_backward(params, optimizers, state, 0, out.info)
+    out.color.square().sum().backward()
+    strategy.step_post_backward(params, optimizers, state, 0, out.info)
+    grad, visible = out.info["means2d"].grad, (out.info["radii"][0] > 0).all(1)
+    assert grad.shape == (1, len(g), 2) and out.info["radii"].shape == (1, len(g), 2)
+    assert torch.equal(state["count"].bool(), visible)
+    w, h = out.info["width"], out.info["height"]
+    torch.testing.assert_close(state["grad2d"], (grad[0] * torch.tensor([w / 2, h / 2])).norm(dim=1) * visible)
+
+
+# --------------------------------------------------------------------------- benchmark
+def test_bench(tmp_path, capsys):
+    path = tmp_path / "out.json"
+    options = ["--gaussians", "300", "--width", "64", "--height", "48", "--channels", "5", "--repeats", "1"]
+    assert bench.main(["rasterize", *options, "--json", str(path)]) == 0
+    result = json.loads(path.read_text())
+    assert result["channels"] == 5 and result["tile_intersections"] > 300 and "forward_s" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="channels"):
+        bench.bench_rasterize(channels=2)
+
+
+def test_garden_points_render():
+    """Real points: every view of the garden fills with them."""
+    path = Path(os.environ.get("CCLKIT_REAL_DATA", "")) / "garden" / "test_garden.npz"
+    if not os.environ.get("CCLKIT_REAL_DATA") or not path.exists():
+        pytest.skip("set CCLKIT_REAL_DATA to the folder that holds garden/test_garden.npz")
+    z = np.load(path)
+    g = G.from_points(z["means3d"], z["colors"], sh_degree=0, seed=0, max_gaussians=20_000)
+    for viewmat, K in zip(z["viewmats"], z["Ks"], strict=True):
+        cam = Camera(K.astype(float), viewmat.astype(float), int(z["width"]), int(z["height"])).scaled(0.25)
+        assert G.rasterize(g, cam).alpha.mean() > 0.3
