@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import os
+from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -127,8 +128,6 @@ def test_small_pieces():
     for size in range(1, 40):
         for target in range(1, 40):
             t = np.arange(target)
-            from fractions import Fraction
-
             assert nearest_indices(size, target, centres=True).tolist() == [int((i + Fraction(1, 2)) * size / target) for i in t.tolist()]
             assert nearest_indices(size, target, centres=False).tolist() == [i * size // target for i in t.tolist()]
 

@@ -329,6 +329,19 @@ def test_polygon_fill_inside_the_image_is_opencv_and_the_written_rule():
         np.testing.assert_array_equal(fill_polygon(points, (h, w)), fill_reference(points, h, w))
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+def test_polygon_fill_equals_published_masks(seed):
+    folder = os.environ.get("CCLKIT_ORACLES")
+    if not folder:
+        pytest.skip("CCLKIT_ORACLES is not set: no published vectors to compare with")
+    a = np.load(Path(folder) / f"A_langsplat_lerf_seed{seed}.npz", allow_pickle=False)
+    for unit, (frame, category) in enumerate(zip(a["unit_frame"], a["unit_category"])):
+        mask = np.zeros(a["image_hw"], bool)
+        for p in np.flatnonzero((a["poly_frame"] == frame) & (a["poly_category"] == category)):
+            mask |= fill_polygon(a["poly_points"][a["poly_start"][p] : a["poly_start"][p + 1]], mask.shape)
+        np.testing.assert_array_equal(mask, a["gt_mask"][unit])
+
+
 def test_polygon_fill_outside_the_image_is_the_same_rule_cut_out():
     rng = np.random.default_rng(1)
     for _ in range(200):
@@ -431,6 +444,9 @@ def test_llff_takes_points_of_the_same_world_only(ovs):
     assert len(s.points) == 1 and s.views[0].camera.K[0, 0] == 35
     path.write_text(text.replace("00.png", "x").replace("01.png", "00.png").replace("x", "01.png"))
     with pytest.warns(UserWarning, match="not those of poses_bounds.npy"):
+        assert len(load_scene(ovs).points) == 0
+    (path.parent / "points3D.txt").unlink()
+    with pytest.warns(UserWarning, match="gives no points.*incomplete COLMAP model"):
         assert len(load_scene(ovs).points) == 0
 
 

@@ -17,7 +17,7 @@ from ..errors import SceneError
 from .common import natural_key, read_json
 from .scene import LabelledObject, View
 
-FAR = 8
+FAR = 4
 """A vertex further outside than this many image sizes is an error of the file, not an overhanging polygon."""
 
 

@@ -160,12 +160,16 @@ def _model_of_same_world(root: Path, views: tuple[View, ...]):
     """The COLMAP model beside ``poses_bounds.npy``, for its points, if both describe one world.
 
     LLFF keeps COLMAP's world. A model whose camera centres differ was made separately, and its
-    points would float beside the views; it is left out with a warning.
+    points would float beside the views; it, or one that cannot be read, is left out with a warning.
     """
     folder = colmap.find_model(root)
     if folder is None:
         return None
-    model = colmap.read_model(folder)
+    try:
+        model = colmap.read_model(folder)
+    except SceneError as e:
+        warnings.warn(f"cameras come from poses_bounds.npy, and the COLMAP model beside it gives no points: {e}", stacklevel=4)
+        return None
     centres = {v.name: v.camera.centre for v in views}
     shared = [n for n in model.poses if n in centres]
     theirs = np.array([-model.poses[n][1][:3, :3].T @ model.poses[n][1][:3, 3] for n in shared])
