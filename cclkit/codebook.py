@@ -14,6 +14,7 @@ published; two separate means are the convention of protocol H.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -125,18 +126,30 @@ def fit_codebook(features: Tensor, labels: Tensor, config: CodebookConfig, *, se
     unit_features, table = _unit(features), _LabelTable(labels)
     optimiser = torch.optim.Adam([prototypes], lr=config.lr, betas=tuple(config.betas))
     curves = {k: np.zeros(config.steps) for k in ("max", "pull", "push", "total")}
-    for step in range(config.steps):
-        loss = _losses(prototypes, unit_features, table, config.lambda_pull, config.lambda_push, config.margin)
-        for k, curve in curves.items():
-            curve[step] = float(getattr(loss, k).detach())
-        optimiser.zero_grad(set_to_none=True)
-        loss.total.backward()
-        optimiser.step()
+    with _threads(1 if features.numel() < 2**20 else None):
+        for step in range(config.steps):
+            loss = _losses(prototypes, unit_features, table, config.lambda_pull, config.lambda_push, config.margin)
+            for k, curve in curves.items():
+                curve[step] = float(getattr(loss, k).detach())
+            optimiser.zero_grad(set_to_none=True)
+            loss.total.backward()
+            optimiser.step()
     with torch.no_grad():
         learned = _unit(prototypes)
     if not torch.isfinite(learned).all():
         raise CodebookError("the codebook is not finite after training; lower codebook.lr or check the features")
     return Codebook(learned.detach(), initial, curves)
+
+
+@contextlib.contextmanager
+def _threads(n: int | None):
+    """Run with n torch threads: on small problems starting threads costs more than the arithmetic."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(n or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def shuffled(labels: Tensor, generator: torch.Generator) -> Tensor:

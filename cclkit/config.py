@@ -123,7 +123,7 @@ class GaussiansConfig:
     """RGB reconstruction."""
 
     init: str = "auto"
-    """"points" (the scene's points, densified), "depth" (back-projected depth), "random", or "auto": points, else depth, else random."""
+    """"points" (the scene's points, as the paper does), "depth" (back-projected depth), "random", or "auto": depth, else points, else random."""
     max_gaussians: int = 30_000
     """Upper bound when starting from depth."""
     iterations: int = 700
@@ -178,6 +178,8 @@ class EvaluationConfig:
     """Protocol for the LERF-OVS layout."""
     ovs_protocol: str = "ovs3d_langsplat"
     """Protocol for the 3D-OVS layout."""
+    argmax_level: str = "wp"
+    """Level that the ovs3d_argmax protocol scores. Paper does not say (ours: wp, since its classes are whole objects)."""
 
 
 @dataclass(frozen=True)

@@ -116,7 +116,7 @@ def index_map_miou(run: Run) -> float:
     return 100 * aggregates["pooled"]["miou"]
 
 
-def scene_ablation(run: Run, *, seeds: Sequence[int], simulate: Sequence[int] | None = None, arms: Sequence[str] = tuple(ARMS)) -> dict[str, list[float]]:
+def scene_ablation(run: Run, *, seeds: Sequence[int], arms: Sequence[str] = tuple(ARMS)) -> dict[str, list[float]]:
     """mIoU % of every arm on the scene's 2D index maps, one value per seed.
 
     A seed drives both the simulated imperfections and the codebook's start, so its spread is that

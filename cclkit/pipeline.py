@@ -7,6 +7,7 @@ masks -> features ┐
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import platform
@@ -29,15 +30,15 @@ from . import __version__, config as configs
 from .artefacts import Artefact, Store, atomic_write, code_version, content_key, save_json, save_npz
 from .codebook import Codebook, fit_codebook, index_map
 from .config import Config
-from .errors import CclkitError, ConfigError, EvaluationError
+from .errors import CclkitError, ConfigError, EvaluationError, QueryError
 from .evaluation import lerf_ovs, ovs3d
 from .evaluation.metrics import write_results
 from .features import view_features
 from .field import SemanticField, field_from_tensors, field_tensors, train_field
 from .foundation import FrontEnd, build_front_end
-from .gaussians import Gaussians, fit_rgb, from_depth, from_points, from_random, load_ply, save_ply
+from .gaussians import Gaussians, fit_rgb, from_depth, from_frusta, from_points, load_ply, save_ply
 from .masks import LEVELS, FilterCounts, ViewMasks, build_view_masks, pack, unpack
-from .query import code_relevancy, code_softmax_relevancy
+from .query import code_relevancy, code_softmax_relevancy, select_level_by_maximum
 from .scenes import Scene, View, content_hash, load_scene
 from .tracking import ViewTracks, track_masks
 
@@ -212,10 +213,11 @@ class Run:
         g, how = initial_gaussians(self.scene, c.init, max_gaussians=c.max_gaussians, sh_degree=c.sh_degree, seed=self.config.seed)
         history: dict = {}
         if c.iterations:
-            with tqdm(total=c.iterations, desc=f"reconstruction from {how}", disable=quiet()) as bar:
-                g, history = fit_rgb(
-                    g, self.scene.training_views, iterations=c.iterations, seed=self.config.seed, densify=c.densify, sh_degree=c.sh_degree, progress=lambda *_: bar.update()
-                )
+            g, history = fit_rgb(
+                g, self.scene.training_views, iterations=c.iterations, seed=self.config.seed, densify=c.densify, sh_degree=c.sh_degree,
+                max_gaussians=c.max_gaussians if c.densify else None, progress=not quiet(),
+            )
+            history.pop("seconds")  # times are recorded once, beside the artefact, so that its content repeats bit for bit
         save_ply(g, folder / "gaussians.ply")
         save_npz(folder / "history.npz", **{k: np.asarray(v) for k, v in history.items()})
         return {"start": how, "n_gaussians": len(g)}
@@ -239,7 +241,12 @@ class Run:
             rows, aggregates = lerf_ovs.evaluate_scene(self.scene, self.relevancy, protocol=protocol)
         elif self.scene.classes:
             protocol, constants = c.ovs_protocol, ovs3d.constants(c.ovs_protocol)
-            rows, aggregates = ovs3d.evaluate_scene(self.scene, self.relevancy, protocol=protocol)
+            if protocol == "ovs3d_argmax":  # one map per class, no canonical phrases: cosines of one level
+                level = LEVELS.index(c.argmax_level)
+                scores = lambda name, texts: self.similarity(name, texts)[:, level]
+            else:
+                scores = self.relevancy
+            rows, aggregates = ovs3d.evaluate_scene(self.scene, scores, protocol=protocol)
         else:
             raise EvaluationError(
                 f"{self.scene.path}: the scene has neither LERF-OVS labels nor 3D-OVS class masks, so there is nothing to "
@@ -314,8 +321,7 @@ class Run:
         """Relevancy of texts in a view, at both levels. ``code_maps`` [2, H, W] replaces the field's codes."""
         q, books = self.config.query, self.codebooks()
         maps = self.codes(view) if code_maps is None else code_maps
-        text = self.front_end.encoder.encode_text(list(texts))
-        canonical = self.front_end.encoder.encode_text(list(q.canonical))
+        text, canonical = self._text(texts), self._text(q.canonical)
         out = []
         for name, codes in zip(LEVELS, maps):
             if len(books[name].prototypes) == 0:
@@ -327,6 +333,20 @@ class Run:
             else:
                 raise ConfigError(f"query.rule={q.rule!r} is unknown; use 'relevancy' or 'softmax'")
         return torch.stack(out, 1)
+
+    def similarity(self, view: View | str, texts: Sequence[str]) -> torch.Tensor:  # [P, 2, H, W]
+        """Cosine of each pixel's prototype with each text, at both levels."""
+        text, out = torch.from_numpy(self._text(texts)), []
+        for book, codes in zip(self.codebooks().values(), self.codes(view)):
+            scores = text @ book.prototypes.T  # [P, N]
+            out.append(scores[:, torch.from_numpy(codes).long()])
+        return torch.stack(out, 1)
+
+    def _text(self, texts: Sequence[str]) -> np.ndarray:
+        blank = [t for t in texts if not t.strip()]
+        if blank:
+            raise QueryError(f"query {blank[0]!r} is empty; write what to look for")
+        return self.front_end.encoder.encode_text(list(texts))
 
     def evaluation(self) -> dict:
         """Protocol, constants, rows and aggregates, as in evaluation.json."""
@@ -386,16 +406,47 @@ def run_pipeline(run: Run, *, until: str = "evaluation", report: Callable[[str],
     return run
 
 
+def answer_query(run: Run, text: str, views: Sequence[View]) -> Path:
+    """Mask and overlay of a text in some views, as PNG files; returns their folder.
+
+    The rule is the LERF-OVS protocol's, level choice included; relevancy below 0.5 everywhere means
+    that every canonical phrase fits better, which is reported as such in answer.json.
+    """
+    from PIL import Image
+
+    slug = "".join(c if c.isalnum() else "_" for c in text.lower()).strip("_") or "query"
+    folder = run.store.root / "queries" / slug
+    answers = {}
+    for view in progress(views, "query"):
+        maps = run.relevancy(view, [text])[0].numpy()
+        steps = lerf_ovs.query_steps(maps)
+        level = select_level_by_maximum(steps.smoothed)
+        mask = steps.mask[level]
+        for name, picture in (("mask", mask.astype(np.uint8) * 255), ("overlay", _overlay(view.image(), mask))):
+            buffer = io.BytesIO()
+            Image.fromarray(picture).save(buffer, "PNG")
+            atomic_write(folder / f"{view.stem}_{name}.png", buffer.getvalue())
+        best = float(maps[level].max())
+        answers[view.name] = {"level": LEVELS[level], "highest_relevancy": best, "found": best > 0.5, "mask_pixels": int(mask.sum())}
+    save_json(folder / "answer.json", {"text": text, "front_end": run.front_end.label, "views": answers})
+    return folder
+
+
+def _overlay(image: np.ndarray, mask: np.ndarray) -> np.ndarray:  # [H, W, 3] uint8
+    """The photograph with everything outside the mask dimmed."""
+    return np.where(mask[..., None], image, (0.3 * image).astype(np.uint8))
+
+
 def initial_gaussians(scene: Scene, how: str, *, max_gaussians: int, sh_degree: int, seed: int) -> tuple[Gaussians, str]:
-    """Where reconstruction starts: the scene's points, its depth, or random points. Returns what was used."""
+    """Where reconstruction starts: the scene's depth, its points, or random places. Returns what was used."""
     if how == "auto":
-        how = "points" if len(scene.points) >= 100 else "depth" if scene.depth_folder else "random"
+        how = "depth" if scene.depth_folder else "points" if len(scene.points) >= 100 else "random"
     if how == "points":
         return from_points(scene.points, scene.point_colors, sh_degree=sh_degree, seed=seed), how
     if how == "depth":
         return from_depth(scene, max_gaussians=max_gaussians, sh_degree=sh_degree, seed=seed), how
     if how == "random":
-        return from_random(scene, n=max_gaussians, sh_degree=sh_degree, seed=seed), how
+        return from_frusta(scene.training_views, n_gaussians=max_gaussians, sh_degree=sh_degree, seed=seed), how
     raise ConfigError(f"gaussians.init={how!r} is unknown; use 'auto', 'points', 'depth' or 'random'")
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from scipy.spatial.transform import Rotation, Slerp
 
 from ..errors import SceneError
 
@@ -57,6 +58,14 @@ class Camera:
         rays = np.stack([(x - self.K[0, 2]) / self.K[0, 0], (y - self.K[1, 2]) / self.K[1, 1], np.ones_like(x)], -1)
         c2w = self.camera_to_world
         return (rays * depth[..., None]) @ c2w[:3, :3].T + c2w[:3, 3]
+
+    def between(self, other: "Camera", t: float) -> "Camera":
+        """The camera a share ``t`` of the way to another one: centres and intrinsics linearly, rotation along the shortest arc."""
+        turn = Slerp([0, 1], Rotation.from_matrix([self.world_to_camera[:3, :3], other.world_to_camera[:3, :3]]))
+        pose = np.eye(4)
+        pose[:3, :3] = turn(t).as_matrix()
+        pose[:3, 3] = -pose[:3, :3] @ ((1 - t) * self.centre + t * other.centre)
+        return Camera((1 - t) * self.K + t * other.K, pose, self.width, self.height)
 
     def scaled(self, factor: float) -> "Camera":
         """The same view at another resolution; the principal point scales with the pixel grid."""
