@@ -3,6 +3,8 @@
 import dataclasses
 import inspect
 import os
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -267,6 +269,16 @@ def test_same_bits_for_any_number_of_threads():
             assert torch.equal(a, b)
 
 
+def test_two_python_threads_at_once():
+    """Widgets and data loaders call from threads of their own."""
+    cam = camera(130, 100, 90.0)
+    g = problem(400, cam=cam, dtype=torch.float32)
+    want = G.rasterize(g, cam).color
+    with ThreadPoolExecutor(4) as pool:
+        for got in pool.map(lambda _: G.rasterize(g, cam).color, range(16)):
+            assert torch.equal(got, want)
+
+
 # --------------------------------------------------------------------------- frozen geometry
 def test_splat_features_equals_rasterize():
     cam = camera()
@@ -325,10 +337,7 @@ def test_cuda_arguments_fit_the_installed_gsplat():
 def test_cuda_branch_with_a_stand_in_for_gsplat(monkeypatch):
     """Shapes and the split of channels, with gsplat replaced by our CPU back end."""
     gsplat = pytest.importorskip("gsplat")
-    from cclkit.gaussians import rasterize as _function  # noqa: F401  (the package exports the function)
-    import sys
-
-    module = sys.modules["cclkit.gaussians.rasterize"]
+    module = sys.modules["cclkit.gaussians.rasterize"]  # the package exports the function under this name
     g, cam = problem(degree=2, dtype=torch.float32), camera()
     f = torch.randn((len(g), 8), generator=torch.Generator().manual_seed(0))
 

@@ -155,7 +155,7 @@ def load_ply(path: str | Path) -> Gaussians:
         ply = PlyData.read(str(path), mmap=False)
     except OSError as e:
         raise GaussiansError(f"{path}: cannot be read ({e.strerror or e}); check the path") from e
-    except (PlyParseError, ValueError, UnicodeDecodeError, KeyError) as e:
+    except (PlyParseError, ValueError, KeyError, MemoryError) as e:  # MemoryError: an absurd count in the header
         raise GaussiansError(f"{path}: not a complete PLY file ({e}), expected a 3DGS PLY; {remedy}") from e
     if "vertex" not in ply:
         raise GaussiansError(f"{path}: has elements {[e.name for e in ply.elements]}, expected 'vertex'; {remedy}")
