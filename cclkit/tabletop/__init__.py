@@ -14,10 +14,9 @@ from .recipes import RECIPES
 from .recipes import plan as plan_scene
 
 SCENES = tuple(RECIPES)
-SPP = 32
 
 
-def render_view(scene, plan, shot, *, spp: int = SPP, seed: int = 0, photo: bool = True):
+def render_view(scene, plan, shot, *, spp: int | None = None, seed: int = 0, photo: bool = True):
     """One view of a built scene as an ``export.Rendered`` (black photograph if ``photo`` is False)."""
     from .export import Rendered
     from .layout import LEVELS, nodes
@@ -31,12 +30,14 @@ def render_view(scene, plan, shot, *, spp: int = SPP, seed: int = 0, photo: bool
     image = np.zeros((*b.depth.shape, 3), np.uint8)
     if photo:
         glass = any(l.material.kind == "glass" for l in plan.leaves)
-        image = develop(photograph(scene, shot, spp, seed, glass=glass), shot, plan.exposure, seed)
+        image = develop(photograph(scene, shot, spp or plan.spp, seed, glass=glass), shot, plan.exposure, seed)
     return Rendered(shot, image, ids, np.rint(b.depth / DEPTH_UNIT) * DEPTH_UNIT)
 
 
-def generate(name: str, out: str | Path, *, spp: int = SPP, progress: bool = True) -> Path:
+def generate(name: str, out: str | Path, *, spp: int | None = None, progress: bool = True) -> Path:
     """Render a benchmark scene below ``out`` (out/lerf_ovs/NAME or out/3d_ovs/NAME); returns its folder.
+
+    ``spp`` overrides the recipe's paths per pixel (the photographs then differ from the committed ones).
 
     Raises ConfigError for an unknown name and DependencyError without Mitsuba.
     """

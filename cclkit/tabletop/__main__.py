@@ -6,14 +6,14 @@ import argparse
 import sys
 
 from ..errors import CclkitError
-from . import SCENES, SPP, generate
+from . import SCENES, generate
 
 
 def main(argv=None) -> int:
     p = argparse.ArgumentParser(prog="python -m cclkit.tabletop", description="Render Tabletop scenes from their seeds (needs Mitsuba 3).")
     p.add_argument("name", help=f"all, or one of {', '.join(SCENES)}")
     p.add_argument("out", help="folder that receives lerf_ovs/ and 3d_ovs/, e.g. data/tabletop")
-    p.add_argument("--spp", type=int, default=SPP, help=f"paths per pixel (default {SPP})")
+    p.add_argument("--spp", type=int, help="paths per pixel (default: the recipe's)")
     a = p.parse_args(argv)
     try:
         for name in SCENES if a.name == "all" else [a.name]:

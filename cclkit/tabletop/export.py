@@ -268,12 +268,14 @@ def write(layout: Layout, views: list[Rendered], out: Path) -> Path:
                 _png(np.isin(v.ids["whole"], q["ids"]).astype(np.uint8) * 255, p)
                 written.append(p)
 
+    first = set(np.unique(views[0].ids["whole"]).tolist())
+    difficulties = {**layout.difficulties, "absent_from_first_view": [n["name"] for n in table if n["level"] == "whole" and n["id"] not in first]}
     effects = {v.shot.name: {k: x for k, x in (("exposure", v.shot.exposure), ("motion_blur", list(v.shot.moves))) if x not in (1.0, [])} for v in views}
     _json({
         "name": layout.name, "title": layout.title, "layout": layout.kind, "seed": layout.seed, "units": "metres",
         "depth_unit": DEPTH_UNIT, "up": [0, 0, 1], "held_out": list(layout.held_out), "labelled": list(layout.labelled),
-        "difficulties": layout.difficulties, "effects": {k: e for k, e in effects.items() if e},
-        "licence": "CC-BY-4.0", "generator": "cclkit.tabletop", "views": {v.shot.name: camera_json(v.shot.camera) for v in views},
+        "difficulties": difficulties, "effects": {k: e for k, e in effects.items() if e},
+        "licence": "CC-BY-4.0", "generator": "cclkit.tabletop", "samples_per_pixel": layout.spp, "views": {v.shot.name: camera_json(v.shot.camera) for v in views},
     }, scene / "scene.json", indent=1)
     written.append(scene / "scene.json")
 

@@ -108,6 +108,24 @@ def tiles(a, b, cells: int, rng, size: int = 512) -> np.ndarray:
     return np.clip(img, 0, 255).astype(np.uint8)
 
 
+def bricks(colour, rng, rows: int = 8, size: int = 512) -> np.ndarray:
+    """Running-bond brickwork with light joints."""
+    img = np.tile(rgb((196, 188, 176)), (size, size, 1))
+    h, w = size // rows, size // (rows // 2)
+    for i in range(rows):
+        for j in range(-1, rows // 2 + 1):
+            x = j * w + (i % 2) * w // 2
+            tone = rgb(colour) * (1 + rng.uniform(-0.12, 0.10))
+            img[i * h + 4: (i + 1) * h - 3, max(x + 4, 0): max(x + w - 4, 0)] = tone
+    return np.clip(img * (1 + 0.05 * noise((size, size), (48, 48), rng))[..., None], 0, 255).astype(np.uint8)
+
+
+def grass(rng, size: int = 512) -> np.ndarray:
+    """A lawn: blotches of several greens."""
+    n = noise((size, size), (10, 10), rng) * 0.10 + noise((size, size), (64, 48), rng) * 0.12
+    return _tint((92, 134, 58), n)
+
+
 def carpet(colours, rng, size: int = 512) -> np.ndarray:
     """A rug of nested frames and diamonds: clutter with structure."""
     y, x = np.mgrid[:size, :size] / size - 0.5

@@ -107,6 +107,7 @@ def lathe(profile, n: int = 48, crease: float = 35.0) -> Mesh:
     degrees get two normals, softer ones are shaded smoothly.
     """
     p = np.asarray(profile, float)
+    p = p[np.r_[True, np.abs(np.diff(p, axis=0)).max(1) > 1e-9]]
     d = _unit(np.diff(p, axis=0))
     segn = np.stack([d[:, 1], -d[:, 0]], -1)  # right-hand normal of every segment
     rows, normals = [], []
