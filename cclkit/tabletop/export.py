@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from ..errors import SceneError
+from ..errors import ConfigError, SceneError
 from ..scenes.scene import DEPTH_UNIT, Camera
 from .layout import LEVELS, Layout, Shot, nodes
 
@@ -48,6 +48,18 @@ def queries(table: list[dict]) -> list[dict]:
             if n["level"] == level and n["query"]:
                 found.setdefault((n["name"], level), []).append(n["id"])
     return [{"text": t, "granularity": g, "ids": ids} for (t, g), ids in found.items()]
+
+
+def label_queries(layout: Layout, table: list[dict]) -> list[dict]:
+    """The queries that label files carry: whole objects, then the parts the recipe names.
+
+    Raises ConfigError when the recipe names a part that no object has.
+    """
+    asked = queries(table)
+    unknown = set(layout.parts) - {q["text"] for q in asked if q["granularity"] != "whole"}
+    if unknown:
+        raise ConfigError(f"layout {layout.name}: parts {sorted(unknown)} belong to no object; known: {', '.join(q['text'] for q in asked if q['granularity'] != 'whole')}")
+    return [q for q in asked if q["text"] in layout.parts or (q["granularity"] == "whole" and not table[q["ids"][0] - 1]["stuff"])]
 
 
 # ---------------------------------------------------------------- polygons
@@ -97,7 +109,13 @@ def label_file(view: Rendered, asked: list[dict]) -> dict:
         mask = np.isin(view.ids[q["granularity"]], q["ids"])
         if mask.sum() < MIN_PIECE:
             continue
-        for ring in polygons(mask, max(12, int(0.02 * mask.sum()))):
+        rings = polygons(mask, max(12, int(0.02 * mask.sum())))
+        filled = np.zeros(mask.shape, np.uint8)
+        for ring in rings:
+            cv2.fillPoly(filled, [ring.astype(np.int32)], 1)
+        if (mask & (filled > 0)).sum() < 0.9 * (mask | (filled > 0)).sum():
+            continue  # too scattered to outline here (chocolate chips from afar)
+        for ring in rings:
             (x1, y1), (x2, y2) = ring.min(0), ring.max(0)
             objects.append({
                 "id": len(objects) + 1, "category": q["text"], "granularity": q["granularity"],
@@ -251,7 +269,7 @@ def write(layout: Layout, views: list[Rendered], out: Path) -> Path:
         xyz, colour, tracks = surface_points(views, layout.held_out, np.random.default_rng(layout.seed))
         write_colmap(scene / "sparse" / "0", views, xyz, colour, tracks)
         written += [scene / "sparse" / "0" / n for n in ("cameras.bin", "images.bin", "points3D.bin")]
-        texts = [q for q in asked if not table[q["ids"][0] - 1]["stuff"]]
+        texts = label_queries(layout, table)
         for v in labelled:
             base = out / "lerf_ovs" / "label" / layout.name / v.stem
             _json(label_file(v, texts), base.with_suffix(".json"))

@@ -64,6 +64,7 @@ class Layout:
     spp: int = 18  # paths per pixel; more than it seems, for what they leave is denoised
     held_out: tuple[str, ...] = ()
     labelled: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()  # part and subpart texts that are labelled beside the whole objects
     difficulties: dict = field(default_factory=dict)
     title: str = ""
 
