@@ -279,7 +279,7 @@ def test_regenerated_ids_are_the_committed_ones(folder):
     plan = recipes.plan(folder.name)
     shot = plan.shots[2]
     x0, y0, w, h = 120, 100, 64, 48
-    b = render.buffers(render.build(plan), plan, shot.camera, (x0, y0, w, h))
+    b = render.buffers(render.build(plan), shot.camera, (x0, y0, w, h))
     table, rows = layout.nodes(plan)
     assert json.loads(json.dumps(table)) == hierarchy(folder)["nodes"]
     stem = Path(shot.name).stem

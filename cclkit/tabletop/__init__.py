@@ -24,7 +24,7 @@ def render_view(scene, plan, shot, *, spp: int | None = None, seed: int = 0, pho
     from ..scenes.scene import DEPTH_UNIT
 
     _, rows = nodes(plan)
-    b = buffers(scene, plan, shot.camera)
+    b = buffers(scene, shot.camera)
     hit = b.leaf >= 0
     ids = {level: np.where(hit, rows[b.leaf, k], 0).astype(np.int32) for k, level in enumerate(LEVELS)}
     image = np.zeros((*b.depth.shape, 3), np.uint8)

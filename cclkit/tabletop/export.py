@@ -10,7 +10,7 @@ import hashlib
 import io
 import json
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -253,8 +253,11 @@ def write(layout: Layout, views: list[Rendered], out: Path) -> Path:
         written.append(path)
 
     big = len(table) > 255
-    for v in views:
-        put(scene / "images" / v.shot.name, _jpeg(v.image))
+    coded = [_jpeg(v.image) for v in views]
+    # From here on the photographs are what a reader of the files sees.
+    views = [replace(v, image=np.asarray(Image.open(io.BytesIO(c)))) for v, c in zip(views, coded)]
+    for v, c in zip(views, coded):
+        put(scene / "images" / v.shot.name, c)
         _png(np.rint(v.depth / DEPTH_UNIT).astype(np.uint16), scene / "depth" / f"{v.stem}.png")
         written.append(scene / "depth" / f"{v.stem}.png")
         for level in LEVELS:
