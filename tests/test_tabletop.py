@@ -15,7 +15,7 @@ from PIL import Image
 
 from cclkit.errors import CclkitError, ConfigError, DependencyError, SceneError
 from cclkit.scenes.scene import DEPTH_UNIT, Camera
-from cclkit.tabletop import SCENES, export, layout, objects, recipes
+from cclkit.tabletop import SCENES, export, layout, objects, random_scenes, recipes
 
 DATA = Path(__file__).resolve().parents[1] / "data" / "tabletop"
 FOLDERS = sorted(p.parent for p in DATA.glob("*/*/scene.json"))
@@ -258,6 +258,18 @@ def test_families_have_parts_and_closed_normals():
         again = objects.make(n, np.random.default_rng(1))
         assert all(np.array_equal(x.mesh.vertices, y.mesh.vertices) for x, y in zip(item.leaves, again.leaves))
     assert deep >= 10
+
+
+def test_random_scenes_keep_clear_of_the_benchmark():
+    with pytest.raises(ConfigError, match="belongs to the benchmark"):
+        random_scenes.random_layout(max(recipes.plan(s).seed for s in SCENES))
+    a, b = (random_scenes.random_layout(random_scenes.FIRST_SEED + 7) for _ in range(2))
+    layout.check_apart(a.items)
+    assert all(np.array_equal(x.mesh.vertices, y.mesh.vertices) for x, y in zip(a.leaves, b.leaves))
+    table, rows = layout.nodes(a)
+    texts = random_scenes.captions(table)
+    assert len(rows) == len(a.leaves) and set(texts) == {n["id"] for n in table}
+    assert all(t and t[0] == n["name"] for t, n in zip(texts.values(), table))
 
 
 def test_mitsuba_missing_is_one_line(monkeypatch, capsys):

@@ -82,7 +82,7 @@ def make(family_name: str, rng: np.random.Generator, colour: str | None = None, 
 
 
 def _plush(rng, colour, strength=0.10) -> Material:
-    return textured(mottled(colour, rng, strength, 14), colour=str(colour), name="plush")
+    return textured(mottled(colour, rng, strength, 14), colour=colour if isinstance(colour, str) else "", name="plush")
 
 
 def _vary(rng, x: float, by: float = 0.08) -> float:
@@ -420,7 +420,7 @@ def camera(rng, colour) -> Item:
 def plant(rng, colour) -> Item:
     o = Item("potted plant", captions=("house plant", "plant in a pot"))
     o.add(lathe([(0, 0), (0.032, 0), (0.042, 0.062), (0.046, 0.062), (0.047, 0.074), (0.043, 0.075), (0.041, 0.066), (0, 0.066)]),
-          textured(mottled((186, 104, 68) if colour == "copper" else colour, rng, 0.06), colour=colour, name="clay"), "plant pot")
+          textured(mottled((186, 104, 68) if colour == "copper" else colour, rng, 0.06), colour=colour if colour != "copper" else "", name="clay"), "plant pot")
     o.add(displaced(lathe([(0.0415, 0.067), (0.02, 0.070), (0, 0.071)]), 0.001, 0.012, 5), textured(mottled((74, 54, 40), rng, 0.3, 24), name="soil"), "_soil")
     n = 15
     for k in range(n):

@@ -144,20 +144,23 @@ def denoised(a: np.ndarray, b: np.ndarray, radius: int = 4) -> np.ndarray:  # [H
     return (total / weight[..., None]) ** 2
 
 
-def photograph(scene, shot: Shot, spp: int, seed: int, depth: int = 5, glass: bool = False) -> np.ndarray:  # [H, W, 3] float64 linear
-    """Radiance of one view; a blurred shot averages camera poses over its exposure."""
+def photograph(scene, shot: Shot, spp: int, seed: int, depth: int = 5, glass: bool = False, fast: bool = False) -> np.ndarray:  # [H, W, 3] float64 linear
+    """Radiance of one view; a blurred shot averages camera poses over its exposure.
+
+    ``fast`` takes ``spp`` as it is, on an unstratified sampler (a stratified one rounds to squares).
+    """
     mi = mitsuba()
     # volpath is path that also samples lights through glass, at a third more time.
     integrator = mi.load_dict({"type": "volpath" if glass else "path", "max_depth": depth + 2 * glass, "rr_depth": 4})
     steps = BLUR_STEPS if shot.moves else 1
-    per = max(1, round((spp / steps / 2) ** 0.5)) ** 2
+    per = max(1, round((spp / steps / 2) ** 0.5)) ** 2 if not fast else max(1, round(spp / steps / 2))
     halves = []
     for half in range(2):
         total = 0.0
         for k in range(steps):
             cam = shot.camera_at((k + 0.5) / steps - 0.5)
             # Box filter: neighbouring pixels share no samples, which the denoiser relies on.
-            sensor = mi.load_dict({**_sensor(mi, cam, rfilter={"type": "box"}), "sampler": {"type": "multijitter", "sample_count": per}})
+            sensor = mi.load_dict({**_sensor(mi, cam, rfilter={"type": "box"}), "sampler": {"type": "independent" if fast else "multijitter", "sample_count": per}})
             out = mi.render(scene, sensor=sensor, integrator=integrator, spp=per, seed=seed + 7919 * k + 104729 * half)
             total = total + np.asarray(out, dtype=np.float64)
         halves.append(np.nan_to_num(total / steps))

@@ -1,0 +1,129 @@
+"""Unlimited random scenes for training small models: the benchmark's families, never its layouts.
+
+Seeds start at ``FIRST_SEED``; the benchmark's are far below, so the two can never share a scene.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Iterator
+
+import numpy as np
+
+from ..errors import ConfigError
+from .layout import Layout, Light, Shot, look_at, nodes, room, scatter, square_table
+from .materials import PALETTE, bricks, carpet, checks, grass, mottled, stripes, textured, tiles, wood
+from .objects import FAMILIES, Leaf, make
+
+FIRST_SEED = 1_000_000
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One rendered view of a random scene, with all its labels."""
+
+    image: np.ndarray  # [H, W, 3] uint8
+    ids: dict[str, np.ndarray]  # "subpart" | "part" | "whole" -> [H, W] int32, 0 = nothing
+    depth: np.ndarray  # [H, W] float64 metres
+    camera: object  # Camera
+    captions: dict[int, tuple[str, ...]]  # id -> texts that describe the region, the plainest first
+
+
+def _surface(rng: np.random.Generator):
+    """A random texture and the name of what it is on."""
+    pick = lambda *c: str(rng.choice(c))  # noqa: E731
+    light, dark = pick("white", "cream", "beige", "light blue"), pick("blue", "red", "dark green", "grey", "purple")
+    options = [
+        ("wooden table", lambda: wood(rng.uniform([110, 70, 45], [205, 160, 120]), rng, int(rng.integers(3, 8)))),
+        ("checked tablecloth", lambda: checks(light, dark, int(rng.integers(8, 20)))),
+        ("tiled table", lambda: tiles(light, pick("grey", "beige", "white"), int(rng.integers(4, 9)), rng)),
+        ("stone table", lambda: mottled(rng.uniform(90, 215) * rng.uniform(0.92, 1.05, 3), rng, 0.1, 8, 256)),
+        ("patterned rug", lambda: carpet([light, dark, "beige", pick("red", "dark blue", "brown")], rng)),
+        ("lawn", lambda: grass(rng)),
+        ("striped cloth", lambda: stripes(light, dark, int(rng.integers(6, 16)))),
+    ]
+    name, tex = options[int(rng.integers(len(options)))]
+    return name, tex()
+
+
+def random_layout(seed: int, views: int = 4, width: int = 256, height: int = 192) -> Layout:
+    """Five to nine objects scattered on a table of about half a metre.
+
+    Raises ConfigError for a seed below ``FIRST_SEED``.
+    """
+    if seed < FIRST_SEED:
+        raise ConfigError(f"tabletop: seed {seed} belongs to the benchmark; random scenes start at {FIRST_SEED}")
+    rng = np.random.default_rng(seed)
+    names = rng.choice(list(FAMILIES), size=int(rng.integers(5, 10)))
+    items = []
+    for n in names:
+        item = make(str(n), rng)
+        s = rng.uniform(0.85, 1.2)
+        item.leaves = [Leaf(l.mesh.scaled(s), l.material, l.path) for l in item.leaves]
+        items.append(item)
+    side = 0.42
+    for _ in range(4):
+        try:
+            placed = scatter(items, side, side, rng, tries=60)
+            break
+        except ConfigError:
+            side *= 1.2  # a crowd of large objects gets a larger table
+    else:
+        placed = scatter(items[:4], side, side, rng)
+    name, tex = _surface(rng)
+    table = square_table(name, textured(tex, "glossy", 0.4), side + 0.45, side + 0.45, float(rng.uniform(0.9, 1.6)))
+    wall = bricks(rng.uniform([110, 60, 50], [190, 150, 130]), rng) if rng.random() < 0.25 else mottled(rng.uniform(120, 220) * rng.uniform(0.88, 1.08, 3), rng, 0.04)
+    surroundings = room(table, textured(wood(rng.uniform([90, 70, 50], [200, 170, 140]), rng)), textured(wall), floor_repeat=0.6)
+    shots = []
+    for k in range(views):
+        a, e, r = rng.uniform(0, 2 * np.pi), np.radians(rng.uniform(18, 60)), side * rng.uniform(0.75, 1.5)
+        aim = np.array([*rng.uniform(-0.06, 0.06, 2), rng.uniform(0.02, 0.07)])
+        eye = aim + r * np.array([np.cos(a) * np.cos(e), np.sin(a) * np.cos(e), np.sin(e)])
+        shots.append(Shot(f"{k:02d}.jpg", look_at(eye, aim, width * rng.uniform(0.85, 1.15), width, height, roll=float(rng.uniform(-4, 4)))))
+    a = rng.uniform(0, 2 * np.pi)
+    warm = rng.uniform(0.8, 1.0)
+    power = rng.uniform(7, 12)
+    light = Light((float(np.cos(a)), float(np.sin(a)), float(rng.uniform(1.1, 1.7))), (0, 0, 0), float(rng.uniform(0.3, 0.9)), (power, power * (0.5 + warm / 2), power * warm * 0.95))
+    return Layout(f"random_{seed}", "lerf_ovs", seed, [*placed, *surroundings], shots, [light],
+                  sky=tuple(rng.uniform(0.5, 0.75) * np.array([0.95, 1, 1.08])), exposure=float(rng.uniform(1.2, 1.7)))
+
+
+def captions(table: list[dict]) -> dict[int, tuple[str, ...]]:
+    """Texts per node: name, synonyms, colour and material, and for parts whose part it is."""
+    by_id = {n["id"]: n for n in table}
+    out = {}
+    for n in table:
+        texts = [n["name"], *n["captions"]]
+        c = n["colour"] if n["colour"] in PALETTE else ""
+        if c and not n["name"].startswith(c):
+            texts.append(f"{c} {n['name']}")
+        if n["material"] and n["level"] != "whole":
+            texts.append(f"{n['name']} made of {n['material']}")
+        if n["parent"]:
+            whole = by_id[n["parent"]]
+            while whole["parent"]:
+                whole = by_id[whole["parent"]]
+            if whole["name"] not in n["name"]:
+                texts.append(f"{n['name']} of {'an' if whole['name'][0] in 'aeiou' else 'a'} {whole['name']}")
+        out[n["id"]] = tuple(dict.fromkeys(texts))
+    return out
+
+
+def samples(seed: int, views: int = 4, width: int = 256, height: int = 192, spp: int = 4, depth: int = 3) -> Iterator[Sample]:
+    """Render a random scene's views quickly: few paths, short paths, denoised.
+
+    Raises DependencyError without Mitsuba.
+    """
+    from .layout import LEVELS
+    from .render import buffers, build, develop, photograph
+
+    plan = random_layout(seed, views, width, height)
+    scene = build(plan)
+    table, rows = nodes(plan)
+    texts = captions(table)
+    glass = any(l.material.kind == "glass" for l in plan.leaves)
+    for k, shot in enumerate(plan.shots):
+        b = buffers(scene, shot.camera)
+        ids = {level: np.where(b.leaf >= 0, rows[b.leaf, j], 0).astype(np.int32) for j, level in enumerate(LEVELS)}
+        image = develop(photograph(scene, shot, spp, seed + k, depth, glass, fast=True), shot, plan.exposure, seed + k)
+        yield Sample(image, ids, b.depth, shot.camera, texts)
