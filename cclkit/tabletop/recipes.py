@@ -119,7 +119,7 @@ def study_desk(seed: int = 12) -> Layout:
         place(m("die", "white"), -0.055, -0.135, 20),
         place(m("die", "white"), -0.005, -0.155, 65, tilt=("x", 90)),
         place(m("cube"), 0.195, -0.185, 25),
-        place(m("sheet", "yellow"), 0.075, -0.200, 12),
+        place(m("sheet", "yellow"), 0.075, -0.200, 12, z=0.0012),
         place(m("cactus", "green"), -0.270, 0.245, 30),
     ]
     items.append(place(m("apple", "green"), -0.135, 0.165, 0, z=top_of(items[1])))
