@@ -20,7 +20,7 @@ from .scenes import bundled_scenes
 from .tables import save_table
 
 DEFAULT_SCENES = {
-    "mini": {"lerf_ovs": "breakfast", "3d_ovs": "desk"},
+    "mini": {"lerf_ovs": "tea_party", "3d_ovs": "breakfast_bench"},
     "paper": {"lerf_ovs": "lerf_ovs/figurines", "3d_ovs": "3d_ovs/bed"},
 }
 """Scene of each profile by layout: a bundled name, or a folder below data/."""

@@ -259,11 +259,11 @@ class Run:
 
     def masks(self, view: View | str) -> ViewMasks:
         """Masks and label maps of a training view."""
-        return unpack(self.ensure("masks").npz(view_file(self._view(view))))
+        return unpack(self.ensure("masks").npz(view_file(self._training_view(view))))
 
     def features(self, view: View | str) -> np.ndarray:  # [M, d] float32
         """Unit features of the view's masks."""
-        return self.ensure("features").npz(view_file(self._view(view)))["features"].astype(np.float32)
+        return self.ensure("features").npz(view_file(self._training_view(view)))["features"].astype(np.float32)
 
     def tracks(self, view: View | str) -> ViewTracks:
         """Track labels of the view's masks."""
@@ -355,12 +355,15 @@ class Run:
     def _view(self, view: View | str) -> View:
         return self.scene.view(view) if isinstance(view, str) else view
 
+    def _training_view(self, view: View | str) -> View:
+        view = self._view(view)
+        if view.name in self.scene.held_out:
+            names = [v.name for v in self.scene.training_views]
+            raise CclkitError(f"view {view.name!r} is held out of training, so it has no masks; use one of {names[0]} … {names[-1]}")
+        return view
+
     def _rows(self, lengths: np.ndarray, view: View | str) -> slice:
-        names = [v.name for v in self.scene.training_views]
-        name = self._view(view).name
-        if name not in names:
-            raise CclkitError(f"view {name!r} is held out of training, so it has no masks; use one of {names[0]} … {names[-1]}")
-        i = names.index(name)
+        i = [v.name for v in self.scene.training_views].index(self._training_view(view).name)
         start = int(lengths[:i].sum())
         return slice(start, start + int(lengths[i]))
 

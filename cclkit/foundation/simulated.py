@@ -18,6 +18,7 @@ import numpy as np
 
 from ..config import SimulationConfig
 from ..errors import SceneError
+from ..query import CANONICAL
 from ..scenes.scene import GRANULARITIES, Scene, View
 from . import Candidates, FrontEnd
 
@@ -113,7 +114,7 @@ class FeatureSpace:
         return unit(sum(seeded(self.config.seed, "word", w).standard_normal(self.config.dim) for w in words))
 
     def image(self, direction: np.ndarray) -> np.ndarray:  # [d], unit
-        """Feature of a perfect crop: what all crops share, plus what is particular to this one."""
+        """Feature of a perfect crop: what all crops share, plus what is particular to this one (zero: nothing is)."""
         c = self.config.between_object_cosine
         return unit(np.sqrt(c) * self.shared + np.sqrt(1 - c) * direction)
 
@@ -235,7 +236,10 @@ class SimulatedEncoder:
         out = np.zeros((len(phrases), self.dim), np.float32)
         for n, phrase in enumerate(phrases):
             ids = named.get(phrase.lower())
-            direction = unit(sum(self.world.direction(i) for i in ids)) if ids else self.world.space.words(phrase)
+            if phrase.lower() in CANONICAL:  # generic words fit every crop a little: nothing of their own
+                direction = np.zeros(self.dim)
+            else:
+                direction = unit(sum(self.world.direction(i) for i in ids)) if ids else self.world.space.words(phrase)
             out[n] = self.world.space.text(phrase, direction)
         return out
 

@@ -50,6 +50,7 @@ def read_model(folder: Path) -> Model:
 
     Raises SceneError: a file of the model is missing, cut off or damaged; nothing is registered.
     """
+    import torch  # noqa: F401  before pycolmap: loaded the other way round, the two corrupt the heap (torch 2.14, pycolmap 4.2)
     import pycolmap  # heavy, and only this function needs it
 
     ext = next((e for e in (".bin", ".txt") if all((folder / f"{n}{e}").is_file() for n in FILES)), None)
@@ -187,6 +188,7 @@ def _check_binary(path: Path) -> None:
 
 
 def _camera_record(w: _Walker) -> None:
+    import torch  # noqa: F401  see read_model
     import pycolmap
 
     _, model, width, height = w.take("<iiQQ", "a camera")

@@ -1,0 +1,63 @@
+"""Settings: names, types, documentation, profiles."""
+
+import pytest
+
+from cclkit import config
+from cclkit.errors import ConfigError
+
+
+def test_every_setting_is_documented_and_says_where_it_comes_from():
+    for name, _, meaning in config.describe(config.profile("mini")):
+        assert len(meaning) > 12, f"{name} has no docstring"
+    for group in ("tracks", "codebook", "gaussians", "field"):
+        for name, _, meaning in config.describe(config.profile("mini")):
+            if name.startswith(group + ".") and name not in ("gaussians.init", "gaussians.max_gaussians", "gaussians.densify", "codebook.shuffle_labels"):
+                assert "Paper" in meaning, f"{name} does not say what the paper says"
+
+
+def test_published_constants():
+    paper = config.profile("paper")
+    c = paper.codebook
+    assert (c.lambda_pull, c.lambda_push, c.margin, c.lr, c.betas) == (0.25, 0.25, 0.7, 1e-3, (0.9, 0.999))
+    assert paper.tracks.iou_min == 0.5 and paper.field.dim == 8 and paper.field.iterations == 30_000 and paper.field.lr == 1e-3
+
+
+def test_values_are_read_in_the_type_of_the_default():
+    c = config.profile("mini").with_settings(config.parse_settings(["codebook.margin=1", "field.hidden=32", "codebook.shuffle_labels=true", "codebook.init=random", "seed=3"]))
+    assert c.codebook.margin == 1.0 and isinstance(c.codebook.margin, float)
+    assert c.field.hidden == (32,) and c.codebook.shuffle_labels is True and c.codebook.init == "random" and c.seed == 3
+
+
+@pytest.mark.parametrize(
+    "setting, message",
+    [
+        ("codebook.marign=0.5", "did you mean 'codebook.margin'"),
+        ("codebok.margin=0.5", "did you mean 'codebook.margin'"),
+        ("codebook=1", "is a group"),
+        ("codebook.margin.x=1", "single value"),
+        ("codebook.margin=wide", "expected float"),
+        ("codebook.margin=nan", "margin"),
+        ("codebook.n_prototypes=2.5", "expected int"),
+        ("codebook.shuffle_labels=1", "expected bool"),
+        ("codebook.margin", "NAME=VALUE"),
+    ],
+)
+def test_mistakes_are_named(setting, message):
+    with pytest.raises(ConfigError, match=message):
+        config.profile("mini").with_settings(config.parse_settings([setting]))
+
+
+@pytest.mark.parametrize("setting, value", [("codebook.n_prototypes", 0), ("codebook.lr", -1.0), ("codebook.lambda_pull", -0.1), ("field.iterations", 0), ("tracks.iou_min", 1.5), ("query.scale", 0.0), ("query.temperature", 0.0)])
+def test_values_out_of_range_are_refused(setting, value):
+    with pytest.raises(ConfigError, match=setting):
+        config.profile("mini").with_settings({setting: value})
+
+
+def test_unknown_profile():
+    with pytest.raises(ConfigError, match="use 'mini' or 'paper'"):
+        config.profile("maxi")
+
+
+def test_profiles_differ_in_values_only():
+    names = [[r[0] for r in config.describe(config.profile(p))] for p in ("mini", "paper")]
+    assert names[0] == names[1]

@@ -1,0 +1,211 @@
+"""Lint of the committed notebooks, and the runner that executes them."""
+
+import ast
+import json
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from cclkit import figures, notebooks
+from cclkit.errors import ConfigError, NotebookError, SceneError
+
+ROOT = Path(__file__).parent.parent
+PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+NAMES = [p.stem for p in PATHS]
+
+
+def test_the_series_is_complete():
+    assert NAMES == ["00_start_here", "01_mask_extraction", "02_tracking", "03_ccl_training", "04_field_training", "05_lerf_evaluation", "06_3dovs_evaluation", "07_ablations"]
+
+
+@pytest.fixture(params=PATHS, ids=NAMES)
+def notebook(request):
+    return request.param, nbformat.read(request.param, 4)
+
+
+def code_cells(nb):
+    return [c for c in nb.cells if c.cell_type == "code"]
+
+
+def test_is_valid_small_and_executed_in_order(notebook):
+    path, nb = notebook
+    nbformat.validate(nb)
+    assert path.stat().st_size <= 1_500_000
+    assert nb.metadata.kernelspec.name == "python3"
+    assert [c.execution_count for c in code_cells(nb)] == list(range(1, len(code_cells(nb)) + 1))
+    assert not any(o.output_type == "error" for c in code_cells(nb) for o in c.outputs)
+    assert not any(o.output_type == "stream" and o.name == "stderr" for c in code_cells(nb) for o in c.outputs)
+
+
+def test_has_exactly_one_parameters_cell_of_plain_annotated_values(notebook):
+    _, nb = notebook
+    cells = [c for c in code_cells(nb) if "parameters" in c.metadata.get("tags", [])]
+    assert len(cells) == 1
+    for statement in ast.parse(cells[0].source).body:
+        assert isinstance(statement, ast.AnnAssign) and isinstance(statement.value, ast.Constant), ast.unparse(statement)
+    assert all("#" in line for line in cells[0].source.splitlines()), "every parameter needs its meaning behind a #"
+
+
+def test_reads_like_a_chapter(notebook):
+    path, nb = notebook
+    text = "\n".join(c.source for c in nb.cells if c.cell_type == "markdown")
+    headings = re.findall(r"^(#+) ", re.sub(r"```.*?```", "", text, flags=re.S), flags=re.M)
+    assert headings.count("#") == 1 and headings[0] == "#"
+    assert all(len(b) - len(a) <= 1 for a, b in zip(headings, headings[1:])), "a heading level is skipped"
+    first = nb.cells[0].source
+    for word in ("**Objectives.**", "**Prerequisites.**", "**Run time.**"):
+        assert word in first, word
+    assert "## Summary" in text and "What the paper says and what we chose" in text
+    assert path.stem == NAMES[-1] or "**Next:**" in text
+    for link in re.findall(r"\]\(([^)#]+\.ipynb)\)", text):
+        assert (path.parent / link).exists(), link
+
+
+def test_contains_nothing_that_breaks_elsewhere(notebook):
+    _, nb = notebook
+    source = "\n".join(c.source for c in code_cells(nb))
+    assert not re.search(r"^\s*[%!]", source, flags=re.M), "no magics, no shell"
+    assert ".cuda()" not in source and "pip install" not in source
+    everything = json.dumps(nb)
+    assert not re.search(r'["\s(](/home/|/root/|/Users/|/work/|/tmp/)', everything)
+
+
+def test_every_figure_has_alt_text_and_caption_and_is_saved(notebook):
+    path, nb = notebook
+    shown = 0
+    for cell in code_cells(nb):
+        for output in cell.outputs:
+            data = output.get("data", {})
+            assert "image/png" not in data and "image/jpeg" not in data, "show figures with nb.show, so that alt text survives"
+            for img in re.findall(r"<img [^>]*>", data.get("text/html", "")):
+                alt = re.search(r'alt="([^"]*)"', img)
+                assert alt and len(alt.group(1)) > 30, img[:120]
+                assert "<figcaption>" in data["text/html"]
+                shown += 1
+    assert shown >= 1
+    saved = list((ROOT / "results/mini/figures").glob(f"{path.stem[:2]}_*.png"))
+    assert len(saved) == shown, f"{shown} figures in the notebook, {len(saved)} in results/mini/figures"
+
+
+def test_something_can_be_compared(notebook):
+    """A notebook without text outputs would pass any comparison."""
+    _, nb = notebook
+    texts = [o for c in code_cells(nb) for o in c.outputs if o.output_type in ("stream", "execute_result", "display_data")]
+    assert len(texts) >= 3
+
+
+# ----------------------------------------------------------------- start()
+
+
+def test_start_names_what_is_wrong(monkeypatch, tmp_path):
+    monkeypatch.setenv("CCLKIT_RESULTS", str(tmp_path))
+    with pytest.raises(ConfigError, match="use 'mini' or 'paper'"):
+        notebooks.start("01_x", profile="maxi")
+    with pytest.raises(SceneError, match="nowhere"):
+        notebooks.start("01_x", scene="nowhere")
+    import torch
+
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match="needs a CUDA device"):
+            notebooks.start("01_x", profile="paper")
+
+
+# ----------------------------------------------------------------- the runner, on notebooks of its own
+
+
+def write(folder, name, *sources):
+    nb = nbformat.v4.new_notebook()
+    nb.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    parameters = nbformat.v4.new_code_cell('profile: str = "mini"  # profile')
+    parameters.metadata["tags"] = ["parameters"]
+    nb.cells = [parameters, *(nbformat.v4.new_code_cell(s) for s in sources)]
+    folder.mkdir(parents=True, exist_ok=True)
+    nbformat.write(nb, folder / name)
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    (tmp_path / "pyproject.toml").write_text("")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "notebooks").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("CCLKIT_RESULTS", raising=False)
+    monkeypatch.delenv("CCLKIT_NO_BUNDLE", raising=False)
+    return tmp_path
+
+
+def test_runner_executes_keeps_and_reports(project, capsys):
+    write(project / "notebooks", "00_good.ipynb", "print('profile', profile)")
+    write(project / "notebooks", "01_bad.ipynb", "x = 1", "raise ValueError('no such spoon')")
+    assert notebooks.run_notebooks("mini") == 1
+    out = capsys.readouterr()
+    assert "00_good" in out.out and "1 of 2 notebooks" in out.out
+    assert "01_bad.ipynb" in out.err and "cell 3 raised ValueError: no such spoon" in out.err
+    executed = project / "results/mini/notebooks/00_good.ipynb"
+    assert "profile mini" in executed.read_text() and not (project / "results/mini/notebooks/01_bad.ipynb").exists()
+    before = executed.stat().st_mtime_ns
+    write(project / "notebooks", "01_bad.ipynb", "x = 1")
+    assert notebooks.run_notebooks("mini") == 0
+    assert executed.stat().st_mtime_ns == before and "unchanged" in capsys.readouterr().out
+    write(project / "notebooks", "00_good.ipynb", "print('other', profile)")  # an edited notebook is run again
+    assert notebooks.run_notebooks("mini", only=["0"]) == 0 and "other mini" in executed.read_text()
+    assert notebooks.run_notebooks("mini", fresh=True) == 0 and executed.stat().st_mtime_ns != before
+
+
+def test_runner_refuses_unknown_parameters_notebooks_and_profiles(project):
+    write(project / "notebooks", "00_good.ipynb", "1")
+    with pytest.raises(NotebookError, match="no parameter 'sede'.*profile"):
+        notebooks.run_notebooks("mini", parameters={"sede": 1})
+    with pytest.raises(NotebookError, match="no notebook with number '7'"):
+        notebooks.run_notebooks("mini", only=["7"])
+    with pytest.raises(ConfigError, match="unknown profile"):
+        notebooks.run_notebooks("maxi", fresh=True)
+    (project / "notebooks/00_good.ipynb").unlink()
+    with pytest.raises(NotebookError, match="no notebooks found"):
+        notebooks.run_notebooks("mini")
+
+
+# ----------------------------------------------------------------- figures
+
+
+def test_saved_figures_carry_their_provenance(tmp_path):
+    from PIL import Image
+
+    folder = figures.FigureFolder(tmp_path, notebook="03_x", profile="mini", footer="footer text", about={"seed": 4})
+    fig, axes = figures.plots(1, 1)
+    axes[0, 0].plot([1, 2, 3])
+    shown = folder.show(fig, "line", alt='A "rising" line.', caption="Caption & more.")
+    with Image.open(tmp_path / "03_line.png") as im:
+        assert im.text["Description"] == 'A "rising" line.' and im.text["cclkit:profile"] == "mini" and im.text["cclkit:seed"] == "4"
+    record = json.loads((tmp_path / "03_line.json").read_text())
+    html = shown._repr_html_()
+    assert 'alt="A &quot;rising&quot; line."' in html and "<figcaption><em>Caption &amp; more.</em></figcaption>" in html
+
+    def digest(values):
+        fig, axes = figures.plots(1, 1)
+        axes[0, 0].plot(values)
+        return figures.data_digest(fig)
+
+    assert record["data_sha256"] == digest([1, 2, 3]) != digest([1, 2, 4])
+
+
+def test_one_basis_gives_equal_vectors_equal_colours():
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(50, 8))
+    basis = figures.ColorBasis(vectors)
+    assert np.array_equal(basis(vectors[:5]), basis(vectors)[:5]) and basis(vectors).min() >= 0 and basis(vectors).max() <= 1
+    label = np.array([[0, -1], [2, 2]])
+    painted = figures.map_of(label, basis(vectors[:3]))
+    assert np.array_equal(painted[1, 0], painted[1, 1]) and np.allclose(painted[0, 1], figures.UNLABELLED)
+
+
+def test_label_colours_are_distinct():
+    import numpy as np
+
+    colors = figures.label_colors(60)
+    distance = np.linalg.norm(colors[:, None] - colors[None], axis=-1) + np.eye(60)
+    assert distance.min() > 0.02

@@ -1,0 +1,104 @@
+"""pyproject.toml, constraints.txt and environment.yml say the same; nothing machine-specific is tracked."""
+
+import re
+import subprocess
+import tomllib
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import pytest
+
+import cclkit
+
+ROOT = Path(__file__).parent.parent
+
+
+def normal(name):
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def pins():
+    lines = [l.strip() for l in (ROOT / "constraints.txt").read_text().splitlines()]
+    return {normal(l.split("==")[0]): l.split("==")[1] for l in lines if l and not l.startswith("#")}
+
+
+def project():
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def requirement(text):
+    name, *pin = re.split(r"==", text)
+    return normal(re.split(r"[<>=!~;\[ ]", name)[0]), pin[0] if pin else None
+
+
+def test_constraints_pin_exactly_and_once():
+    lines = [l for l in (ROOT / "constraints.txt").read_text().splitlines() if l.strip() and not l.startswith("#")]
+    assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.+!_-]+", l) for l in lines), [l for l in lines if "==" not in l]
+    assert len(pins()) == len(lines)
+
+
+def test_every_dependency_is_pinned_and_agrees():
+    groups = [project()["dependencies"], *project()["optional-dependencies"].values()]
+    for text in (t for group in groups for t in group):
+        name, pin = requirement(text)
+        assert name in pins(), f"{name} is in pyproject.toml but not in constraints.txt"
+        assert pin is None or pins()[name] == pin, f"{name}: pyproject.toml pins {pin}, constraints.txt {pins()[name]}"
+
+
+def test_tested_pair_of_torch_and_torchvision():
+    assert (pins()["torch"], pins()["torchvision"]) == ("2.14.1", "0.29.1")
+
+
+def test_environment_file_uses_the_same_constraints():
+    text = (ROOT / "environment.yml").read_text()
+    active = [l.split("#")[0].rstrip() for l in text.splitlines()]
+    items = [l.strip().removeprefix("- ").strip() for l in active if l.strip().startswith("-")]
+    assert "--constraint constraints.txt" in items and "-e ." in items
+    for item in items:
+        if "==" in item:
+            name, pin = requirement(item)
+            assert pins()[name] == pin, f"environment.yml pins {item}, constraints.txt {pins().get(name)}"
+    python = next(i for i in items if i.startswith("python="))
+    required = project()["requires-python"].removeprefix(">=")
+    assert tuple(map(int, python.removeprefix("python=").split("."))) >= tuple(map(int, required.split(".")))
+    assert "cuda" in text.lower(), "the commented CUDA variant is missing"
+
+
+def test_installed_versions_are_the_pinned_ones():
+    different = {}
+    for name, pin in pins().items():
+        try:
+            installed = version(name).split("+")[0]
+        except PackageNotFoundError:
+            continue  # optional, or for another platform
+        if installed != pin:
+            different[name] = (installed, pin)
+    assert not different, f"installed differs from constraints.txt: {different}; run make setup"
+
+
+def test_version_is_the_same_everywhere():
+    assert project()["version"] == cclkit.__version__
+    assert f"version: {cclkit.__version__}" in (ROOT / "CITATION.cff").read_text()
+    assert f"## {cclkit.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def tracked():
+    out = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
+    if out.returncode:
+        pytest.skip("not a git checkout")
+    return [ROOT / f for f in out.stdout.split("\0") if f and (ROOT / f).exists()]
+
+
+def test_no_absolute_paths_and_no_large_files():
+    for path in tracked():
+        size = path.stat().st_size
+        assert size < 5_000_000, f"{path}: {size} bytes"
+        if path.suffix in {".py", ".md", ".toml", ".yml", ".txt", ".ipynb", ".json", ".csv", ".cff", ""} and path.name != "test_packaging.py":
+            text = path.read_text(encoding="utf-8", errors="ignore")
+            found = re.search(r"(?<![\w.])/(home|work|root|Users|tmp)/", text)
+            assert not found, f"{path}: names a machine path near {text[max(0, found.start() - 30) : found.end() + 30]!r}"
+
+
+def test_data_stays_below_its_budget():
+    total = sum(p.stat().st_size for p in tracked() if p.is_relative_to(ROOT / "data"))
+    assert total <= 40e6, f"data/ holds {total / 1e6:.1f} MB"

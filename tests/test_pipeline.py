@@ -1,0 +1,276 @@
+"""All stages on a tiny exact scene: content of artefacts, staleness, resume, determinism, the command line."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cclkit import cli, config
+from cclkit.artefacts import verify
+from cclkit.errors import ArtefactError, CclkitError, ConfigError, EvaluationError, QueryError
+from cclkit.masks import LEVELS
+from cclkit.pipeline import GRAPH, STAGES, Run, run_pipeline
+from cclkit.scenes import load_scene
+
+from conftest import write_plane_scene
+
+SMALL = {"gaussians.iterations": 5, "gaussians.max_gaussians": 1500, "gaussians.densify": False, "field.iterations": 60, "codebook.steps": 60, "codebook.n_prototypes": 16, "field.hidden": (32,)}
+
+
+@pytest.fixture(scope="module")
+def scene_folder(tmp_path_factory):
+    return write_plane_scene(tmp_path_factory.mktemp("plane"))
+
+
+@pytest.fixture(scope="module")
+def run(scene_folder, tmp_path_factory):
+    out = Run(scene_folder, config.profile("mini", **SMALL), tmp_path_factory.mktemp("out"))
+    lines = []
+    run_pipeline(out, report=lines.append)
+    assert len(lines) == len(STAGES)
+    return out
+
+
+def test_artefacts_fit_together(run):
+    scene = run.scene
+    features, labels, level = run.training_set()
+    assert len(features) == len(labels) == len(level) == sum(len(run.masks(v)) for v in scene.training_views)
+    assert np.allclose(np.linalg.norm(features, axis=1), 1, atol=2e-3)
+    books = run.codebooks()
+    for v in scene.training_views:
+        masks, tracks, codes, maps = run.masks(v), run.tracks(v), run.mask_codes(v), run.index_maps(v)
+        assert len(masks) == len(tracks.label) == len(codes) == len(run.features(v))
+        for n, name in enumerate(LEVELS):
+            label = masks.label_map(name)
+            assert np.array_equal(maps[n] >= 0, label >= 0)
+            for i in np.unique(label[label >= 0]):
+                assert (maps[n][label == i] == codes[i]).all()
+                expected = books[name].codes(torch.from_numpy(run.features(v)[i : i + 1]))
+                assert codes[i] == int(expected)
+
+
+def test_field_codes_and_relevancy_have_the_views_shape(run):
+    view = run.scene.views[0]
+    h, w = view.camera.height, view.camera.width
+    codes = run.codes(view)
+    assert codes.shape == (2, h, w) and codes.min() >= 0 and codes.max() < 16
+    maps = run.relevancy(view, ["bear", "red apple"])
+    assert maps.shape == (2, 2, h, w) and 0 <= maps.min() and maps.max() <= 1
+
+
+PERFECT = {f"front_end__simulation__{k}": 0.0 for k in ("incomplete_rate", "split_rate", "merge_rate", "missing_rate", "track_loss_rate", "feature_noise", "text_noise")}
+
+
+def test_without_imperfection_the_field_learns_its_labels_and_answers(run):
+    """Consistent labels can be fitted, so what remains wrong elsewhere is due to the labels."""
+    perfect = run.vary(**PERFECT, front_end__simulation__jitter_px=0, field__iterations=150)
+    curves = perfect.field_curves()
+    assert curves["loss"][-10:].mean() < 0.15 * curves["loss"][:10].mean()
+    assert curves["accuracy"][-10:].mean() > 0.9
+    assert perfect.evaluation()["aggregates"]["pooled"]["miou"] > run.evaluation()["aggregates"]["pooled"]["miou"] + 0.05
+
+
+def test_evaluation_covers_every_labelled_unit(run):
+    e = run.evaluation()
+    units = {(r["view"], r["query"]) for r in e["rows"]}
+    assert units == {(v, o.category) for v, objects in run.scene.labels.items() for o in objects}
+    assert e["protocol"] == "langsplat" and abs(e["aggregates"]["pooled"]["miou"] - np.mean([r["iou"] for r in e["rows"]])) < 1e-12
+
+
+def test_a_second_run_finds_everything(run, scene_folder):
+    again = Run(scene_folder, run.config, run.store.root)
+    for stage in STAGES:
+        assert again.ensure(stage).reused, stage
+
+
+def test_a_setting_changes_its_stage_and_what_follows_only(run):
+    before = {s: run.key(s) for s in STAGES}
+    cases = {
+        "codebook.margin": 0.6, "masks.min_area_px": 25, "tracks.iou_min": 0.6, "gaussians.iterations": 6, "field.iterations": 61,
+        "query.scale": 11.0, "front_end.simulation.seed": 5,
+    }
+    first = {"codebook.margin": "codebook", "masks.min_area_px": "masks", "tracks.iou_min": "tracks", "gaussians.iterations": "gaussians", "field.iterations": "field",
+             "query.scale": "evaluation", "front_end.simulation.seed": "masks"}
+    for setting, value in cases.items():
+        changed = run.vary(**{setting.replace(".", "__"): value})
+        stale = {first[setting]}
+        for stage in STAGES:
+            if stale & set(GRAPH[stage].inputs):
+                stale.add(stage)
+        if setting.startswith("front_end"):
+            stale |= {"features", "tracks"}
+        assert {s for s in STAGES if changed.key(s) != before[s]} == stale, setting
+
+
+def test_scene_content_is_part_of_every_key(run, scene_folder, tmp_path):
+    other = write_plane_scene(tmp_path)
+    same = Run(other, run.config, tmp_path / "a")
+    assert all(same.key(s) == run.key(s) for s in STAGES)  # the same bytes elsewhere are the same scene
+    image = other / "images" / "frame_00002.jpg"
+    image.write_bytes(image.read_bytes() + b"\0")
+    changed = Run(other, run.config, tmp_path / "b")
+    assert all(changed.key(s) != run.key(s) for s in STAGES)
+
+
+def test_same_seed_same_machine_identical_artefacts(run, scene_folder, tmp_path):
+    """Everything computed twice, in another folder and another process: the same bytes."""
+    settings = [x for k, v in SMALL.items() for x in ("--set", f"{k}={v}")]
+    script = "import sys; from cclkit.cli import main; sys.exit(main(sys.argv[1:]))"
+    subprocess.run([sys.executable, "-c", script, "run", "--scene", str(scene_folder), "--out", str(tmp_path), *settings], check=True, capture_output=True)
+    other = Run(scene_folder, run.config, tmp_path)
+    for stage in STAGES:
+        a, b = run.ensure(stage), other.ensure(stage)
+        assert b.reused and verify(b) == []
+        assert {n: f["sha256"] for n, f in a.record["files"].items()} == {n: f["sha256"] for n, f in b.record["files"].items()}, stage
+
+
+def test_a_killed_mask_stage_goes_on_with_the_next_view(scene_folder, tmp_path, monkeypatch):
+    r = Run(scene_folder, config.profile("mini", **SMALL), tmp_path)
+    real, seen = r.front_end.masks.propose, []
+
+    def propose(view):
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        seen.append(view.name)
+        return real(view)
+
+    monkeypatch.setattr(r.front_end.masks, "propose", propose)
+    with pytest.raises(KeyboardInterrupt):
+        r.ensure("masks")
+    kept = {p.name: p.stat().st_mtime_ns for p in tmp_path.rglob("frame_*.npz")}
+    assert len(kept) == 3
+    again = Run(scene_folder, r.config, tmp_path)
+    again.ensure("masks")
+    now = {p.name: p.stat().st_mtime_ns for p in tmp_path.rglob("frame_*.npz")}
+    assert len(now) == 6 and all(now[n] == t for n, t in kept.items())
+
+
+def test_held_out_views_are_never_used_for_training(tmp_path):
+    folder = write_plane_scene(tmp_path)
+    (folder / "scene.json").write_text(json.dumps({"held_out": ["frame_00002.jpg"]}))
+    r = Run(folder, config.profile("mini", **SMALL), tmp_path / "out")
+    r.ensure("tracks")
+    assert not list((tmp_path / "out" / "masks").rglob("frame_00002*"))
+    with pytest.raises(CclkitError, match="held out of training"):
+        r.index_maps("frame_00002.jpg")
+    assert r.codes("frame_00002.jpg").shape[0] == 2  # but the field can be asked
+    assert any(row["held_out"] for row in r.evaluation()["rows"])
+
+
+def test_a_level_without_masks_runs_through(scene_folder, tmp_path, monkeypatch):
+    r = Run(scene_folder, config.profile("mini", **SMALL), tmp_path)
+    real = r.front_end.masks.propose
+
+    def only_whole(view):
+        c = real(view)
+        k = c.output == 2
+        return type(c)(c.masks[k], c.output[k], c.predicted_iou[k], c.stability[k])
+
+    monkeypatch.setattr(r.front_end.masks, "propose", only_whole)
+    assert (r.index_maps(r.scene.views[0])[0] == -1).all()
+    assert len(r.codebooks()["sp"].prototypes) == 0
+    maps = r.relevancy(r.scene.views[0], ["bear"])
+    assert (maps[0, 0] == 0).all() and maps[0, 1].max() > 0
+
+
+def test_softmax_rule_and_unknown_rule(run):
+    view = run.scene.views[0]
+    soft = run.vary(query__rule="softmax").relevancy(view, ["bear"])
+    assert 0 < soft.max() <= 1 and not torch.equal(soft, run.relevancy(view, ["bear"]))
+    with pytest.raises(ConfigError, match="query.rule='best'"):
+        run.vary(query__rule="best").relevancy(view, ["bear"])
+    with pytest.raises(QueryError, match="empty"):
+        run.relevancy(view, [" "])
+
+
+def test_a_scene_without_labels_cannot_be_evaluated_but_runs(scene_folder, tmp_path):
+    import shutil
+
+    folder = tmp_path / "bare"
+    shutil.copytree(scene_folder, folder)
+    r = Run(load_scene(folder), config.profile("mini", **SMALL), tmp_path / "out")
+    assert r.scene.layout == "colmap"
+    lines = []
+    run_pipeline(r, report=lines.append)
+    assert "skipped" in lines[-1]
+    with pytest.raises(EvaluationError, match="nothing to score"):
+        r.ensure("evaluation")
+
+
+# ----------------------------------------------------------------- the command line
+
+
+def test_command_line_run_query_evaluate(run, scene_folder, capsys):
+    settings = [x for k, v in SMALL.items() for x in ("--set", f"{k}={v}")]
+    common = ["--scene", str(scene_folder), "--out", str(run.store.root), *settings]
+    assert cli.main(["run", *common]) == 0
+    out = capsys.readouterr().out
+    assert "simulated front end" in out and "| bear " in out and "mIoU" in out
+    assert cli.main(["query", *common, "red apple", "--view", "frame_00001.jpg"]) == 0
+    folder = run.store.root / "queries" / "red_apple"
+    answer = json.loads((folder / "answer.json").read_text())
+    assert set(answer["views"]) == {"frame_00001.jpg"} and (folder / "frame_00001_mask.png").exists() and (folder / "frame_00001_overlay.png").exists()
+    assert cli.main(["evaluate", *common]) == 0 and "mIoU" in capsys.readouterr().out
+    record = json.loads((run.store.root / "run.json").read_text())
+    assert set(record["stages"]) == set(STAGES) and record["peak_memory_mb"] > 0
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--set", "codebook.marign=1"], "did you mean 'codebook.margin'"),
+        (["--profile", "maxi"], "unknown profile"),
+        (["--until", "dinner"], "unknown stage 'dinner'"),
+    ],
+)
+def test_mistakes_on_the_command_line_are_one_line(scene_folder, tmp_path, capsys, arguments, message):
+    assert cli.main(["run", "--scene", str(scene_folder), "--out", str(tmp_path / "o"), *arguments]) == 1
+    err = capsys.readouterr().err
+    assert message in err and err.count("\n") == 1
+
+
+def test_missing_scene_unwritable_output_and_unknown_view(scene_folder, run, tmp_path, capsys):
+    assert cli.main(["run", "--scene", str(tmp_path / "nowhere"), "--out", str(tmp_path / "o")]) == 1
+    assert "nowhere" in capsys.readouterr().err
+    (tmp_path / "file").write_text("")
+    assert cli.main(["run", "--scene", str(scene_folder), "--out", str(tmp_path / "file" / "o")]) == 1
+    assert "choose another --out" in capsys.readouterr().err
+    assert cli.main(["query", "--scene", str(scene_folder), "--out", str(run.store.root), "bear", "--view", "x.jpg"]) == 1
+    assert "no view named 'x.jpg'" in capsys.readouterr().err
+
+
+def test_fresh_deletes_the_run_folder_only_when_asked(scene_folder, tmp_path, capsys):
+    arguments = ["run", "--scene", str(scene_folder), "--out", str(tmp_path / "o"), "--until", "masks"]
+    assert cli.main(arguments) == 0
+    assert cli.main(arguments) == 0 and "found" in capsys.readouterr().out.splitlines()[-3]
+    assert cli.main([*arguments, "--fresh"]) == 0 and "done" in capsys.readouterr().out
+    os.environ.pop("CCLKIT_NO_BUNDLE", None)
+
+
+def test_settings_are_listed_with_meaning(capsys):
+    assert cli.main(["settings"]) == 0
+    out = capsys.readouterr().out
+    assert "codebook.margin = 0.7" in out and "Paper: 0.7." in out
+
+
+# ----------------------------------------------------------------- real photographs
+
+
+def test_real_photographs_through_every_stage(real_data, tmp_path):
+    """YCB-Video: real images, instance maps as masks, Gaussians from measured depth."""
+    quick = {"gaussians.iterations": 3, "gaussians.max_gaussians": 8000, "field.iterations": 6, "codebook.steps": 100}
+    r = Run(real_data / "ycb" / "0000", config.profile("mini", **quick), tmp_path)
+    run_pipeline(r, report=lambda _: None)
+    e = r.evaluation()
+    assert {row["query"] for row in e["rows"]} == {"gelatin box", "mug", "foam brick"} and len(e["rows"]) == 15
+    assert r.ensure("gaussians").record["start"] == "depth"
+
+
+def test_module_runs_as_a_script():
+    out = subprocess.run([sys.executable, "-m", "cclkit.cli", "--help"], capture_output=True, text=True, cwd=Path(__file__).parent)
+    assert out.returncode == 0 and "figures" in out.stdout
