@@ -40,7 +40,7 @@ lab: $(STAMP)
 	$(BIN)/jupyter lab notebooks
 
 bench: $(STAMP)
-	$(BIN)/cclkit bench rasterize --json results/mini/bench_rasterize.json
+	$(BIN)/cclkit bench rasterize --json results/mini/tables/bench_rasterize.json
 
 clean:
 	rm -rf results/*/runs results/*/notebooks

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import time
@@ -12,9 +11,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .errors import ConfigError
+from .artefacts import atomic_write, save_json
+from .errors import ArtefactError, ConfigError
 from .gaussians import Gaussians, rasterize
 from .scenes.scene import Camera
+from .tables import markdown_table
 
 
 def rasterize_problem(
@@ -121,6 +122,19 @@ def bench_rasterize(
     }
 
 
+def _caption(result: dict) -> str:
+    return (
+        f"CPU rasteriser, forward + backward to all parameters, median of {result['repeats']}: {result['gaussians']:,} Gaussians, "
+        f"{result['width']}×{result['height']}, {result['channels']} channels, SH degree {result['sh_degree']}, {result['threads']} threads."
+    )
+
+
+def _table(result: dict) -> str:
+    header = ["tile intersections", "forward s", "backward s", "total s", "first run s (compiles or loads)"]
+    keys = ("tile_intersections", "forward_s", "backward_s", "total_s", "first_run_s")
+    return markdown_table(header, [[f"{result[k]:,}" if k == "tile_intersections" else f"{result[k]:.3f}" for k in keys]])
+
+
 def main(argv: list[str] | None = None) -> int:
     """``cclkit bench rasterize [--json PATH] [...]``: print the timings, and write them if asked."""
     parser = argparse.ArgumentParser(prog="cclkit bench", description=__doc__)
@@ -143,7 +157,11 @@ def main(argv: list[str] | None = None) -> int:
     for key, value in result.items():
         print(f"{key:20s} {value}")
     if args.json is not None:
-        args.json.write_text(json.dumps(result, indent=2) + "\n")
+        try:
+            save_json(args.json, result)
+            atomic_write(args.json.with_suffix(".md"), f"{_caption(result)}\n\n{_table(result)}\n".encode())
+        except OSError as e:
+            raise ArtefactError(f"{args.json}: cannot be written ({e.strerror or e}); choose another --json path") from e
     return 0
 
 

@@ -178,17 +178,26 @@ def grid(rows: int, cols: int, *, width: float = 2.6, aspect: float = 0.75, head
     """A grid of axes sized for pictures of the given aspect (height / width)."""
     plt.rcParams.update(STYLE)
     fig, axes = plt.subplots(rows, cols, figsize=(cols * width, rows * (width * aspect + head) + (0.35 if title else 0)), squeeze=False, layout="constrained")
-    fig.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.02, hspace=0.02, rect=(0, 0.025, 1, 0.975))
+    fig.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.02, hspace=0.02)
+    _leave_room(fig)
     if title:
         fig.suptitle(title, fontsize=12)
     return fig, axes
+
+
+def _leave_room(fig: Figure) -> None:
+    """Make the figure a little taller and keep the drawing out of the strip where the footer goes."""
+    strip = 0.22  # inches
+    width, height = fig.get_size_inches()
+    fig.set_size_inches(width, height + strip)
+    fig.get_layout_engine().set(rect=(0, strip / (height + strip), 1, height / (height + strip)))
 
 
 def plots(rows: int, cols: int, *, size: tuple[float, float] = (3.6, 2.8), **kwargs):
     """A grid of axes for plots."""
     plt.rcParams.update(STYLE)
     fig, axes = plt.subplots(rows, cols, figsize=(cols * size[0], rows * size[1]), squeeze=False, layout="constrained", **kwargs)
-    fig.get_layout_engine().set(rect=(0, 0.03, 1, 0.97))
+    _leave_room(fig)
     return fig, axes
 
 
@@ -227,18 +236,19 @@ def map_of(label: np.ndarray, colors: np.ndarray) -> np.ndarray:
 def scene_figure(scene: Scene, views: Sequence[View]) -> Figure:
     """Photographs of a scene beside its points and cameras in 3D."""
     plt.rcParams.update(STYLE)
-    fig = plt.figure(figsize=(11, 4.6), layout="constrained")
-    fig.get_layout_engine().set(rect=(0, 0.03, 1, 0.97))
-    outer = fig.add_gridspec(1, 2, width_ratios=(1.35, 1))
+    fig = plt.figure(figsize=(11, 3.9), layout="constrained")
+    _leave_room(fig)
+    outer = fig.add_gridspec(1, 2, width_ratios=(1.75, 1))
     left = outer[0].subgridspec(2, (len(views) + 1) // 2)
     for i, v in enumerate(views):
         picture(fig.add_subplot(left[i % 2, i // 2]), v.image(), v.name + (" (held out)" if v.name in scene.held_out else ""))
     ax = fig.add_subplot(outer[1], projection="3d")
     points, colors = scene_points(scene)
-    keep = np.linspace(0, len(points) - 1, min(6000, len(points))).astype(int)
-    ax.scatter(*points[keep].T, c=colors[keep] / 255.0, s=2, linewidths=0)
-    draw_cameras(ax, scene)
-    ax.set_title(f"{len(points):,} points, {len(scene.views)} cameras")
+    low, high = draw_cameras(ax, scene)
+    inside = np.flatnonzero(((points >= low) & (points <= high)).all(1))  # far walls would shrink everything else
+    keep = inside[np.linspace(0, len(inside) - 1, min(6000, len(inside))).astype(int)]
+    ax.scatter(*points[keep].T, c=colors[keep] / 255.0, s=3, linewidths=0)
+    ax.set_title(f"{len(points):,} points, {len(scene.views)} cameras", y=0.98)
     return fig
 
 
@@ -255,35 +265,37 @@ def scene_points(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(points), np.concatenate(colors)
 
 
-def draw_cameras(ax, scene: Scene) -> None:
-    """Camera pyramids, held-out ones hollow; equal axes; the scene's up upwards."""
+def draw_cameras(ax, scene: Scene) -> tuple[np.ndarray, np.ndarray]:
+    """Camera pyramids, held-out ones in red, on equal axes with the scene's up upwards; returns the corners shown."""
     centres = np.array([v.camera.centre for v in scene.views])
     points, _ = scene_points(scene)
-    low, high = np.percentile(points, 2, axis=0), np.percentile(points, 98, axis=0)
-    size = 0.10 * np.linalg.norm(high - low)
+    middle = np.median(points, axis=0)
+    near = points[np.linalg.norm(points - middle, axis=1) < 1.5 * np.median(np.linalg.norm(centres - middle, axis=1))]
+    everything = np.concatenate([centres, np.percentile(near, [2, 98], axis=0)])
+    middle, half = (everything.min(0) + everything.max(0)) / 2, 0.52 * (everything.max(0) - everything.min(0)).max()
     for v in scene.views:
         cam = v.camera
         corners = np.array([[0, 0], [cam.width, 0], [cam.width, cam.height], [0, cam.height]], float)
-        rays = np.stack([(corners[:, 0] - cam.K[0, 2]) / cam.K[0, 0], (corners[:, 1] - cam.K[1, 2]) / cam.K[1, 1], np.ones(4)], -1) * size
+        rays = np.stack([(corners[:, 0] - cam.K[0, 2]) / cam.K[0, 0], (corners[:, 1] - cam.K[1, 2]) / cam.K[1, 1], np.ones(4)], -1) * 0.16 * half
         c2w = cam.camera_to_world
         world = rays @ c2w[:3, :3].T + c2w[:3, 3]
         color = VERMILION if v.name in scene.held_out else BLUE
         for a, b in [(0, 1), (1, 2), (2, 3), (3, 0)]:
-            ax.plot(*zip(world[a], world[b]), color=color, lw=0.8)
+            ax.plot(*zip(world[a], world[b]), color=color, lw=0.9)
         for a in range(4):
-            ax.plot(*zip(cam.centre, world[a]), color=color, lw=0.5)
-    everything = np.concatenate([centres, [low, high]])
-    middle, half = (everything.min(0) + everything.max(0)) / 2, (everything.max(0) - everything.min(0)).max() / 2
+            ax.plot(*zip(cam.centre, world[a]), color=color, lw=0.6)
     for setter, m in zip((ax.set_xlim, ax.set_ylim, ax.set_zlim), middle):
         setter(m - half, m + half)
-    ax.set_box_aspect((1, 1, 1))
+    ax.set_box_aspect((1, 1, 1), zoom=1.25)
     # mean "up" of the cameras decides where to look from
     up = -np.mean([v.camera.world_to_camera[1, :3] for v in scene.views], axis=0)
     vertical = int(np.abs(up).argmax())
     if up[vertical] < 0:
         (ax.invert_xaxis, ax.invert_yaxis, ax.invert_zaxis)[vertical]()
     ax.view_init(elev=28, azim=-60, vertical_axis="xyz"[vertical])
-    ax.set_xticklabels([]), ax.set_yticklabels([]), ax.set_zticklabels([])
+    for axis in (ax.xaxis, ax.yaxis, ax.zaxis):
+        axis.set_ticklabels([])
+    return middle - half, middle + half
 
 
 def ground_truth_figure(scene: Scene, view: View) -> Figure:
@@ -333,16 +345,20 @@ def masks_figure(views: Sequence[View], masks: Sequence[ViewMasks]) -> Figure:
 
 def incompleteness_figure(view: View, pairs: Sequence[tuple[np.ndarray, np.ndarray, str]]) -> Figure:
     """Some masks of one view beside the true region they stand for: (mask, region, title)."""
-    fig, axes = grid(1, len(pairs), width=2.3)
+    fig, axes = grid(1, len(pairs), width=2.3, aspect=1.0)
     image = view.image() / 255.0
     for ax, (mask, region, title) in zip(axes[0], pairs):
         out = 0.3 * image + 0.05
         out[region & ~mask] = 0.45 * image[region & ~mask] + 0.55 * np.array([0.84, 0.37, 0.0])
         out[mask] = image[mask]
         y, x = np.nonzero(region | mask)
-        pad = 12
-        box = (slice(max(0, y.min() - pad), y.max() + pad), slice(max(0, x.min() - pad), x.max() + pad))
-        picture(ax, out[box], title)
+        side = max(np.ptp(y), np.ptp(x)) / 2 + 10  # square windows of equal size on the page
+        cy, cx = (y.min() + y.max()) / 2, (x.min() + x.max()) / 2
+        window = np.zeros((int(2 * side), int(2 * side), 3))
+        y0, x0 = int(cy - side), int(cx - side)
+        inside = out[max(0, y0) : y0 + len(window), max(0, x0) : x0 + len(window)]
+        window[max(0, -y0) :, max(0, -x0) :][: inside.shape[0], : inside.shape[1]] = inside
+        picture(ax, window, title)
     return fig
 
 
@@ -358,7 +374,7 @@ def tracks_figure(views: Sequence[View], label_maps: Mapping[str, Sequence[np.nd
         colors = np.concatenate([[GREY], label_colors(n_tracks[level])])
         for c, m in enumerate(maps):
             share = (m == 0).sum() / max(1, (m >= 0).sum())
-            picture(axes[r, c], paint(m, colors), f"{level}: {share:.0%} of mask pixels without a track")
+            picture(axes[r, c], paint(m, colors), f"{level}: {share:.0%} of mask pixels untracked")
     return fig
 
 
@@ -406,7 +422,7 @@ def similarity_figure(matrices: Sequence[tuple[str, np.ndarray]], margin: float,
     """Prototype-by-prototype cosines, one matrix per stage, in one order and on one scale."""
     fig, axes = grid(1, len(matrices), width=3.3, aspect=1.0)
     for ax, (title, m) in zip(axes[0], matrices):
-        im = ax.imshow(m, vmin=0, vmax=1, cmap="viridis")
+        im = ax.imshow(m, vmin=0.3, vmax=1, cmap="viridis")
         for b in boundaries:
             ax.axhline(b - 0.5, color="w", lw=0.35)
             ax.axvline(b - 0.5, color="w", lw=0.35)
@@ -439,7 +455,7 @@ def reconstruction_figure(rows: Sequence[tuple[str, np.ndarray, np.ndarray, floa
     """Photographs, renderings and absolute differences of some views (title, photo, rendering, PSNR), and PSNR over steps."""
     plt.rcParams.update(STYLE)
     fig = plt.figure(figsize=(2.7 * len(rows) + 3.6, 6.6), layout="constrained")
-    fig.get_layout_engine().set(rect=(0, 0.025, 1, 0.975))
+    _leave_room(fig)
     outer = fig.add_gridspec(1, 2, width_ratios=(2.7 * len(rows), 3.4))
     left = outer[0].subgridspec(3, len(rows))
     for c, (title, photo, rendered, value) in enumerate(rows):
@@ -495,7 +511,8 @@ def query_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
             axes[r, 1 + n].set_title(f"relevancy, {level}{chosen}", fontsize=9.5)
             axes[r, 1 + n].axis("off")
         picture(axes[r, 3], highlight(row["image"], row["mask"]), f"answer, IoU {100 * row['iou']:.0f} %")
-    fig.colorbar(im, ax=axes[:, 2], shrink=0.8 / max(1, len(rows) ** 0.5), location="right", pad=0.01).ax.tick_params(labelsize=7)
+    bar = fig.colorbar(im, ax=axes[-1, 1:3], location="bottom", shrink=0.6, aspect=40, pad=0.02)
+    bar.ax.tick_params(labelsize=8)
     return fig
 
 
@@ -541,22 +558,17 @@ def bars_figure(names: Sequence[str], values: Sequence[float], xlabel: str, *, m
 
 
 def ablation_figure(panels: Sequence[tuple[str, Mapping[str, Sequence[float]]]]) -> Figure:
-    """mIoU of each arm: a bar for the mean, a dot for every seed. One panel per experiment."""
+    """mIoU of each arm: a dot for every seed, a line for their mean. One panel per experiment."""
     fig, axes = plots(1, len(panels), size=(4.4, 3.1))
     for ax, (title, arms) in zip(axes[0], panels):
         for i, (arm, values) in enumerate(arms.items()):
-            ax.bar(i, np.mean(values), color=ARM_COLORS[arm], width=0.65)
-            ax.plot(i + np.linspace(-0.15, 0.15, len(values)), values, "o", ms=4, color="0.15", mfc="w", zorder=3)
-            ax.text(i, np.max(values) + 0.6, f"{np.mean(values):.1f}", ha="center", va="bottom", fontsize=9)
-        low = min(min(v) for v in arms.values())
-        high = max(max(v) for v in arms.values())
+            ax.plot(i + np.linspace(-0.18, 0.18, len(values)), values, "o", ms=6, color=ARM_COLORS[arm], mec="0.2", mew=0.6, zorder=3)
+            ax.plot([i - 0.33, i + 0.33], [np.mean(values)] * 2, "-", color="0.1", lw=2)
+            ax.text(i + 0.36, np.mean(values), f"{np.mean(values):.1f}", ha="left", va="center", fontsize=9)
+        ax.axhline(np.mean(arms["baseline"]), color="0.6", lw=0.8, ls="--", zorder=0)
         ax.set_xticks(range(len(arms)), arms, fontsize=9)
-        ax.set(ylabel="mIoU, %", title=title, ylim=(max(0, low - 0.35 * (high - low) - 4), min(103, high + 4)))
+        ax.set(ylabel="mIoU, %", title=title, xlim=(-0.6, len(arms) - 0.2))
     return fig
-
-
-def close_all() -> None:
-    plt.close("all")
 
 
 os.environ.setdefault("MPLBACKEND", "agg")

@@ -17,7 +17,7 @@ from .errors import ConfigError, NotebookError, SceneError
 from .figures import FigureFolder
 from .pipeline import Run, project_folder, results_folder
 from .scenes import bundled_scenes
-from .tables import save_table
+from .tables import readme_with_tables, save_table
 
 DEFAULT_SCENES = {
     "mini": {"lerf_ovs": "tea_party", "3d_ovs": "breakfast_bench"},
@@ -128,6 +128,9 @@ def run_notebooks(profile: str, *, fresh: bool = False, only: Sequence[str] | No
                 print(f"  {problem}", file=sys.stderr, flush=True)
         if write_back and target.exists() and not any(f.startswith(path.name) for f in failures):
             atomic_write(path, _clean(target))
+    readme = project_folder() / "README.md"
+    if write_back and not failures and readme.is_file():
+        atomic_write(readme, readme_with_tables(readme.read_text(encoding="utf-8"), project_folder()).encode())
     print(f"{len(paths) - len(failures)} of {len(paths)} notebooks, {time.monotonic() - total:.0f} s; figures in {_shown(root / 'figures')}", flush=True)
     if failures:
         print("failed: " + "; ".join(failures), file=sys.stderr)
@@ -147,7 +150,8 @@ def _execute(path: Path, target: Path, parameters: dict, root: Path) -> str | No
     temporary = target.with_name(f".{target.name}.running.ipynb")
     try:
         papermill.execute_notebook(
-            str(path), str(temporary), parameters=parameters, cwd=str(path.parent), kernel_name="python3", progress_bar=False, request_save_on_cell_execute=False
+            str(path), str(temporary), parameters=parameters, cwd=str(path.parent), kernel_name="python3", progress_bar=False,
+            request_save_on_cell_execute=False, extra_arguments=["--IPKernelApp.log_level=40"],  # errors only: no notice on the local TCP transport
         )
     except PapermillExecutionError as e:
         kept = target.with_name(f"{target.stem}.failed.ipynb")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -63,6 +64,15 @@ def evaluation_table(run: "Run") -> str:
     evaluation = run.evaluation()
     header, rows = query_rows(evaluation)
     return f"{markdown_table(header, rows)}\n\n{run.scene.name}: {scene_line(evaluation)}, {run.front_end.label}, profile {run.config.profile}"
+
+
+README_BLOCK = re.compile(r"(<!-- table: (\S+) -->\n)(.*?)(<!-- end -->)", re.S)
+"""A part of the README that repeats a file of results/, so that no number there is typed by hand."""
+
+
+def readme_with_tables(readme: str, root: Path) -> str:
+    """The README's text with every table block replaced by the file it names (relative to the project)."""
+    return README_BLOCK.sub(lambda m: m[1] + (root / m[2]).read_text(encoding="utf-8").strip() + "\n" + m[4], readme)
 
 
 def _text(c: object) -> str:

@@ -102,3 +102,11 @@ def test_no_absolute_paths_and_no_large_files():
 def test_data_stays_below_its_budget():
     total = sum(p.stat().st_size for p in tracked() if p.is_relative_to(ROOT / "data"))
     assert total <= 40e6, f"data/ holds {total / 1e6:.1f} MB"
+
+
+def test_readme_numbers_come_from_results():
+    from cclkit.tables import README_BLOCK, readme_with_tables
+
+    text = (ROOT / "README.md").read_text()
+    assert len(README_BLOCK.findall(text)) >= 4
+    assert text == readme_with_tables(text, ROOT), "README.md repeats results/ wrongly; run: cclkit figures --write-back"
