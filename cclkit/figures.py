@@ -528,6 +528,7 @@ def steps_figure(image: np.ndarray, steps: Sequence[tuple[str, np.ndarray]], tru
 def classes_figure(columns: Sequence[tuple[str, np.ndarray, np.ndarray, np.ndarray]], classes: Sequence[str]) -> Figure:
     """3D-OVS: photograph, labelled and predicted classes of some views, one colour per class with a legend."""
     fig, axes = grid(3, len(columns), width=3.0, head=0.14)
+    fig.set_size_inches(fig.get_figwidth() + 1.9, fig.get_figheight())  # room for the legend
     colors = label_colors(len(classes))
     for c, (title, image, truth, predicted) in enumerate(columns):
         picture(axes[0, c], image, title)
