@@ -272,6 +272,17 @@ def test_random_scenes_keep_clear_of_the_benchmark():
     assert all(t and t[0] == n["name"] for t, n in zip(texts.values(), table))
 
 
+@pytest.mark.parametrize("scene", SCENES)
+def test_layouts_are_functions_of_their_seed(scene):
+    a, b = recipes.plan(scene), recipes.plan(scene)
+    for x, y in zip(a.leaves, b.leaves, strict=True):
+        assert np.array_equal(x.mesh.vertices, y.mesh.vertices)
+        assert np.array_equal(x.material.colour, y.material.colour)  # textures included
+    for s, v in zip(a.shots, meta(DATA / a.kind / scene)["views"].values(), strict=True):
+        assert np.array_equal(s.camera.world_to_camera, camera(v).world_to_camera)
+        assert np.array_equal(s.camera.K, camera(v).K)
+
+
 def test_mitsuba_missing_is_one_line(monkeypatch, capsys):
     from cclkit.tabletop import __main__ as cli, render
 

@@ -98,7 +98,7 @@ def stripes(a, b, count: int = 6, size: int = 128, share: float = 0.5) -> np.nda
 
 def tiles(a, b, cells: int, rng, size: int = 512) -> np.ndarray:
     """Square tiles with light joints and a little variation between tiles."""
-    img = np.empty((size, size, 3))
+    img = np.zeros((size, size, 3))  # rows left over at the far edge are a thin dark joint
     s = size // cells
     for i in range(cells):
         for j in range(cells):

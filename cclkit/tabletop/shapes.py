@@ -169,7 +169,7 @@ def rounded_box(sx: float, sy: float, sz: float, r: float) -> Mesh:
                 return np.concatenate([-(inner + e[::-1]), inner + e])
 
             gu, gv = np.meshgrid(ticks(u), ticks(v), indexing="xy")
-            p = np.empty(gu.shape + (3,))
+            p = np.empty((*gu.shape, 3))
             p[..., u], p[..., v], p[..., axis] = gu, gv, sign * h[axis]
             q = np.clip(p, -(h - r), h - r)
             nrm = _unit(p - q)
