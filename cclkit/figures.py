@@ -472,6 +472,18 @@ def reconstruction_figure(rows: Sequence[tuple[str, np.ndarray, np.ndarray, floa
     return fig
 
 
+def histories_figure(histories: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
+    """Quality and number of Gaussians over steps for several reconstructions."""
+    fig, axes = plots(1, 2, size=(4.2, 2.7))
+    for (name, h), color in zip(histories.items(), (BLUE, ORANGE, GREEN)):
+        axes[0, 0].plot(h["iteration"], h["psnr"], ".-", color=color, label=name)
+        axes[0, 1].plot(h["iteration"], np.asarray(h["count"]) / 1000, "-", color=color, label=name)
+    axes[0, 0].set(xlabel="step", ylabel="PSNR, dB")
+    axes[0, 1].set(xlabel="step", ylabel="Gaussians, thousands", ylim=(0, None))
+    axes[0, 0].legend(fontsize=9)
+    return fig
+
+
 def field_curves_figure(curves: Mapping[str, np.ndarray]) -> Figure:
     """Cross-entropy and share of right codes while the field trains."""
     fig, axes = plots(1, 2, size=(4.2, 2.7))

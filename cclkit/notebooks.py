@@ -151,7 +151,7 @@ def _execute(path: Path, target: Path, parameters: dict, root: Path) -> str | No
     try:
         papermill.execute_notebook(
             str(path), str(temporary), parameters=parameters, cwd=str(path.parent), kernel_name="python3", progress_bar=False,
-            request_save_on_cell_execute=False, extra_arguments=["--IPKernelApp.log_level=40"],  # errors only: no notice on the local TCP transport
+            request_save_on_cell_execute=False, extra_arguments=["--IPKernelApp.log_level=50"],  # no notices of the local transport or of shutting down
         )
     except PapermillExecutionError as e:
         kept = target.with_name(f"{target.stem}.failed.ipynb")
