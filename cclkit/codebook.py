@@ -120,6 +120,7 @@ def fit_codebook(features: Tensor, labels: Tensor, config: CodebookConfig, *, se
     features = features.float()
     if config.shuffle_labels:
         labels = shuffled(labels, generator)
+    _check_vectors(features, "feature")  # before anything is drawn from them
     initial = initialise(features, config.n_prototypes, config.init, generator)
     _check(initial, features, labels)
     prototypes = initial.clone().requires_grad_(True)
@@ -221,9 +222,13 @@ def _check(prototypes: Tensor, features: Tensor, labels: Tensor) -> None:
         raise CodebookError(f"labels have shape {tuple(labels.shape)} and type {labels.dtype}, expected ({len(features)},) integers")
     if len(features) == 0:
         raise CodebookError("an empty batch has no loss; pass at least one feature")
-    for name, x in (("feature", features), ("prototype", prototypes)):
-        norm = x.detach().norm(dim=1)
-        bad = ~torch.isfinite(norm) | (norm < 1e-12)
-        if bad.any():
-            row = int(bad.nonzero()[0])
-            raise FeatureError(f"{name} {row} has length {float(norm[row])}; every {name} needs a finite direction: drop or recompute it")
+    _check_vectors(features, "feature")
+    _check_vectors(prototypes, "prototype")
+
+
+def _check_vectors(x: Tensor, name: str) -> None:
+    norm = x.detach().norm(dim=1)
+    bad = ~torch.isfinite(norm) | (norm < 1e-12)
+    if bad.any():
+        row = int(bad.nonzero()[0])
+        raise FeatureError(f"{name} {row} has length {float(norm[row])}; every {name} needs a finite direction: drop or recompute it")

@@ -120,10 +120,10 @@ def test_fewer_features_than_prototypes_and_duplicates(init):
 
 def test_all_unlabelled_uses_the_matching_loss_alone():
     _, features, _ = random_case(2, B=60)
-    book = fit_codebook(features, torch.full((60,), -1), CodebookConfig(n_prototypes=8, steps=50), seed=0)
+    book = fit_codebook(features, torch.full((60,), -1), CodebookConfig(n_prototypes=8, steps=50, init="random"), seed=0)
     assert (book.curves["pull"] == 0).all() and (book.curves["push"] == 0).all()
     assert np.allclose(book.curves["total"], book.curves["max"])
-    assert book.curves["max"][-1] < book.curves["max"][0]
+    assert book.curves["max"][-1] < 0.95 * book.curves["max"][0]
 
 
 def test_same_seed_same_bits_other_seed_other_start():

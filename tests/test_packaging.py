@@ -93,7 +93,7 @@ def test_no_absolute_paths_and_no_large_files():
     for path in tracked():
         size = path.stat().st_size
         assert size < 5_000_000, f"{path}: {size} bytes"
-        if path.suffix in {".py", ".md", ".toml", ".yml", ".txt", ".ipynb", ".json", ".csv", ".cff", ""} and path.name != "test_packaging.py":
+        if path.suffix in {".py", ".md", ".toml", ".yml", ".txt", ".ipynb", ".json", ".csv", ".cff", ""} and path.name not in ("test_packaging.py", "test_notebooks.py"):  # these two hold the patterns
             text = path.read_text(encoding="utf-8", errors="ignore")
             found = re.search(r"(?<![\w.])/(home|work|root|Users|tmp)/", text)
             assert not found, f"{path}: names a machine path near {text[max(0, found.start() - 30) : found.end() + 30]!r}"
