@@ -290,7 +290,7 @@ def write(layout: Layout, views: list[Rendered], out: Path) -> Path:
                 written.append(p)
 
     first = set(np.unique(views[0].ids["whole"]).tolist())
-    difficulties = {**layout.difficulties, "absent_from_first_view": [n["name"] for n in table if n["level"] == "whole" and n["id"] not in first]}
+    difficulties = {**layout.difficulties, "absent_from_first_view": [n["name"] for n in table if n["level"] == "whole" and not n["stuff"] and n["id"] not in first]}
     effects = {v.shot.name: {k: x for k, x in (("exposure", v.shot.exposure), ("motion_blur", list(v.shot.moves))) if x not in (1.0, [])} for v in views}
     _json({
         "name": layout.name, "title": layout.title, "layout": layout.kind, "seed": layout.seed, "units": "metres",
