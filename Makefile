@@ -33,7 +33,7 @@ figures: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest tests
-	$(BIN)/cclkit figures --profile mini --only-missing
+	$(BIN)/cclkit figures --profile mini
 	$(BIN)/python -m pytest -p no:cacheprovider --nbval --nbval-cell-timeout 600 results/mini/notebooks
 
 lab: $(STAMP)

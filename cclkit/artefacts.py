@@ -15,6 +15,7 @@ import inspect
 import io
 import json
 import os
+import re
 import shutil
 import tempfile
 import textwrap
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors.torch
 
 from . import __version__
 from .errors import ArtefactError
@@ -64,12 +66,29 @@ class Artefact:
             raise ArtefactError(f"{path}: damaged ({e}); delete {self.folder} and run again") from e
 
 
+    def safetensors(self, name: str) -> dict:
+        """All tensors of a .safetensors file."""
+        path = self.path(name)
+        try:
+            return safetensors.torch.load(path.read_bytes())
+        except Exception as e:  # the format's own error type is not public in all versions
+            raise ArtefactError(f"{path}: damaged ({e}); delete {self.folder} and run again") from e
+
+    def json(self, name: str) -> Any:
+        path = self.path(name)
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as e:
+            raise ArtefactError(f"{path}: damaged ({e}); delete {self.folder} and run again") from e
+
+
 class Store:
     """Artefacts of one scene below a run folder, with an optional read-only bundle to look in first."""
 
     def __init__(self, root: Path | str, bundle: Path | str | None = None):
         self.root = Path(root)
         self.bundle = Path(bundle) if bundle is not None else None
+        self._locked = False
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.root):
@@ -106,7 +125,7 @@ class Store:
         folder = self.root / stage / key
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / RECORD).unlink(missing_ok=True)  # a record that is not intact must not survive
+            _drop_damaged(folder)
             for left in folder.glob("*.tmp"):  # half-written files of a killed run
                 left.unlink()
             start = time.monotonic()
@@ -132,15 +151,22 @@ class Store:
             ) from e
         return Artefact(stage, key, folder, record, reused=False)
 
-    def clear(self) -> None:
-        """Delete every artefact of this store (never the bundle)."""
-        for child in self.root.iterdir():
-            if child.is_dir():
-                shutil.rmtree(child)
+    def clear(self, stages: Sequence[str]) -> None:
+        """Delete the artefacts of these stages: folders named like keys, and nothing else that may lie there."""
+        for stage in stages:
+            for child in (self.root / stage).glob("*"):
+                if child.is_dir() and re.fullmatch(rf"[0-9a-f]{{{KEY_LENGTH}}}", child.name):
+                    shutil.rmtree(child)
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the folder for one run at a time; a second one is refused with the holder's process id."""
+        """Hold the folder for one run at a time; a second one is refused with the holder's process id.
+
+        Within one store the lock nests: a stage may need another one computed first.
+        """
+        if self._locked:
+            yield
+            return
         path = self.root / ".lock"
         with open(path, "a+", encoding="utf-8") as f:
             if fcntl is not None:
@@ -155,7 +181,11 @@ class Store:
             f.truncate(0)
             f.write(str(os.getpid()))
             f.flush()
-            yield
+            self._locked = True
+            try:
+                yield
+            finally:
+                self._locked = False
 
 
 def content_key(**parts: Any) -> str:
@@ -172,20 +202,10 @@ def code_version(modules: Sequence[str], *functions: Callable) -> str:
     for name in modules:
         path = Path(__file__).parent / name
         for file in [path] if path.is_file() else sorted(path.rglob("*.py")):
-            digest.update(_code_digest(file, file.stat().st_mtime_ns).encode())
+            digest.update(_CODE_DIGESTS[file].encode())
     for function in functions:
         digest.update(_canonical(ast.parse(textwrap.dedent(inspect.getsource(function)))).encode())
     return digest.hexdigest()[:KEY_LENGTH]
-
-
-_CODE_DIGESTS: dict[tuple[Path, int], str] = {}
-
-
-def _code_digest(file: Path, mtime: int) -> str:
-    if (file, mtime) not in _CODE_DIGESTS:
-        tree = ast.parse(file.read_text(encoding="utf-8"))
-        _CODE_DIGESTS[file, mtime] = hashlib.sha256(_canonical(tree).encode()).hexdigest()
-    return _CODE_DIGESTS[file, mtime]
 
 
 def _canonical(node: Any) -> str:
@@ -232,9 +252,20 @@ def file_digest(path: Path) -> str:
 
 def _read_record(folder: Path) -> dict[str, Any] | None:
     try:
-        return json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+    return record if isinstance(record, dict) and isinstance(record.get("files"), dict) else None
+
+
+def _drop_damaged(folder: Path) -> None:
+    """Before a stage is built again: delete its record, and the files that no longer are what it recorded."""
+    record = _read_record(folder)
+    (folder / RECORD).unlink(missing_ok=True)
+    for name, about in (record or {"files": {}})["files"].items():
+        path = folder / name
+        if path.is_file() and file_digest(path) != about["sha256"]:
+            path.unlink()
 
 
 def _intact(folder: Path, record: dict[str, Any]) -> bool:
@@ -249,3 +280,11 @@ def _intact(folder: Path, record: dict[str, Any]) -> bool:
 def verify(artefact: Artefact) -> list[str]:
     """Names of the files whose content differs from what was recorded."""
     return [n for n, about in artefact.record["files"].items() if file_digest(artefact.folder / n) != about["sha256"]]
+
+
+# Taken when the code is imported, not when a key is asked for: in a notebook that stays open, files may be edited
+# while the old code still runs, and its results must not be filed under the new code's key.
+_CODE_DIGESTS = {
+    file: hashlib.sha256(_canonical(ast.parse(file.read_text(encoding="utf-8"))).encode()).hexdigest()
+    for file in sorted(Path(__file__).parent.rglob("*.py"))
+}

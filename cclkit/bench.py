@@ -69,6 +69,8 @@ def bench_rasterize(
     """
     if channels < 3:
         raise ConfigError(f"channels is {channels}, expected at least 3 (the colour)")
+    if min(n_gaussians, width, height, repeats) < 1:
+        raise ConfigError(f"gaussians {n_gaussians}, size {width}x{height}, repeats {repeats}: expected at least 1 of each")
     gaussians, camera = rasterize_problem(n_gaussians=n_gaussians, width=width, height=height, sh_degree=sh_degree, seed=seed)
     if backend == "cuda":
         gaussians = gaussians.to("cuda")

@@ -38,7 +38,6 @@ def _parser() -> argparse.ArgumentParser:
     figures = sub.add_parser("figures", help="run the notebooks headlessly and regenerate every figure and table")
     figures.add_argument("--profile", default="mini", help="mini (default) or paper")
     figures.add_argument("--fresh", action="store_true", help="recompute from the photographs: ignore bundled and earlier artefacts")
-    figures.add_argument("--only-missing", action="store_true", help="keep any executed notebook of these sources and this code")
     figures.add_argument("--only", nargs="+", metavar="NN", help="notebooks to run, by number, e.g. --only 03 07")
     figures.add_argument("--write-back", action="store_true", help="copy the executed notebooks over notebooks/ (for maintainers)")
     figures.set_defaults(func=_figures)
@@ -75,7 +74,7 @@ def _scene_arguments(p: argparse.ArgumentParser) -> None:
 def _open(args):
     # imported late: `cclkit --help` must not wait for torch
     from . import config
-    from .pipeline import Run
+    from .pipeline import STAGES, Run
 
     settings = config.parse_settings(args.settings)
     if args.fresh:
@@ -83,7 +82,7 @@ def _open(args):
     run = Run(args.scene, config.profile(args.profile).with_settings(settings), args.out)
     if args.fresh:
         with run.store.lock():
-            run.store.clear()
+            run.store.clear(STAGES)
     return run
 
 
@@ -103,7 +102,7 @@ def _run(args) -> int:
 def _figures(args) -> int:
     from .notebooks import run_notebooks
 
-    return run_notebooks(args.profile, fresh=args.fresh, only=args.only, only_missing=args.only_missing, write_back=args.write_back)
+    return run_notebooks(args.profile, fresh=args.fresh, only=args.only, write_back=args.write_back)
 
 
 def _query(args) -> int:

@@ -118,11 +118,11 @@ def fit_codebook(features: Tensor, labels: Tensor, config: CodebookConfig, *, se
         raise CodebookError("no mask features to learn a codebook from; check that the masks stage found masks at this level")
     generator = torch.Generator().manual_seed(seed)
     features = features.float()
-    if config.shuffle_labels:
-        labels = shuffled(labels, generator)
     _check_vectors(features, "feature")  # before anything is drawn from them
     initial = initialise(features, config.n_prototypes, config.init, generator)
     _check(initial, features, labels)
+    if config.shuffle_labels:  # after the start was drawn, so that all arms of an ablation start alike
+        labels = shuffled(labels, generator)
     prototypes = initial.clone().requires_grad_(True)
     unit_features, table = _unit(features), _LabelTable(labels)
     optimiser = torch.optim.Adam([prototypes], lr=config.lr, betas=tuple(config.betas))

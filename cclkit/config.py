@@ -80,6 +80,8 @@ class MaskConfig:
     """Drop masks whose IoU×stability is not above this. Paper does not say (ours: 0.7, LangSplat's value)."""
     inner_max: float = 0.5
     """LangSplat's rule for a mask inside a much larger one of the same SAM output (protocol E). Paper does not say (ours: 0.5, LangSplat's)."""
+    overlap_across_outputs: bool = True
+    """Apply the overlap rule to the union of two outputs too. Paper does not say (ours: on; an object without parts is found by several outputs, and its twins would get two tracks, which push then drives apart)."""
     inner_across_outputs: bool = False
     """Apply that rule to the union of two outputs too. Off, because it would delete every part inside its whole."""
     min_area_px: int = 20
@@ -111,9 +113,9 @@ class CodebookConfig:
     steps: int = 400
     """Full-batch Adam steps over all masks of the scene. Paper does not say for this stage (ours: 400; from a k-means start the losses are flat after about 100)."""
     lr: float = 1e-3
-    """Adam learning rate. Paper: 0.001."""
+    """Adam learning rate. Paper: 0.001, without saying for which stage."""
     betas: tuple[float, float] = (0.9, 0.999)
-    """Adam betas. Paper: (0.9, 0.999)."""
+    """Adam betas. Paper: (0.9, 0.999), without saying for which stage."""
     shuffle_labels: bool = False
     """Control: permute the track labels among the labelled masks, which keeps their number and sizes and destroys their meaning."""
 
@@ -123,9 +125,9 @@ class GaussiansConfig:
     """RGB reconstruction."""
 
     init: str = "auto"
-    """"points" (the scene's points, as the paper does), "depth" (back-projected depth), "random", or "auto": depth, else points, else random."""
+    """"points" (the scene's points, what 3DGS starts from), "depth" (back-projected depth), "random", or "auto": depth, else points, else random."""
     max_gaussians: int = 30_000
-    """Upper bound when starting from depth."""
+    """Number of Gaussians to start from at most; densification stops growing once it is reached, with one step's overshoot."""
     iterations: int = 700
     """Optimisation steps, one view each. Paper: 30,000 (jointly with semantics)."""
     sh_degree: int = 1
@@ -166,8 +168,6 @@ class QueryConfig:
     """Canonical phrases. LERF's; the paper does not list its phrase set."""
     temperature: float = 0.1
     """Temperature of the softmax rule. Paper shows none, which is 1 (ours: 0.1, because over cosines a temperature of 1 is almost flat)."""
-    threshold: float = 0.4
-    """Mask threshold on the normalised map. LangSplat's: 0.4. Paper does not say."""
 
 
 @dataclass(frozen=True)
@@ -217,6 +217,8 @@ class Config:
         """
         out = self
         for name, value in settings.items():
+            if name == "profile":
+                raise ConfigError("the profile is not a setting: it names a set of values; choose it with --profile")
             out = _replaced(out, name.split("."), value, name)
         _check_ranges(out)
         return out
@@ -232,14 +234,43 @@ _NOT_NEGATIVE = (
     "front_end.simulation.text_noise", "front_end.simulation.confuser_drift",
 )
 _SHARE = (
-    "tracks.iou_min", "masks.predicted_iou_min", "masks.stability_min", "masks.overlap_iou_max", "masks.score_min", "masks.inner_max", "query.threshold",
+    "tracks.iou_min", "masks.predicted_iou_min", "masks.stability_min", "masks.overlap_iou_max", "masks.score_min", "masks.inner_max",
     "front_end.simulation.incomplete_rate", "front_end.simulation.incomplete_cut", "front_end.simulation.split_rate", "front_end.simulation.merge_rate",
     "front_end.simulation.missing_rate", "front_end.simulation.track_loss_rate", "front_end.simulation.between_object_cosine", "front_end.simulation.hierarchy",
 )
 
 
+_CHOICES = {
+    "device": ("cpu", "cuda"),
+    "front_end.kind": ("simulated",),
+    "codebook.init": ("kmeans", "random"),
+    "gaussians.init": ("auto", "depth", "points", "random"),
+    "query.rule": ("relevancy", "softmax"),
+    "evaluation.lerf_protocol": ("langsplat", "langsplat_v2"),
+    "evaluation.ovs_protocol": ("ovs3d_langsplat", "ovs3d_argmax", "ovs3d_occam"),
+    "evaluation.argmax_level": ("sp", "wp"),
+}
+
+
 def _check_ranges(config: "Config") -> None:
     values = {name: value for name, value, _ in describe(config)}
+    for name, choices in _CHOICES.items():
+        if values[name] not in choices:
+            raise ConfigError(f"setting {name}={values[name]!r} is unknown; use one of {', '.join(choices)}")
+    for name in ("codebook.betas", "field.betas"):
+        if len(values[name]) != 2 or not all(0 <= b < 1 for b in values[name]):
+            raise ConfigError(f"setting {name}={values[name]!r} is out of range; expected two numbers in 0..1, e.g. (0.9, 0.999)")
+    if not all(w > 0 for w in values["field.hidden"]):
+        raise ConfigError(f"setting field.hidden={values['field.hidden']!r} is out of range; expected widths above 0, e.g. (64,)")
+    for name, value in values.items():
+        if isinstance(value, int) and not isinstance(value, bool) and not 0 <= value < 2**31:
+            raise ConfigError(f"setting {name}={value!r} is out of range; expected a whole number in 0..{2**31 - 1}")
+        if isinstance(value, float) and not abs(value) < 1e12:
+            raise ConfigError(f"setting {name}={value!r} is out of range; expected a finite number")
+    if values["codebook.n_prototypes"] > 2**16:
+        raise ConfigError(f"setting codebook.n_prototypes={values['codebook.n_prototypes']} is out of range; expected at most {2**16}")
+    if not values["query.canonical"] or not all(c.strip() for c in values["query.canonical"]):
+        raise ConfigError(f"setting query.canonical={values['query.canonical']!r} is empty; expected at least one phrase")
     for names, fits, wanted in (
         (_POSITIVE, lambda v: v > 0, "a number above 0"),
         (_NOT_NEGATIVE, lambda v: v >= 0, "a number of at least 0"),
@@ -326,7 +357,7 @@ def _coerced(value: Any, like: Any, name: str) -> Any:
     if isinstance(value, str) and not isinstance(like, str):
         try:
             value = ast.literal_eval({"true": "True", "false": "False"}.get(value.lower(), value))
-        except (ValueError, SyntaxError) as e:
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as e:
             raise ConfigError(f"setting {name}={value!r} cannot be read; expected {type(like).__name__} like {like!r}") from e
     if isinstance(like, bool):
         ok = isinstance(value, bool)
@@ -339,6 +370,8 @@ def _coerced(value: Any, like: Any, name: str) -> Any:
         value = (value,) if isinstance(value, (int, float, str)) else value
         ok = isinstance(value, (tuple, list))
         value = tuple(value) if ok else value
+        kind = str if like and isinstance(like[0], str) else (int if like and isinstance(like[0], int) else float)
+        ok = ok and all(isinstance(v, (int, float) if kind is float else kind) and not isinstance(v, bool) for v in value)
     else:
         ok = isinstance(value, type(like))
     if not ok or (isinstance(value, float) and value != value):

@@ -61,7 +61,8 @@ def population(
     space, rng = FeatureSpace(simulation), seeded(seed, "population")
     names = [f"class {chr(97 + c // 26)}{chr(97 + c % 26)}" for c in range(n_classes)]
     directions = [space.words(n.split()[-1]) for n in names]
-    confuser = np.roll(rng.permutation(n_classes), 1)
+    order, confuser = rng.permutation(n_classes), np.zeros(n_classes, np.int64)
+    confuser[order] = np.roll(order, 1)  # one cycle, so that no class is its own confuser
     features, classes, labels = [], [], []
     for _ in range(n_views):
         for c in range(n_classes):

@@ -48,6 +48,7 @@ class FilterCounts:
     low_score: int
     overlapping: int
     inside_larger: int
+    across_outputs: int  # dropped from a level because its other output holds the same region
     covered: int  # lost all (or nearly all) pixels to better masks of the level
     kept: int
 
@@ -69,18 +70,22 @@ def build_view_masks(candidates: Candidates, config: MaskConfig) -> tuple[ViewMa
     overlapping = inside = 0
     for output in (0, 1, 2):
         rows = np.flatnonzero(confident & (c.output == output))
-        keep, why = _nms(c.masks[rows], c.predicted_iou[rows], c.stability[rows], config)
+        keep, by_rule = _nms(c.masks[rows], c.predicted_iou[rows], c.stability[rows], config)
         kept[output] = rows[keep]
-        low_score += why["score"]
-        overlapping += why["overlap"]
-        inside += why["inner"]
+        low_score += int(by_rule["score"].sum())
+        overlapping += int((by_rule["overlap"] & ~by_rule["score"]).sum())
+        inside += int((by_rule["inner"] & ~by_rule["overlap"] & ~by_rule["score"]).sum())
 
-    table, maps, covered, wanted = [], {}, 0, 0
+    table, maps, covered, wanted, twins = [], {}, 0, 0, 0
     for n, level in enumerate(LEVELS):
         rows = np.concatenate([kept[o] for o in OUTPUTS_OF_LEVEL[level]])
-        if config.inner_across_outputs and len(rows):
-            keep, _ = _nms(c.masks[rows], c.predicted_iou[rows], c.stability[rows], config, only_inner=True)
-            rows = rows[keep]
+        if len(rows):
+            _, by_rule = _nms(c.masks[rows], c.predicted_iou[rows], c.stability[rows], config)
+            dropped = by_rule["overlap"] if config.overlap_across_outputs else np.zeros(len(rows), bool)
+            if config.inner_across_outputs:
+                dropped = dropped | by_rule["inner"]
+            twins += int(dropped.sum())
+            rows = rows[~dropped]
         wanted += len(rows)
         label, shown = paint(c.masks[rows], (c.predicted_iou * c.stability)[rows], config.min_area_px)
         covered += len(rows) - len(shown)
@@ -100,7 +105,7 @@ def build_view_masks(candidates: Candidates, config: MaskConfig) -> tuple[ViewMa
         masks=masks,
         **maps,
     )
-    return out, FilterCounts(len(c.masks), low_score, overlapping, inside, covered, wanted - covered)
+    return out, FilterCounts(len(c.masks), low_score, overlapping, inside, twins, covered, wanted - covered)
 
 
 def mask_nms(
@@ -126,11 +131,11 @@ def mask_nms(
     return np.flatnonzero(keep)
 
 
-def _nms(masks, predicted_iou, stability, config, only_inner: bool = False):
-    """Boolean keep [M] and how many masks each rule dropped (first rule that applies)."""
+def _nms(masks, predicted_iou, stability, config) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Boolean keep [M], and for each rule ("score", "overlap", "inner") which masks it drops [M]."""
     M = len(masks)
     if M == 0:
-        return np.zeros(0, bool), {"score": 0, "overlap": 0, "inner": 0}
+        return np.zeros(0, bool), {rule: np.zeros(0, bool) for rule in ("score", "overlap", "inner")}
     flat = masks.reshape(M, -1).astype(np.float32)
     inter = (flat @ flat.T).astype(np.float64)  # counts, exact
     area = np.diag(inter).copy()
@@ -146,10 +151,8 @@ def _nms(masks, predicted_iou, stability, config, only_inner: bool = False):
     inside = (share >= 0.85) & (share.T < 0.5) & (1 - share * share.T > 1 - config.inner_max)
     np.fill_diagonal(inside, False)
     inner = inside.any(1)
-    if only_inner:
-        low[:] = overlap[:] = False
     keep = ~(low | overlap | inner) & (area > 0)
-    return keep, {"score": int(low.sum()), "overlap": int((overlap & ~low).sum()), "inner": int((inner & ~low & ~overlap).sum())}
+    return keep, {"score": low, "overlap": overlap, "inner": inner}
 
 
 def paint(masks: np.ndarray, score: np.ndarray, min_area: int) -> tuple[np.ndarray, np.ndarray]:

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from . import __version__, config as configs
-from .artefacts import atomic_write, code_version, content_key, file_digest
+from .artefacts import Store, atomic_write, code_version, content_key, file_digest
 from .errors import ConfigError, NotebookError, SceneError
 from .figures import FigureFolder
-from .pipeline import Run, project_folder, results_folder
+from .pipeline import STAGES, Run, check_device, project_folder, results_folder
 from .scenes import bundled_scenes
 from .tables import readme_with_tables, save_table
 
@@ -54,11 +54,7 @@ def start(name: str, *, profile: str = "mini", scene: str = "", layout: str = "l
     Raises ConfigError (unknown profile, no CUDA), SceneError (no such scene).
     """
     config = configs.profile(profile, seed=seed)
-    if config.device == "cuda":
-        import torch
-
-        if not torch.cuda.is_available():
-            raise ConfigError("profile 'paper' needs a CUDA device and none was found; use profile 'mini', or run on a machine with a GPU")
+    check_device(config)
     if not scene:
         scene = DEFAULT_SCENES[profile][layout]
         if profile == "paper":
@@ -93,7 +89,7 @@ def notebook_paths(only: Sequence[str] | None = None) -> list[Path]:
     return wanted
 
 
-def run_notebooks(profile: str, *, fresh: bool = False, only: Sequence[str] | None = None, only_missing: bool = False, write_back: bool = False, parameters: dict | None = None) -> int:
+def run_notebooks(profile: str, *, fresh: bool = False, only: Sequence[str] | None = None, write_back: bool = False, parameters: dict | None = None) -> int:
     """Execute notebooks through papermill, in order; returns the number of failures (capped at 1).
 
     Executed copies go to ``results/<profile>/notebooks``, figures and tables beside them. A copy made
@@ -108,20 +104,24 @@ def run_notebooks(profile: str, *, fresh: bool = False, only: Sequence[str] | No
     os.environ["CCLKIT_QUIET"] = "1"  # progress bars would stand in the outputs
     if fresh:
         os.environ["CCLKIT_NO_BUNDLE"] = "1"
-        _delete(root / "runs")
-        _delete(out)
+        for folder in sorted((root / "runs").glob("*")):
+            store = Store(folder)
+            with store.lock():
+                store.clear(STAGES)
+        for path in paths:
+            (out / path.name).unlink(missing_ok=True)
     failures, total = [], time.monotonic()
     for path in paths:
-        key = _notebook_key(path, profile, parameters or {}, root)
+        sources = _sources_key(path, profile, parameters or {})
         target = out / path.name
-        if _executed_key(target) == key:
+        if _executed_key(target) == [sources, _outputs_key(path, root)]:
             print(f"{path.stem:<24} unchanged", flush=True)
         else:
             begin = time.monotonic()
             problem = _execute(path, target, {"profile": profile, **(parameters or {})}, root)
             if problem is None:
-                # figures are part of what the key vouches for, so it is taken after they were written
-                _stamp(target, _notebook_key(path, profile, parameters or {}, root))
+                # what went in was hashed before the run, so that an edit during it is not taken for executed
+                _stamp(target, [sources, _outputs_key(path, root)])
             print(f"{path.stem:<24} {'done   ' if problem is None else 'FAILED '} {time.monotonic() - begin:7.1f} s", flush=True)
             if problem is not None:
                 failures.append(f"{path.name}: {problem}")
@@ -165,8 +165,13 @@ def _execute(path: Path, target: Path, parameters: dict, root: Path) -> str | No
     return None
 
 
-def _notebook_key(path: Path, profile: str, parameters: dict, root: Path) -> str:
-    """Hash of everything an executed notebook depends on, and of the figures it left."""
+def _outputs_key(path: Path, root: Path) -> str:
+    """Hash of the figures and tables that a notebook left."""
+    return content_key(files={p.name: file_digest(p) for f in ("figures", "tables") for p in sorted((root / f).glob(f"{path.stem[:2]}_*"))})
+
+
+def _sources_key(path: Path, profile: str, parameters: dict) -> str:
+    """Hash of everything an executed notebook depends on."""
     import nbformat
 
     nb = nbformat.read(path, 4)
@@ -177,13 +182,12 @@ def _notebook_key(path: Path, profile: str, parameters: dict, root: Path) -> str
         parameters=parameters,
         code=code_version([p.name for p in sorted(Path(__file__).parent.iterdir()) if p.suffix == ".py" or (p.is_dir() and p.name != "__pycache__")]),
         data={p.relative_to(data).as_posix(): [p.stat().st_size, file_digest(p)] for p in sorted(data.rglob("*")) if p.is_file()},
-        outputs={p.name: file_digest(p) for f in ("figures", "tables") for p in sorted((root / f).glob(f"{path.stem[:2]}_*"))},
         python=sys.version_info[:2],
         numpy=np.__version__,
     )
 
 
-def _executed_key(target: Path) -> str | None:
+def _executed_key(target: Path) -> list[str] | None:
     import nbformat
 
     try:
@@ -192,7 +196,7 @@ def _executed_key(target: Path) -> str | None:
         return None
 
 
-def _stamp(target: Path, key: str) -> None:
+def _stamp(target: Path, key: list[str]) -> None:
     import nbformat
 
     nb = nbformat.read(target, 4)
@@ -215,12 +219,6 @@ def _clean(target: Path) -> bytes:
         cell.metadata = {k: v for k, v in cell.metadata.items() if k == "tags" and v}
     nb.metadata = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}, "language_info": {"name": "python"}}
     return nbformat.writes(nb).encode() + b"\n"
-
-
-def _delete(folder: Path) -> None:
-    import shutil
-
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _shown(path: Path) -> str:

@@ -8,7 +8,6 @@ masks -> features ┐
 from __future__ import annotations
 
 import io
-import json
 import os
 import platform
 import resource
@@ -22,7 +21,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from tqdm.auto import tqdm
 
@@ -36,9 +34,9 @@ from .evaluation.metrics import write_results
 from .features import view_features
 from .field import SemanticField, field_from_tensors, field_tensors, train_field
 from .foundation import FrontEnd, build_front_end
-from .gaussians import Gaussians, fit_rgb, from_depth, from_frusta, from_points, load_ply, save_ply
+from .gaussians import Gaussians, fit_rgb, from_scene, load_ply, save_ply
 from .masks import LEVELS, FilterCounts, ViewMasks, build_view_masks, pack, unpack
-from .query import code_relevancy, code_softmax_relevancy, select_level_by_maximum
+from .query import code_relevancy, code_softmax_relevancy, select_level_by_mask_mean, select_level_by_maximum, threshold_mask
 from .scenes import Scene, View, content_hash, load_scene
 from .tracking import ViewTracks, track_masks
 
@@ -51,7 +49,8 @@ class Stage:
 
     inputs: tuple[str, ...]
     settings: Callable[[Config], dict]
-    modules: tuple[str, ...]  # files or folders of the package
+    modules: tuple[str, ...]  # files or folders of the package, beside scenes/ which every stage reads through
+    methods: tuple[str, ...] = ()  # methods of Run that the builder computes with, beside the builder itself
     seeded: bool = False
 
 
@@ -59,13 +58,16 @@ GRAPH: dict[str, Stage] = {
     "masks": Stage((), lambda c: _settings(c, "front_end", "masks"), ("masks.py", "foundation")),
     "features": Stage(("masks",), lambda c: _settings(c, "front_end"), ("features.py", "foundation")),
     "tracks": Stage(("masks",), lambda c: _settings(c, "front_end", "tracks"), ("tracking.py", "foundation")),
-    "codebook": Stage(("features", "tracks"), lambda c: _settings(c, "codebook"), ("codebook.py",), seeded=True),
+    "codebook": Stage(("masks", "features", "tracks"), lambda c: _settings(c, "codebook"), ("codebook.py",), ("training_set",), seeded=True),
     "gaussians": Stage((), lambda c: _settings(c, "gaussians") | {"device": c.device}, ("gaussians",), seeded=True),
-    "field": Stage(("masks", "codebook", "gaussians"), lambda c: _settings(c, "field") | {"device": c.device}, ("field.py", "gaussians"), seeded=True),
+    "field": Stage(
+        ("masks", "tracks", "codebook", "gaussians"), lambda c: _settings(c, "field") | {"device": c.device}, ("field.py", "gaussians"), ("index_maps", "mask_codes", "codebooks"), seeded=True
+    ),
     "evaluation": Stage(
         ("codebook", "gaussians", "field"),
         lambda c: _settings(c, "front_end", "query", "evaluation") | {"device": c.device},
-        ("query.py", "evaluation", "field.py", "gaussians"),
+        ("query.py", "evaluation", "field.py", "gaussians", "foundation"),
+        ("relevancy", "similarity", "codes", "codebooks", "_text"),
     ),
 }
 
@@ -82,8 +84,9 @@ class Run:
     """
 
     def __init__(self, scene: Scene | str | Path, config: Config | None = None, out: str | Path | None = None):
-        self.scene = scene if isinstance(scene, Scene) else load_scene(scene)
         self.config = config if config is not None else configs.profile("mini")
+        check_device(self.config)
+        self.scene = scene if isinstance(scene, Scene) else load_scene(scene)
         out = Path(out) if out is not None else results_folder(self.config.profile) / "runs" / self.scene.name
         self.store = Store(out, bundle=bundle_folder(self.scene.name))
         self.times: dict[str, float] = {}
@@ -97,6 +100,7 @@ class Run:
         """
         other = Run.__new__(Run)
         other.scene, other.store, other.times, other._artefacts, other._codes = self.scene, self.store, {}, {}, {}
+        other.__dict__["scene_key"] = self.scene_key  # hashing all images again would take longer than most keys
         other.config = self.config.with_settings({k.replace("__", "."): v for k, v in settings.items()})
         return other
 
@@ -121,7 +125,7 @@ class Run:
             settings=spec.settings(self.config),
             inputs=inputs,
             # of this file only the stage's own builder counts
-            code=code_version(spec.modules, getattr(type(self), f"_build_{stage}")),
+            code=code_version(("scenes", *spec.modules), *(getattr(type(self), m) for m in (f"_build_{stage}", *spec.methods))),
             seed=self.config.seed if spec.seeded else None,
         )
 
@@ -210,14 +214,15 @@ class Run:
 
     def _build_gaussians(self, folder: Path) -> dict:
         c = self.config.gaussians
-        g, how = initial_gaussians(self.scene, c.init, max_gaussians=c.max_gaussians, sh_degree=c.sh_degree, seed=self.config.seed)
+        g, how = from_scene(self.scene, how=c.init, max_gaussians=c.max_gaussians, sh_degree=c.sh_degree, seed=self.config.seed)
         history: dict = {}
         if c.iterations:
             g, history = fit_rgb(
-                g, self.scene.training_views, iterations=c.iterations, seed=self.config.seed, densify=c.densify, sh_degree=c.sh_degree,
+                g.to(self.config.device), self.scene.training_views, iterations=c.iterations, seed=self.config.seed, densify=c.densify, sh_degree=c.sh_degree,
                 max_gaussians=c.max_gaussians if c.densify else None, progress=not quiet(),
             )
             history.pop("seconds")  # times are recorded once, beside the artefact, so that its content repeats bit for bit
+        g = g.to("cpu")
         save_ply(g, folder / "gaussians.ply")
         save_npz(folder / "history.npz", **{k: np.asarray(v) for k, v in history.items()})
         return {"start": how, "n_gaussians": len(g)}
@@ -281,7 +286,7 @@ class Run:
 
     def codebooks(self) -> dict[str, Codebook]:
         """Codebook of each level."""
-        t = load_safetensors(self.ensure("codebook").path("codebook.safetensors").read_bytes())
+        t = self.ensure("codebook").safetensors("codebook.safetensors")
         return {
             n: Codebook(t[f"prototypes.{n}"], t[f"initial.{n}"], {k: t[f"curve.{k}.{n}"].numpy() for k in ("max", "pull", "push", "total") if f"curve.{k}.{n}" in t})
             for n in LEVELS
@@ -304,8 +309,7 @@ class Run:
         return self.ensure("gaussians").npz("history.npz")
 
     def field(self) -> SemanticField:
-        tensors = load_safetensors(self.ensure("field").path("field.safetensors").read_bytes())
-        return field_from_tensors(tensors, self.config.field)
+        return field_from_tensors(self.ensure("field").safetensors("field.safetensors"), self.config.field)
 
     def field_curves(self) -> dict[str, np.ndarray]:
         return self.ensure("field").npz("curves.npz")
@@ -338,19 +342,24 @@ class Run:
         """Cosine of each pixel's prototype with each text, at both levels."""
         text, out = torch.from_numpy(self._text(texts)), []
         for book, codes in zip(self.codebooks().values(), self.codes(view)):
+            if len(book.prototypes) == 0:
+                out.append(torch.zeros(len(texts), *codes.shape))
+                continue
             scores = text @ book.prototypes.T  # [P, N]
             out.append(scores[:, torch.from_numpy(codes).long()])
         return torch.stack(out, 1)
 
     def _text(self, texts: Sequence[str]) -> np.ndarray:
-        blank = [t for t in texts if not t.strip()]
-        if blank:
-            raise QueryError(f"query {blank[0]!r} is empty; write what to look for")
+        for t in texts:
+            if not t.strip():
+                raise QueryError(f"query {t!r} is empty; write what to look for")
+            if not t.isprintable():
+                raise QueryError(f"query {t!r} holds characters that are no text; write it in UTF-8, on one line")
         return self.front_end.encoder.encode_text(list(texts))
 
     def evaluation(self) -> dict:
         """Protocol, constants, rows and aggregates, as in evaluation.json."""
-        return json.loads(self.ensure("evaluation").path("evaluation.json").read_text(encoding="utf-8"))
+        return self.ensure("evaluation").json("evaluation.json")
 
     def _view(self, view: View | str) -> View:
         return self.scene.view(view) if isinstance(view, str) else view
@@ -389,6 +398,12 @@ class Run:
         return path
 
 
+def check_device(config: Config) -> None:
+    """Raise ConfigError when the configured device is not there, before anything is computed for it."""
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"profile {config.profile!r} needs a CUDA device and none was found; use profile 'mini', or run on a machine with a GPU")
+
+
 def run_pipeline(run: Run, *, until: str = "evaluation", report: Callable[[str], None] = print) -> Run:
     """Run every stage up to ``until``, reporting one line each. Interrupted runs go on where they stopped."""
     if until not in STAGES:
@@ -412,45 +427,38 @@ def run_pipeline(run: Run, *, until: str = "evaluation", report: Callable[[str],
 def answer_query(run: Run, text: str, views: Sequence[View]) -> Path:
     """Mask and overlay of a text in some views, as PNG files; returns their folder.
 
-    The rule is the LERF-OVS protocol's, level choice included; relevancy below 0.5 everywhere means
-    that every canonical phrase fits better, which is reported as such in answer.json.
+    Mask and level follow the configured protocol of the scene's layout: LERF-OVS scenes (and captures without
+    labels) smooth, normalise and vote; 3D-OVS scenes threshold the relevancy. The folder's name ends in
+    a hash of text and settings, so that no answer replaces another.
     """
     from PIL import Image
 
-    slug = "".join(c if c.isalnum() else "_" for c in text.lower()).strip("_") or "query"
-    folder = run.store.root / "queries" / slug
+    run._text([text])  # refuse an unusable text before anything is computed
+    slug = "".join(c if c.isalnum() else "_" for c in text.lower()).strip("_")[:40]
+    folder = run.store.root / "queries" / f"{slug}_{content_key(text=text, field=run.key('field'), query=configs.as_dict(run.config.query))[:6]}"
     answers = {}
     for view in progress(views, "query"):
-        maps = run.relevancy(view, [text])[0].numpy()
-        steps = lerf_ovs.query_steps(maps)
-        level = select_level_by_maximum(steps.smoothed)
-        mask = steps.mask[level]
+        maps = run.relevancy(view, [text])[0]
+        if run.scene.classes:
+            masks = threshold_mask(maps, ovs3d.LangSplat().threshold)
+            level = select_level_by_mask_mean(maps, masks)
+            mask = masks[level].numpy()
+        else:
+            steps = lerf_ovs.query_steps(maps.numpy())
+            level = select_level_by_maximum(steps.smoothed)
+            mask = steps.mask[level]
         for name, picture in (("mask", mask.astype(np.uint8) * 255), ("overlay", _overlay(view.image(), mask))):
             buffer = io.BytesIO()
             Image.fromarray(picture).save(buffer, "PNG")
             atomic_write(folder / f"{view.stem}_{name}.png", buffer.getvalue())
-        best = float(maps[level].max())
-        answers[view.name] = {"level": LEVELS[level], "highest_relevancy": best, "found": best > 0.5, "mask_pixels": int(mask.sum())}
-    save_json(folder / "answer.json", {"text": text, "front_end": run.front_end.label, "views": answers})
+        answers[view.name] = {"level": LEVELS[level], "highest_relevancy": float(maps[level].max()), "mask_pixels": int(mask.sum())}
+    save_json(folder / "answer.json", {"text": text, "front_end": run.front_end.label, "rule": run.config.query.rule, "views": answers})
     return folder
 
 
 def _overlay(image: np.ndarray, mask: np.ndarray) -> np.ndarray:  # [H, W, 3] uint8
     """The photograph with everything outside the mask dimmed."""
     return np.where(mask[..., None], image, (0.3 * image).astype(np.uint8))
-
-
-def initial_gaussians(scene: Scene, how: str, *, max_gaussians: int, sh_degree: int, seed: int) -> tuple[Gaussians, str]:
-    """Where reconstruction starts: the scene's depth, its points, or random places. Returns what was used."""
-    if how == "auto":
-        how = "depth" if scene.depth_folder else "points" if len(scene.points) >= 100 else "random"
-    if how == "points":
-        return from_points(scene.points, scene.point_colors, sh_degree=sh_degree, seed=seed), how
-    if how == "depth":
-        return from_depth(scene, max_gaussians=max_gaussians, sh_degree=sh_degree, seed=seed), how
-    if how == "random":
-        return from_frusta(scene.training_views, n_gaussians=max_gaussians, sh_degree=sh_degree, seed=seed), how
-    raise ConfigError(f"gaussians.init={how!r} is unknown; use 'auto', 'points', 'depth' or 'random'")
 
 
 def view_file(view: View) -> str:

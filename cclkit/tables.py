@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .artefacts import atomic_write
+from .errors import ArtefactError
 
 if TYPE_CHECKING:
     from .pipeline import Run
@@ -72,7 +73,15 @@ README_BLOCK = re.compile(r"(<!-- table: (\S+) -->\n)(.*?)(<!-- end -->)", re.S)
 
 def readme_with_tables(readme: str, root: Path) -> str:
     """The README's text with every table block replaced by the file it names (relative to the project)."""
-    return README_BLOCK.sub(lambda m: m[1] + (root / m[2]).read_text(encoding="utf-8").strip() + "\n" + m[4], readme)
+
+
+    def filled(m: re.Match) -> str:
+        path = root / m[2]
+        if not path.is_file():
+            raise ArtefactError(f"{path}: the README repeats this table and it is not there; run `make figures` (and `make bench` for timings)")
+        return m[1] + path.read_text(encoding="utf-8").strip() + "\n" + m[4]
+
+    return README_BLOCK.sub(filled, readme)
 
 
 def _text(c: object) -> str:

@@ -78,6 +78,53 @@ def test_damage_is_noticed(tmp_path):
         artefact.npz("a.npz")
 
 
+def test_clearing_deletes_artefacts_and_nothing_else(tmp_path):
+    store = Store(tmp_path)
+    store.ensure("masks", "0123456789abcdef", build_one, about={})
+    for name in ("photos/0123456789abcdef", ".git", "masks/notes"):
+        (tmp_path / name).mkdir(parents=True)
+    store.clear(["masks", "features"])
+    assert not (tmp_path / "masks/0123456789abcdef").exists()
+    assert all((tmp_path / n).exists() for n in ("photos/0123456789abcdef", ".git", "masks/notes"))
+
+
+def test_a_builder_that_keeps_files_does_not_keep_damaged_ones(tmp_path):
+    store = Store(tmp_path)
+
+    def build(folder):
+        if not (folder / "a.npz").exists():
+            save_npz(folder / "a.npz", x=np.arange(5))
+
+    path = store.ensure("masks", "k", build, about={}).folder / "a.npz"
+    good = path.read_bytes()
+    path.write_bytes(good[:40])
+    assert store.ensure("masks", "k", build, about={}).path("a.npz").read_bytes() == good
+
+
+def test_the_lock_nests_within_one_store(tmp_path):
+    store = Store(tmp_path)
+    with store.lock():
+        with store.lock():
+            pass
+        assert store._locked
+    assert not store._locked
+
+
+def test_damaged_records_tensors_and_json_are_one_error(tmp_path):
+    def build(folder):
+        (folder / "a.safetensors").write_bytes(b"12345678not tensors")
+        (folder / "a.json").write_bytes(b"{")
+
+    store = Store(tmp_path)
+    artefact = store.ensure("field", "k", build, about={})
+    with pytest.raises(ArtefactError, match="damaged"):
+        artefact.safetensors("a.safetensors")
+    with pytest.raises(ArtefactError, match="damaged"):
+        artefact.json("a.json")
+    (artefact.folder / "stage.json").write_text("[]")
+    assert store.find("field", "k") is None
+
+
 def test_pickles_are_refused(tmp_path):
     def build(folder):
         np.savez(folder / "a.npz", x=np.array([{"code": 1}], dtype=object))
@@ -94,9 +141,9 @@ def test_a_bundle_is_read_and_never_written(tmp_path):
     found = store.ensure("masks", "k", lambda folder: pytest.fail("built"), about={})
     assert found.reused and found.folder.is_relative_to(tmp_path / "bundle")
     before = sorted(p for p in (tmp_path / "bundle").rglob("*"))
-    store.ensure("masks", "other", build_one, about={})
-    store.clear()
-    assert sorted(p for p in (tmp_path / "bundle").rglob("*")) == before and store.find("masks", "other") is None
+    store.ensure("masks", "0123456789abcdef", build_one, about={})
+    store.clear(["masks"])
+    assert sorted(p for p in (tmp_path / "bundle").rglob("*")) == before and store.find("masks", "0123456789abcdef") is None
 
 
 def test_an_unwritable_folder_is_one_clear_error(tmp_path):

@@ -9,7 +9,7 @@ import torch
 from cclkit.codebook import assign, ccl_loss, fit_codebook, index_map, initialise, perplexity, shuffled, usage
 from cclkit.config import CodebookConfig
 from cclkit.errors import CodebookError, FeatureError
-from cclkit.experiments import mechanism
+from cclkit.experiments import ARMS, mechanism, population
 
 SETTINGS = dict(lambda_pull=0.25, lambda_push=0.25, margin=0.7)
 
@@ -140,6 +140,28 @@ def test_training_lowers_what_it_weighs():
     without = fit_codebook(features, labels, replace(config, lambda_pull=0.0, lambda_push=0.0), seed=0)
     assert torch.equal(with_ccl.initial, without.initial)
     assert with_ccl.curves["pull"][-1] < without.curves["pull"][-1]
+
+
+def test_all_arms_of_an_ablation_start_alike():
+    _, features, labels = random_case(7, B=80)
+    config = CodebookConfig(n_prototypes=8, steps=3)
+    starts = [fit_codebook(features, labels, replace(config, **change), seed=0).initial for change in ARMS.values()]
+    assert len(starts) == 5 and all(torch.equal(starts[0], s) for s in starts)
+
+
+def test_no_class_is_its_own_confuser():
+    """Without drift towards another class an incomplete mask would change nothing."""
+    for seed in range(5):
+        whole = population(seed, n_views=1, incomplete=0.0)
+        broken = population(seed, n_views=1, incomplete=1.0, missing=(0.8, 0.8))
+        assert (population_rank(whole) == 0).mean() > 0.9 and (population_rank(broken) == 0).mean() < 0.2
+
+
+def population_rank(people):
+    """Rank of the right text for every mask, 0 = first."""
+    scores = (people.features @ people.text.T).numpy()
+    right = scores[np.arange(len(scores)), people.classes]
+    return (scores > right[:, None]).sum(1)
 
 
 def test_kmeans_starts_on_the_data():

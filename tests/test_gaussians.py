@@ -196,9 +196,9 @@ def test_from_frusta_and_from_scene(scene):
     # the axes of this scene meet 3 units away
     z = np.concatenate([v.camera.project(g.means.double().numpy())[1] for v in scene.views])
     assert 2 < np.median(z) < 4
-    assert len(G.from_scene(scene, max_gaussians=100)) <= 100
+    assert len(G.from_scene(scene, max_gaussians=100)[0]) <= 100
     bare = Scene("bare", scene.path, "colmap", scene.views, np.zeros((0, 3)), np.zeros((0, 3), np.uint8))
-    assert len(G.from_scene(bare, max_gaussians=70)) == 70
+    assert len(G.from_scene(bare, max_gaussians=70)[0]) == 70
     single = G.from_frusta(scene.views[:1], n_gaussians=10)
     assert len(single.validate()) == 10
 

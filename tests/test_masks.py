@@ -96,6 +96,14 @@ def test_levels_hold_the_right_outputs_and_best_score_wins():
     assert out.wp[7, 7] == row[1, 1] and out.wp[1, 1] == row[1, 2]
 
 
+def test_one_region_found_by_two_outputs_counts_once_per_level():
+    region = boxes((0, 0, 12, 12), (0, 0, 12, 12), (0, 0, 12, 12))
+    out, counts = build_view_masks(candidates(region, [0, 1, 2], iou=[0.9, 0.95, 0.92]), MaskConfig())
+    assert sorted(out.level) == [0, 1] and set(out.output) == {1} and counts.across_outputs == 2
+    out, counts = build_view_masks(candidates(region, [0, 1, 2], iou=[0.9, 0.95, 0.92]), MaskConfig(overlap_across_outputs=False))
+    assert counts.across_outputs == 0 and counts.covered == 2  # identical masks cannot both be seen
+
+
 def test_label_maps_and_table_belong_together():
     rng = np.random.default_rng(0)
     masks = boxes(*[(x, y, x + 8, y + 6) for x, y in rng.integers(0, 20, (30, 2))])

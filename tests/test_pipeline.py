@@ -150,6 +150,45 @@ def test_a_killed_mask_stage_goes_on_with_the_next_view(scene_folder, tmp_path, 
     assert len(now) == 6 and all(now[n] == t for n, t in kept.items())
 
 
+def test_a_truncated_view_file_is_computed_again(scene_folder, tmp_path):
+    r = Run(scene_folder, config.profile("mini", **SMALL), tmp_path)
+    path = r.ensure("masks").folder / "frame_00003.npz"
+    good = path.read_bytes()
+    path.write_bytes(good[: len(good) // 2])
+    assert Run(scene_folder, r.config, tmp_path).ensure("masks").path("frame_00003.npz").read_bytes() == good == path.read_bytes()
+
+
+def test_a_deleted_earlier_stage_is_computed_again_when_a_later_one_needs_it(scene_folder, tmp_path):
+    import shutil
+
+    r = Run(scene_folder, config.profile("mini", **SMALL), tmp_path)
+    r.ensure("codebook")
+    shutil.rmtree(tmp_path / "masks")
+    again = Run(scene_folder, r.config, tmp_path).vary(codebook__margin=0.6)
+    assert not again.ensure("codebook").reused and (tmp_path / "masks").is_dir()
+
+
+def test_every_piece_of_code_that_makes_an_artefact_is_in_its_key(run, monkeypatch):
+    """Changing a method or a file that a stage computes with makes that stage stale."""
+    from cclkit import artefacts
+
+    before = {s: run.key(s) for s in STAGES}
+
+    def other(self, *args, **kwargs):
+        return None
+
+    for method, stage in (("relevancy", "evaluation"), ("training_set", "codebook"), ("index_maps", "field"), ("_build_masks", "masks")):
+        with monkeypatch.context() as m:
+            m.setattr(Run, method, other)
+            assert run.key(stage) != before[stage], method
+    package = Path(artefacts.__file__).parent
+    for file, stage in (("scenes/scene.py", "gaussians"), ("scenes/colmap.py", "masks"), ("gaussians/reconstruct.py", "gaussians"), ("query.py", "evaluation"), ("codebook.py", "codebook")):
+        with monkeypatch.context() as m:
+            m.setitem(artefacts._CODE_DIGESTS, package / file, "changed")
+            assert run.key(stage) != before[stage], file
+    assert {s: run.key(s) for s in STAGES} == before
+
+
 def test_held_out_views_are_never_used_for_training(tmp_path):
     folder = write_plane_scene(tmp_path)
     (folder / "scene.json").write_text(json.dumps({"held_out": ["frame_00002.jpg"]}))
@@ -183,9 +222,11 @@ def test_softmax_rule_and_unknown_rule(run):
     soft = run.vary(query__rule="softmax").relevancy(view, ["bear"])
     assert 0 < soft.max() <= 1 and not torch.equal(soft, run.relevancy(view, ["bear"]))
     with pytest.raises(ConfigError, match="query.rule='best'"):
-        run.vary(query__rule="best").relevancy(view, ["bear"])
+        run.vary(query__rule="best")
     with pytest.raises(QueryError, match="empty"):
         run.relevancy(view, [" "])
+    with pytest.raises(QueryError, match="no text"):
+        run.relevancy(view, ["\udcff"])
 
 
 def test_a_scene_without_labels_cannot_be_evaluated_but_runs(scene_folder, tmp_path):
@@ -212,12 +253,19 @@ def test_command_line_run_query_evaluate(run, scene_folder, capsys):
     out = capsys.readouterr().out
     assert "simulated front end" in out and "| bear " in out and "mIoU" in out
     assert cli.main(["query", *common, "red apple", "--view", "frame_00001.jpg"]) == 0
-    folder = run.store.root / "queries" / "red_apple"
+    (folder,) = (run.store.root / "queries").glob("red_apple_*")
     answer = json.loads((folder / "answer.json").read_text())
     assert set(answer["views"]) == {"frame_00001.jpg"} and (folder / "frame_00001_mask.png").exists() and (folder / "frame_00001_overlay.png").exists()
     assert cli.main(["evaluate", *common]) == 0 and "mIoU" in capsys.readouterr().out
     record = json.loads((run.store.root / "run.json").read_text())
     assert set(record["stages"]) == set(STAGES) and record["peak_memory_mb"] > 0
+
+
+def test_the_paper_profile_is_refused_without_a_gpu(scene_folder, tmp_path, capsys):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    assert cli.main(["run", "--scene", str(scene_folder), "--out", str(tmp_path / "o"), "--profile", "paper"]) == 1
+    assert "needs a CUDA device" in capsys.readouterr().err and not (tmp_path / "o").exists()
 
 
 @pytest.mark.parametrize(

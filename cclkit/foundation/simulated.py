@@ -142,7 +142,8 @@ class SimulatedMasks:
         for output, granularity in enumerate(GRANULARITIES):
             m = maps[granularity]
             for i in np.unique(m[m > 0]).tolist():
-                rng = seeded(c.seed, "mask", view.name, granularity, i)
+                # not seeded by granularity: on an object without parts, SAM's outputs find the same mask
+                rng = seeded(c.seed, "mask", view.name, i)
                 region = m == i
                 if region.sum() < c.min_area_px or rng.random() < c.missing_rate:
                     continue

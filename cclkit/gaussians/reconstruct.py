@@ -147,13 +147,21 @@ def from_frusta(
     return from_points(points, colors, sh_degree=sh_degree, seed=seed, opacity=opacity)
 
 
-def from_scene(scene: Scene, *, max_gaussians: int, seed: int = 0, sh_degree: int = 3) -> Gaussians:
-    """The best start a scene allows: its depth, else its points, else random in the frusta."""
-    if scene.depth_folder is not None:
-        return from_depth(scene, max_gaussians=max_gaussians, seed=seed, sh_degree=sh_degree)
-    if len(scene.points):
-        return from_points(scene.points, scene.point_colors, sh_degree=sh_degree, seed=seed, max_gaussians=max_gaussians)
-    return from_frusta(scene.training_views, n_gaussians=max_gaussians, seed=seed, sh_degree=sh_degree)
+def from_scene(scene: Scene, *, how: str = "auto", max_gaussians: int, seed: int = 0, sh_degree: int = 3) -> tuple[Gaussians, str]:
+    """Where reconstruction starts: "depth", "points", "random" in the frusta, or "auto", the best the scene allows in that order.
+
+    Returns the Gaussians and which start was taken. Raises GaussiansError for an unknown start, or one the scene has no data for.
+    """
+    if how == "auto":
+        how = "depth" if scene.depth_folder is not None else "points" if len(scene.points) else "random"
+    settings = dict(seed=seed, sh_degree=sh_degree)
+    if how == "depth":
+        return from_depth(scene, max_gaussians=max_gaussians, **settings), how
+    if how == "points":
+        return from_points(scene.points, scene.point_colors, max_gaussians=max_gaussians, **settings), how
+    if how == "random":
+        return from_frusta(scene.training_views, n_gaussians=max_gaussians, **settings), how
+    raise GaussiansError(f"start {how!r} is unknown; use 'auto', 'depth', 'points' or 'random'")
 
 
 def _check_points(points: np.ndarray, colors: np.ndarray, sh_degree: int) -> None:
