@@ -248,7 +248,7 @@ def scene_figure(scene: Scene, views: Sequence[View]) -> Figure:
     inside = np.flatnonzero(((points >= low) & (points <= high)).all(1))  # far walls would shrink everything else
     keep = inside[np.linspace(0, len(inside) - 1, min(6000, len(inside))).astype(int)]
     ax.scatter(*points[keep].T, c=colors[keep] / 255.0, s=3, linewidths=0)
-    ax.set_title(f"{len(points):,} points, {len(scene.views)} cameras", y=0.98)
+    ax.text2D(0.5, 0.02, f"{len(points):,} points, {len(scene.views)} cameras", transform=ax.transAxes, ha="center", fontsize=9.5)
     return fig
 
 
@@ -286,7 +286,7 @@ def draw_cameras(ax, scene: Scene) -> tuple[np.ndarray, np.ndarray]:
             ax.plot(*zip(cam.centre, world[a]), color=color, lw=0.6)
     for setter, m in zip((ax.set_xlim, ax.set_ylim, ax.set_zlim), middle):
         setter(m - half, m + half)
-    ax.set_box_aspect((1, 1, 1), zoom=1.25)
+    ax.set_box_aspect((1, 1, 1), zoom=1.15)
     # mean "up" of the cameras decides where to look from
     up = -np.mean([v.camera.world_to_camera[1, :3] for v in scene.views], axis=0)
     vertical = int(np.abs(up).argmax())
@@ -343,18 +343,18 @@ def masks_figure(views: Sequence[View], masks: Sequence[ViewMasks]) -> Figure:
     return fig
 
 
-def incompleteness_figure(view: View, pairs: Sequence[tuple[np.ndarray, np.ndarray, str]]) -> Figure:
-    """Some masks of one view beside the true region they stand for: (mask, region, title)."""
+def incompleteness_figure(pairs: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray, str]]) -> Figure:
+    """Some masks and the true regions they stand for: (photograph, mask, region, title)."""
     fig, axes = grid(1, len(pairs), width=2.3, aspect=1.0)
-    image = view.image() / 255.0
-    for ax, (mask, region, title) in zip(axes[0], pairs):
+    for ax, (image, mask, region, title) in zip(axes[0], pairs):
+        image = image / 255.0
         out = 0.3 * image + 0.05
         out[region & ~mask] = 0.45 * image[region & ~mask] + 0.55 * np.array([0.84, 0.37, 0.0])
         out[mask] = image[mask]
         y, x = np.nonzero(region | mask)
         side = max(np.ptp(y), np.ptp(x)) / 2 + 10  # square windows of equal size on the page
         cy, cx = (y.min() + y.max()) / 2, (x.min() + x.max()) / 2
-        window = np.zeros((int(2 * side), int(2 * side), 3))
+        window = np.ones((int(2 * side), int(2 * side), 3))
         y0, x0 = int(cy - side), int(cx - side)
         inside = out[max(0, y0) : y0 + len(window), max(0, x0) : x0 + len(window)]
         window[max(0, -y0) :, max(0, -x0) :][: inside.shape[0], : inside.shape[1]] = inside
@@ -391,6 +391,7 @@ def association_figure(iou: Mapping[str, np.ndarray], unlabelled: Mapping[str, n
     axes[0, 0].legend(loc="upper center", bbox_to_anchor=(0.5, 0.8), fontsize=8)
     for (level, values), color in zip(unlabelled.items(), (BLUE, ORANGE)):
         axes[0, 1].plot(np.arange(1, len(values) + 1), 100 * values, "o-", ms=3.5, color=color, label=LEVEL_NAMES[level])
+    axes[0, 1].xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
     axes[0, 1].set(xlabel="view, in capture order", ylabel="masks without a track, %", ylim=(0, None))
     axes[0, 1].legend(fontsize=8)
     return fig
@@ -429,9 +430,10 @@ def similarity_figure(matrices: Sequence[tuple[str, np.ndarray]], margin: float,
         ax.set_title(title, fontsize=9.5)
         ax.set_xticks([]), ax.set_yticks([])
     bar = fig.colorbar(im, ax=axes[0, -1], shrink=0.85)
-    bar.set_label("cosine")
+    bar.ax.set_title("cosine", fontsize=9)
     bar.ax.axhline(margin, color="w", lw=2)
-    bar.ax.text(1.25, margin, f"  m = {margin}", va="center", ha="left", fontsize=8, transform=bar.ax.get_yaxis_transform())
+    ticks = [0.4, 0.6, 0.8, 1.0]
+    bar.set_ticks([*ticks, margin], labels=[*map(str, ticks), f"m = {margin}"])
     return fig
 
 
@@ -514,7 +516,7 @@ def query_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
 
     A row holds text, image, truth, relevancy [2, H, W], level, mask, iou.
     """
-    fig, axes = grid(len(rows), 4, width=2.75, head=0.22)
+    fig, axes = grid(len(rows), 4, width=2.75, head=0.32)
     for r, row in enumerate(rows):
         picture(axes[r, 0], highlight(row["image"], row["truth"], (0.0, 0.9, 0.4)), f"“{row['text']}” — ground truth")
         for n, level in enumerate(LEVELS):
