@@ -126,8 +126,10 @@ class GaussiansConfig:
 
     init: str = "auto"
     """"points" (the scene's points, what 3DGS starts from), "depth" (back-projected depth), "random", or "auto": depth, else points, else random."""
+    start_gaussians: int = 12_000
+    """Number of Gaussians to start from at most, by sampling depth, points or random places. Paper does not say (ours: 12,000 in mini)."""
     max_gaussians: int = 30_000
-    """Number of Gaussians to start from at most; densification stops growing once it is reached, with one step's overshoot."""
+    """Densification stops growing once this many are reached, with one step's overshoot. Paper does not say (ours: 30,000 in mini)."""
     iterations: int = 700
     """Optimisation steps, one view each. Paper: 30,000 (jointly with semantics)."""
     sh_degree: int = 1
@@ -225,7 +227,7 @@ class Config:
 
 
 _POSITIVE = (
-    "codebook.n_prototypes", "codebook.lr", "gaussians.max_gaussians", "field.dim", "field.iterations", "field.lr", "field.feature_lr",
+    "codebook.n_prototypes", "codebook.lr", "gaussians.start_gaussians", "gaussians.max_gaussians", "field.dim", "field.iterations", "field.lr", "field.feature_lr",
     "query.scale", "query.temperature", "front_end.simulation.dim",
 )
 _NOT_NEGATIVE = (
@@ -289,7 +291,7 @@ def profile(name: str = "mini", **settings: Any) -> Config:
         base = Config(
             profile="paper",
             device="cuda",
-            gaussians=GaussiansConfig(init="points", iterations=30_000, sh_degree=3),
+            gaussians=GaussiansConfig(init="points", start_gaussians=1_000_000, max_gaussians=5_000_000, iterations=30_000, sh_degree=3),
             field=FieldConfig(hidden=(128, 256), iterations=30_000, lr=1e-3, feature_lr=1e-3),
         )
     else:

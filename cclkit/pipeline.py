@@ -214,7 +214,7 @@ class Run:
 
     def _build_gaussians(self, folder: Path) -> dict:
         c = self.config.gaussians
-        g, how = from_scene(self.scene, how=c.init, max_gaussians=c.max_gaussians, sh_degree=c.sh_degree, seed=self.config.seed)
+        g, how = from_scene(self.scene, how=c.init, max_gaussians=c.start_gaussians, sh_degree=c.sh_degree, seed=self.config.seed)
         history: dict = {}
         if c.iterations:
             g, history = fit_rgb(

@@ -24,10 +24,6 @@ from .rasterize import rasterize
 
 SH_C0 = 0.28209479177387814
 """The constant SH basis function: colour = SH_C0 * sh[:, 0] + 0.5."""
-SPACING_TO_SIGMA = 0.6
-"""Standard deviation of a surface sample per unit of spacing: neighbours overlap without blurring."""
-MAX_SAMPLES = 2_000_000
-"""Depth samples considered by from_depth; above this pixels are strided (memory: 100 bytes each)."""
 
 
 # --------------------------------------------------------------------------- image quality
@@ -83,37 +79,31 @@ def from_points(
 
 
 def from_depth(
-    scene: Scene, *, max_gaussians: int, seed: int = 0, sh_degree: int = 3, opacity: float = 0.9
+    scene: Scene, *, max_gaussians: int, seed: int = 0, sh_degree: int = 3, opacity: float = 0.5
 ) -> Gaussians:
     """Surface samples from the depth of the training views, at most ``max_gaussians``.
 
-    Depth is back-projected and averaged per voxel, with the smallest voxel that meets the limit;
-    sigma = 0.6 of the local spacing, at least half a pixel of the view the sample came from.
+    Random pixels, equally many per view, back-projected: what fills the pictures gets the Gaussians, where
+    samples evenly spread in space would spend most of them on far walls (measured on the bundled tea party:
+    23 against 28 dB on held-out views after 700 steps).
     Raises GaussiansError if the views have no depth, SceneError if a file is damaged.
     """
     if max_gaussians < 1:
         raise GaussiansError(f"max_gaussians is {max_gaussians}, expected at least 1")
     views = scene.training_views
-    total = sum(v.camera.width * v.camera.height for v in views)
-    share = min(1.0, MAX_SAMPLES / max(total, 1))
     rng = np.random.default_rng(seed)
-    points, colors, footprints = [], [], []
+    points, colors = [], []
     for view in views:
         depth = scene.depth(view)
-        use = depth > 0
-        if share < 1:
-            use &= rng.random(depth.shape) < share
-        points.append(view.camera.backproject(depth)[use])
-        colors.append(view.image()[use])
-        footprints.append(depth[use] / math.sqrt(view.camera.K[0, 0] * view.camera.K[1, 1]))
+        measured = np.flatnonzero(depth > 0)
+        pick = np.sort(rng.permutation(measured)[: -(-max_gaussians // len(views))])
+        points.append(view.camera.backproject(depth).reshape(-1, 3)[pick])
+        colors.append(view.image().reshape(-1, 3)[pick])
     if not sum(map(len, points)):
         raise GaussiansError(f"{scene.path}: no depth in any of {len(views)} training views; use from_points or from_frusta")
-    points, colors, footprints = np.concatenate(points), np.concatenate(colors) / 255.0, np.concatenate(footprints)
-    _check_points(points, colors, sh_degree)
-    group = _voxel_groups(points, max_gaussians)
-    points, colors, footprints = (_group_mean(a, group) for a in (points, colors, footprints))
-    sigma = np.maximum(SPACING_TO_SIGMA * _spacing(points), 0.5 * footprints)
-    return _round_gaussians(points, colors, sigma, opacity, sh_degree)
+    return from_points(
+        np.concatenate(points), np.concatenate(colors), sh_degree=sh_degree, seed=seed, opacity=opacity, max_gaussians=max_gaussians
+    )
 
 
 def from_frusta(
@@ -199,36 +189,6 @@ def _round_gaussians(points, colors, sigma, opacity: float, sh_degree: int) -> G
         sh=sh,
     )
 
-
-def _voxel_groups(points: np.ndarray, limit: int) -> np.ndarray:  # [P, 3] -> [P] int64
-    """Voxel number of every point, for the smallest voxel (to 2 %) that leaves at most ``limit`` voxels."""
-    low = points.min(axis=0)
-    size = max(float((points.max(axis=0) - low).max()), 1e-9)
-
-    def groups(edge: float) -> np.ndarray:
-        cell = np.floor((points - low) / edge).astype(np.int64)  # below 2^21 per axis: edge >= size / 2^20
-        key = (cell[:, 0] << 42) | (cell[:, 1] << 21) | cell[:, 2]
-        return np.unique(key, return_inverse=True)[1].reshape(-1)
-
-    if len(points) <= limit:
-        return np.arange(len(points))
-    lo, hi = size / 2**20, size * 1.001  # one voxel holds everything at hi
-    best = groups(hi)
-    while hi / lo > 1.02:
-        middle = math.sqrt(lo * hi)
-        candidate = groups(middle)
-        if candidate.max() < limit:
-            hi, best = middle, candidate
-        else:
-            lo = middle
-    return best
-
-
-def _group_mean(values: np.ndarray, group: np.ndarray) -> np.ndarray:  # [P] or [P, D] -> [groups, ...]
-    count = np.bincount(group)
-    if values.ndim == 1:
-        return np.bincount(group, values) / count
-    return np.stack([np.bincount(group, values[:, d]) / count for d in range(values.shape[1])], axis=1)
 
 
 # --------------------------------------------------------------------------- extent of a scene
