@@ -34,7 +34,7 @@ figures: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest tests
 	$(BIN)/cclkit figures --profile mini
-	$(BIN)/python -m pytest -p no:cacheprovider --nbval --nbval-cell-timeout 600 results/mini/notebooks
+	CCLKIT_QUIET=1 $(BIN)/python -m pytest --nbval --nbval-cell-timeout 600 results/mini/notebooks
 
 lab: $(STAMP)
 	$(BIN)/jupyter lab notebooks

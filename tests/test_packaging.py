@@ -105,8 +105,23 @@ def test_data_stays_below_its_budget():
 
 
 def test_readme_numbers_come_from_results():
-    from cclkit.tables import README_BLOCK, readme_with_tables
+    from cclkit.tables import README_BLOCK
 
     text = (ROOT / "README.md").read_text()
     assert len(README_BLOCK.findall(text)) >= 4
-    assert text == readme_with_tables(text, ROOT), "README.md repeats results/ wrongly; run: cclkit figures --write-back"
+    # against the tables in git's index: `make figures` on another machine may round a number differently
+    for _, name, shown, _ in README_BLOCK.findall(text):
+        kept = subprocess.run(["git", "show", f":{name}"], cwd=ROOT, capture_output=True, text=True)
+        if kept.returncode:
+            pytest.skip("not a git checkout")
+        assert shown.strip() == kept.stdout.strip(), f"README.md repeats {name} wrongly; run: cclkit figures --write-back"
+
+
+def test_a_readme_block_without_its_table_is_one_error(tmp_path):
+    from cclkit.errors import ArtefactError
+    from cclkit.tables import readme_with_tables
+
+    (tmp_path / "a.md").write_text("| 1 |\n")
+    assert readme_with_tables("x\n<!-- table: a.md -->\nold\n<!-- end -->\n", tmp_path) == "x\n<!-- table: a.md -->\n| 1 |\n<!-- end -->\n"
+    with pytest.raises(ArtefactError, match="run `make figures`"):
+        readme_with_tables("<!-- table: b.md -->\n<!-- end -->", tmp_path)
