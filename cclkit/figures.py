@@ -248,7 +248,7 @@ def scene_figure(scene: Scene, views: Sequence[View]) -> Figure:
     inside = np.flatnonzero(((points >= low) & (points <= high)).all(1))  # far walls would shrink everything else
     keep = inside[np.linspace(0, len(inside) - 1, min(6000, len(inside))).astype(int)]
     ax.scatter(*points[keep].T, c=colors[keep] / 255.0, s=3, linewidths=0)
-    ax.text2D(0.5, 0.02, f"{len(points):,} points, {len(scene.views)} cameras", transform=ax.transAxes, ha="center", fontsize=9.5)
+    ax.text2D(0.5, -0.07, f"{len(points):,} points, {len(scene.views)} cameras", transform=ax.transAxes, ha="center", fontsize=9.5)
     return fig
 
 
@@ -579,10 +579,10 @@ def ablation_figure(panels: Sequence[tuple[str, Mapping[str, Sequence[float]]]])
         for i, (arm, values) in enumerate(arms.items()):
             ax.plot(i + np.linspace(-0.18, 0.18, len(values)), values, "o", ms=6, color=ARM_COLORS[arm], mec="0.2", mew=0.6, zorder=3)
             ax.plot([i - 0.33, i + 0.33], [np.mean(values)] * 2, "-", color="0.1", lw=2)
-            ax.text(i + 0.36, np.mean(values), f"{np.mean(values):.1f}", ha="left", va="center", fontsize=9)
+            ax.annotate(f"{np.mean(values):.1f}", (i + 0.02, np.mean(values)), (0, 2), textcoords="offset points", ha="left", va="bottom", fontsize=9, zorder=4)
         ax.axhline(np.mean(arms["baseline"]), color="0.6", lw=0.8, ls="--", zorder=0)
         ax.set_xticks(range(len(arms)), arms, fontsize=9)
-        ax.set(ylabel="mIoU, %", title=title, xlim=(-0.6, len(arms) - 0.2))
+        ax.set(ylabel="mIoU, %", title=title, xlim=(-0.6, len(arms) - 0.4))
     return fig
 
 
