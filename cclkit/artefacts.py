@@ -144,6 +144,7 @@ class Store:
                 },
             }
             atomic_write(folder / RECORD, (json.dumps(record, indent=1, sort_keys=True) + "\n").encode())
+            record = _read_record(folder)  # computed or found, a caller gets the same thing
         except OSError as e:
             raise ArtefactError(
                 f"{folder}: cannot be written ({e.strerror or e}); free space or choose another --out folder, "

@@ -218,4 +218,5 @@ def test_code_version_ignores_comments_and_docstrings_but_not_code():
 def test_record_is_json_with_digests(tmp_path):
     artefact = Store(tmp_path).ensure("masks", "k", build_one, about={"settings": {"a": 1}})
     record = json.loads((artefact.folder / "stage.json").read_text())
+    assert json.dumps(record) == json.dumps(artefact.record)  # order included: what is computed and what is found look alike
     assert record["key"] == "k" and len(record["files"]["a.npz"]["sha256"]) == 64 and record["wall_time_s"] >= 0
