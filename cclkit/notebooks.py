@@ -16,7 +16,6 @@ from .artefacts import Store, atomic_write, code_version, content_key, file_dige
 from .errors import ConfigError, NotebookError, SceneError
 from .figures import FigureFolder
 from .pipeline import STAGES, Run, check_device, project_folder, results_folder
-from .scenes import bundled_scenes
 from .tables import readme_with_tables, save_table
 
 DEFAULT_SCENES = {
@@ -228,4 +227,4 @@ def _shown(path: Path) -> str:
         return str(path)
 
 
-__all__ = ["DEFAULT_SCENES", "Notebook", "bundled_scenes", "notebook_paths", "run_notebooks", "start"]
+__all__ = ["DEFAULT_SCENES", "Notebook", "notebook_paths", "run_notebooks", "start"]
