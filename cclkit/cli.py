@@ -110,6 +110,8 @@ def _query(args) -> int:
     run: Run = _open(args)
     views = [run.scene.view(n) for n in args.view] if args.view else list(run.scene.views)
     folder = answer_query(run, args.text, views)
+    if unknown := run.front_end.encoder.unknown_words(args.text):
+        print(f"note: {run.front_end.label} has never seen {', '.join(map(repr, unknown))}; its answer is a guess")
     print(f"{len(views)} views answered; masks and overlays in {folder}")
     return 0
 

@@ -57,11 +57,57 @@ class SimulationConfig:
 
 
 @dataclass(frozen=True)
+class SamConfig:
+    """The segment_anything model that proposes masks."""
+
+    model: str = "mini"
+    """"mini" (bundled, trained on random Tabletop scenes), "vit_b", "vit_l" or "vit_h". Paper: ViT-H."""
+    checkpoint: str = ""
+    """Path of the weights; empty: the bundled ones of mini. The file's sha256 counts for artefact keys, not its path."""
+    points_per_side: int = 32
+    """Clicks per side of the uniform grid; time grows with its square. Paper: 32."""
+    points_per_batch: int = 64
+    """Clicks decoded at once; memory grows with it, results do not change."""
+    crop_layers: int = 0
+    """Extra passes over 4, 16, … overlapping crops of the image. Paper does not say (ours: none)."""
+    box_nms_iou: float = 0.7
+    """Within one output, of two masks whose boxes overlap more than this the one with the lower predicted IoU is dropped. Paper does not say (ours: 0.7, segment_anything's)."""
+    stability_offset: float = 1.0
+    """Stability is the IoU of the mask at logits above +offset and above -offset. Paper does not say (ours: 1, segment_anything's)."""
+    precision: str = "float32"
+    """"float32" or "bfloat16" (autocast; half the memory on a GPU)."""
+
+
+@dataclass(frozen=True)
+class ClipConfig:
+    """The open_clip model that embeds masks and texts."""
+
+    model: str = "mini"
+    """"mini" (bundled) or a name of open_clip. Paper: ViT-B-16."""
+    checkpoint: str = ""
+    """Path of the weights; empty: the bundled ones of mini. The file's sha256 counts for artefact keys, not its path."""
+    crop: str = "complete"
+    """"complete" (the whole box of a mask, averaged when it shrinks) or "langsplat" (its published pixels exactly, which lose the last row and column). Paper does not say (ours: complete)."""
+    prompts: str = "raw"
+    """"raw" (the query itself, as LERF and LangSplat do) or "ensemble" (mean over a few templates). Paper does not say (ours: raw)."""
+    batch: int = 64
+    """Crops encoded at once."""
+    precision: str = "float32"
+    """"float32" or "bfloat16"."""
+
+
+@dataclass(frozen=True)
 class FrontEndConfig:
     """Which models stand behind masks, tracks and features."""
 
-    kind: str = "simulated"
-    """"simulated" (ground truth with imperfections). The SAM, SAM2 and CLIP adapters plug into the same interface."""
+    kind: str = "models"
+    """"models" (segment_anything and open_clip) or "simulated" (ground truth with dialled-in imperfection, for controlled experiments)."""
+    sam: SamConfig = nested(default_factory=SamConfig)
+    """Masks."""
+    clip: ClipConfig = nested(default_factory=ClipConfig)
+    """Features."""
+    propagation: str = "simulated"
+    """What carries the first view's masks to the others: "simulated" (ground truth; SAM2 is not wired in yet) or "none" (only the first view's masks get labels: for scenes without ground truth)."""
     simulation: SimulationConfig = nested(default_factory=SimulationConfig)
     """Settings of the simulated front end."""
 
@@ -228,7 +274,7 @@ class Config:
 
 _POSITIVE = (
     "codebook.n_prototypes", "codebook.lr", "gaussians.start_gaussians", "gaussians.max_gaussians", "field.dim", "field.iterations", "field.lr", "field.feature_lr",
-    "query.scale", "query.temperature", "front_end.simulation.dim",
+    "query.scale", "query.temperature", "front_end.simulation.dim", "front_end.sam.points_per_side", "front_end.sam.points_per_batch", "front_end.sam.stability_offset", "front_end.clip.batch",
 )
 _NOT_NEGATIVE = (
     "codebook.lambda_pull", "codebook.lambda_push", "codebook.steps", "gaussians.iterations", "gaussians.sh_degree", "masks.min_area_px",
@@ -236,6 +282,7 @@ _NOT_NEGATIVE = (
     "front_end.simulation.text_noise", "front_end.simulation.confuser_drift",
 )
 _SHARE = (
+    "front_end.sam.box_nms_iou",
     "tracks.iou_min", "masks.predicted_iou_min", "masks.stability_min", "masks.overlap_iou_max", "masks.score_min", "masks.inner_max",
     "front_end.simulation.incomplete_rate", "front_end.simulation.incomplete_cut", "front_end.simulation.split_rate", "front_end.simulation.merge_rate",
     "front_end.simulation.missing_rate", "front_end.simulation.track_loss_rate", "front_end.simulation.between_object_cosine", "front_end.simulation.hierarchy",
@@ -244,7 +291,13 @@ _SHARE = (
 
 _CHOICES = {
     "device": ("cpu", "cuda"),
-    "front_end.kind": ("simulated",),
+    "front_end.kind": ("models", "simulated"),
+    "front_end.propagation": ("simulated", "none"),
+    "front_end.sam.model": ("mini", "vit_b", "vit_l", "vit_h"),
+    "front_end.sam.precision": ("float32", "bfloat16"),
+    "front_end.clip.crop": ("complete", "langsplat"),
+    "front_end.clip.prompts": ("raw", "ensemble"),
+    "front_end.clip.precision": ("float32", "bfloat16"),
     "codebook.init": ("kmeans", "random"),
     "gaussians.init": ("auto", "depth", "points", "random"),
     "query.rule": ("relevancy", "softmax"),
@@ -291,6 +344,7 @@ def profile(name: str = "mini", **settings: Any) -> Config:
         base = Config(
             profile="paper",
             device="cuda",
+            front_end=FrontEndConfig(sam=SamConfig(model="vit_h"), clip=ClipConfig(model="ViT-B-16")),
             gaussians=GaussiansConfig(init="points", start_gaussians=1_000_000, max_gaussians=5_000_000, iterations=30_000, sh_degree=3),
             field=FieldConfig(hidden=(128, 256), iterations=30_000, lr=1e-3, feature_lr=1e-3),
         )

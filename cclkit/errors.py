@@ -28,6 +28,10 @@ class ArtefactError(CclkitError):
     """A run folder cannot be written, is locked, or holds a damaged artefact."""
 
 
+class ModelError(CclkitError):
+    """Weights that cannot be used: missing, damaged, of another architecture, not what they claim to be."""
+
+
 class MaskError(CclkitError):
     """Masks or label maps that later stages cannot use."""
 

@@ -33,7 +33,7 @@ from .evaluation import lerf_ovs, ovs3d
 from .evaluation.metrics import write_results
 from .features import view_features
 from .field import SemanticField, field_from_tensors, field_tensors, train_field
-from .foundation import FrontEnd, build_front_end
+from .foundation import FrontEnd, build_front_end, identities
 from .gaussians import Gaussians, fit_rgb, from_scene, load_ply, save_ply
 from .masks import LEVELS, FilterCounts, ViewMasks, build_view_masks, pack, unpack
 from .query import code_relevancy, code_softmax_relevancy, select_level_by_mask_mean, select_level_by_maximum, threshold_mask
@@ -54,10 +54,14 @@ class Stage:
     seeded: bool = False
 
 
+_SAM, _CLIP, _PROPAGATION = (
+    tuple(f"foundation/{name}.py" for name in ("__init__", "simulated", *own)) for own in (("sam", "mini_sam"), ("clip", "mini_clip"), ())
+)
+
 GRAPH: dict[str, Stage] = {
-    "masks": Stage((), lambda c: _settings(c, "front_end", "masks"), ("masks.py", "foundation")),
-    "features": Stage(("masks",), lambda c: _settings(c, "front_end"), ("features.py", "foundation")),
-    "tracks": Stage(("masks",), lambda c: _settings(c, "front_end", "tracks"), ("tracking.py", "foundation")),
+    "masks": Stage((), lambda c: _role(c, "sam") | _settings(c, "masks"), ("masks.py", *_SAM)),
+    "features": Stage(("masks",), lambda c: _role(c, "clip"), ("features.py", *_CLIP)),
+    "tracks": Stage(("masks",), lambda c: _role(c, "propagation") | _settings(c, "tracks"), ("tracking.py", *_PROPAGATION)),
     "codebook": Stage(("masks", "features", "tracks"), lambda c: _settings(c, "codebook"), ("codebook.py",), ("training_set",), seeded=True),
     "gaussians": Stage((), lambda c: _settings(c, "gaussians") | {"device": c.device}, ("gaussians",), seeded=True),
     "field": Stage(
@@ -65,8 +69,8 @@ GRAPH: dict[str, Stage] = {
     ),
     "evaluation": Stage(
         ("codebook", "gaussians", "field"),
-        lambda c: _settings(c, "front_end", "query", "evaluation") | {"device": c.device},
-        ("query.py", "evaluation", "field.py", "gaussians", "foundation"),
+        lambda c: _role(c, "clip") | _settings(c, "query", "evaluation") | {"device": c.device},
+        ("query.py", "evaluation", "field.py", "gaussians", *_CLIP),
         ("relevancy", "similarity", "codes", "codebooks", "_text"),
     ),
 }
@@ -74,6 +78,17 @@ GRAPH: dict[str, Stage] = {
 
 def _settings(config: Config, *groups: str) -> dict:
     return {g: configs.as_dict(getattr(config, g)) for g in groups}
+
+
+def _role(config: Config, role: str) -> dict:
+    """What one role of the front end ("sam", "clip" or "propagation") depends on: weights by what they are, not where."""
+    f = configs.as_dict(config.front_end)
+    if f["kind"] == "simulated" or (role == "propagation" and f["propagation"] == "simulated"):
+        return {"front_end": {"kind": "simulated", "simulation": f["simulation"]}}
+    if role == "propagation":
+        return {"front_end": f["propagation"]}
+    own = {k: v for k, v in f[role].items() if k not in ("checkpoint", "points_per_batch", "batch")}
+    return {"front_end": own | {"weights": identities(config)[role], "device": config.device}}
 
 
 class Run:
@@ -108,7 +123,7 @@ class Run:
 
     @cached_property
     def front_end(self) -> FrontEnd:
-        return build_front_end(self.config.front_end, self.scene)
+        return build_front_end(self.config, self.scene)
 
     @cached_property
     def scene_key(self) -> str:
@@ -452,7 +467,7 @@ def answer_query(run: Run, text: str, views: Sequence[View]) -> Path:
             Image.fromarray(picture).save(buffer, "PNG")
             atomic_write(folder / f"{view.stem}_{name}.png", buffer.getvalue())
         answers[view.name] = {"level": LEVELS[level], "highest_relevancy": float(maps[level].max()), "mask_pixels": int(mask.sum())}
-    save_json(folder / "answer.json", {"text": text, "front_end": run.front_end.label, "rule": run.config.query.rule, "views": answers})
+    save_json(folder / "answer.json", {"text": text, "front_end": run.front_end.label, "rule": run.config.query.rule, "unknown_words": run.front_end.encoder.unknown_words(text), "views": answers})
     return folder
 
 

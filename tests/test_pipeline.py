@@ -19,7 +19,7 @@ from cclkit.scenes import load_scene
 
 from conftest import write_plane_scene
 
-SMALL = {"gaussians.iterations": 5, "gaussians.start_gaussians": 1500, "gaussians.densify": False, "field.iterations": 60, "codebook.steps": 60, "codebook.n_prototypes": 16, "field.hidden": (32,)}
+SMALL = {"front_end.kind": "simulated", "gaussians.iterations": 5, "gaussians.start_gaussians": 1500, "gaussians.densify": False, "field.iterations": 60, "codebook.steps": 60, "codebook.n_prototypes": 16, "field.hidden": (32,)}
 
 
 @pytest.fixture(scope="module")

@@ -7,12 +7,12 @@ dialled-in imperfection; the real SAM, SAM2 and CLIP adapters implement the same
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
-from ..errors import ConfigError
+from ..config import Config
 from ..scenes.scene import Scene, View
 
 
@@ -24,6 +24,7 @@ class Candidates:
     output: np.ndarray  # [M] int: which of SAM's three outputs, 0 subpart, 1 part, 2 whole
     predicted_iou: np.ndarray  # [M] float64 in 0..1
     stability: np.ndarray  # [M] float64 in 0..1
+    removed: dict[str, int] = field(default_factory=dict)  # by the generator's own filters, for the notebooks
 
 
 class MaskProposer(Protocol):
@@ -53,6 +54,10 @@ class ImageTextEncoder(Protocol):
         """Phrases -> unit vectors [P, dim] float32."""
         ...
 
+    def unknown_words(self, phrase: str) -> list[str]:
+        """Words of a phrase that mean nothing to the model."""
+        ...
+
 
 @dataclass(frozen=True)
 class FrontEnd:
@@ -64,10 +69,33 @@ class FrontEnd:
     label: str  # e.g. "simulated front end"; printed in every figure's footer
 
 
-def build_front_end(config: Any, scene: Scene) -> FrontEnd:
-    """The front end of a configuration (`FrontEndConfig`). Raises ConfigError for an unknown kind."""
-    if config.kind == "simulated":
+def build_front_end(config: Config, scene: Scene) -> FrontEnd:
+    """The front end of a configuration. Raises ModelError for weights that cannot be used."""
+    f = config.front_end
+    if f.kind == "simulated":
         from .simulated import simulated_front_end
 
-        return simulated_front_end(scene, config.simulation)
-    raise ConfigError(f"front_end.kind={config.kind!r} is unknown; use 'simulated'")
+        return simulated_front_end(scene, f.simulation)
+    from .clip import clip_encoder
+    from .sam import sam_masks
+    from .simulated import NoPropagation, simulated_front_end
+
+    if f.propagation == "none":
+        propagator, tracks = NoPropagation(), "no tracks"
+    else:
+        propagator, tracks = simulated_front_end(scene, f.simulation).propagator, "simulated tracks"
+    name = lambda kind, model: f"mini-{kind}" if model == "mini" else f"{kind} {model}"  # noqa: E731
+    return FrontEnd(
+        sam_masks(f.sam, config.masks, config.device), propagator, clip_encoder(f.clip, config.device),
+        f"{name('SAM', f.sam.model)}, {name('CLIP', f.clip.model)}, {tracks}",
+    )
+
+
+def identities(config: Config) -> dict[str, str]:
+    """What the weights of a configuration are, for artefact keys: digests of their files."""
+    if config.front_end.kind == "simulated":
+        return {}
+    from . import models
+
+    f = config.front_end
+    return {"sam": models.identity(f.sam.model, f.sam.checkpoint, models.MINI_SAM), "clip": models.identity(f.clip.model, f.clip.checkpoint, models.MINI_CLIP)}

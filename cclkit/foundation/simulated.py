@@ -208,6 +208,14 @@ class SimulatedPropagation:
             yield view, out
 
 
+class NoPropagation:
+    """Carries nothing: only the first view's masks get a track label."""
+
+    def propagate(self, views: Sequence[View], masks: np.ndarray) -> Iterator[tuple[View, np.ndarray]]:
+        for n, view in enumerate(views):
+            yield view, masks if n == 0 else np.zeros((len(masks), view.camera.height, view.camera.width), bool)
+
+
 class SimulatedEncoder:
     """CLIP's role: a feature that depends on which region a mask covers and how much of it is missing."""
 
@@ -243,6 +251,10 @@ class SimulatedEncoder:
                 direction = unit(sum(self.world.direction(i) for i in ids)) if ids else self.world.space.words(phrase)
             out[n] = self.world.space.text(phrase, direction)
         return out
+
+    def unknown_words(self, phrase: str) -> list[str]:
+        known = {w for name in self.world.truth.names.values() for w in name.lower().split()} | {w for q in self.world.truth.queries for w in q["text"].lower().split()}
+        return [w for w in phrase.lower().split() if w not in known]
 
 
 def cut(region: np.ndarray, keep: float, rng: np.random.Generator) -> np.ndarray:

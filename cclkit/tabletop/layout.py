@@ -189,27 +189,22 @@ def scatter(items: list[Item], width: float, depth: float, rng: np.random.Genera
     Raises ConfigError when an item finds no room in ``tries`` attempts.
     """
     out: list[Item] = []
-    prints: list[Footprint] = []
-    for item in sorted(items, key=lambda i: -float(np.prod(np.ptp(np.concatenate([l.mesh.vertices for l in i.leaves]), axis=0)[:2]))):
+    taken: list[np.ndarray] = []
+    flat = [(item, np.concatenate([l.mesh.vertices[:, :2] for l in item.leaves])) for item in items]
+    for item, points in sorted(flat, key=lambda f: -float(np.prod(np.ptp(f[1], axis=0)))):
+        outline = cv2.convexHull(points.astype(np.float32)).reshape(-1, 2).astype(float)
         for _ in range(tries):
-            x, y = rng.uniform(-width / 2, width / 2), rng.uniform(-depth / 2, depth / 2)
-            cand = place(item, x, y, float(rng.uniform(0, 360)))
-            f = Footprint(cand)
-            big = f.outline
-            if (np.abs(big) > [width / 2 + 0.05, depth / 2 + 0.05]).any():
+            x, y, yaw = rng.uniform(-width / 2, width / 2), rng.uniform(-depth / 2, depth / 2), float(rng.uniform(0, 360))
+            there = outline @ rotation("z", yaw)[:2, :2].T + (x, y)
+            if (np.abs(there) > [width / 2 + 0.05, depth / 2 + 0.05]).any():
                 continue
-            if not any(_near(f, p, gap) for p in prints):
-                out.append(cand)
-                prints.append(f)
+            if all(_gap(there, t) >= gap for t in taken):
+                out.append(place(item, x, y, yaw))
+                taken.append(there)
                 break
         else:
             raise ConfigError(f"layout: no room for {item.name!r} among {len(items)} objects on a {width:.2f} x {depth:.2f} m table; use fewer objects or a larger table")
     return out
-
-
-def _near(a: Footprint, b: Footprint, gap: float) -> bool:
-    """Whether outlines of two items on the same surface come closer than ``gap``."""
-    return _gap(a.outline, b.outline) < gap
 
 
 # ---------------------------------------------------------------- surroundings

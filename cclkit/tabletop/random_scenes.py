@@ -1,6 +1,9 @@
 """Unlimited random scenes for training small models: the benchmark's families, never its layouts.
 
 Seeds start at ``FIRST_SEED``; the benchmark's are far below, so the two can never share a scene.
+Seeds in ``STUDIO_SEEDS`` give studio photographs: few objects on a sheet of one plain colour, often
+black. Image-text models learn from pictures of that kind too, and without them a small one has never
+seen an object on black, which is how masks are shown to it.
 """
 
 from __future__ import annotations
@@ -11,11 +14,13 @@ from typing import Iterator
 import numpy as np
 
 from ..errors import ConfigError
-from .layout import Layout, Light, Shot, look_at, nodes, room, scatter, square_table
-from .materials import PALETTE, bricks, carpet, checks, grass, mottled, stripes, textured, tiles, wood
+from .layout import Layout, Light, Shot, look_at, nodes, room, scatter, square_table, stuff
+from .materials import PALETTE, bricks, carpet, checks, grass, mottled, paint, rgb, stripes, textured, tiles, wood
 from .objects import FAMILIES, Leaf, make
+from .shapes import plane
 
 FIRST_SEED = 1_000_000
+STUDIO_SEEDS = range(1_500_000, 2_000_000)
 
 
 @dataclass(frozen=True)
@@ -29,63 +34,100 @@ class Sample:
     captions: dict[int, tuple[str, ...]]  # id -> texts that describe the region, the plainest first
 
 
-def _surface(rng: np.random.Generator):
-    """A random texture and the name of what it is on."""
+def _surface(rng: np.random.Generator) -> tuple[str, tuple[str, ...], np.ndarray]:
+    """Name, synonyms and texture of what the objects stand on."""
     pick = lambda *c: str(rng.choice(c))  # noqa: E731
     light, dark = pick("white", "cream", "beige", "light blue"), pick("blue", "red", "dark green", "grey", "purple")
+    plain = pick("white", "grey", "cream", "beige", "light blue")
     options = [
-        ("wooden table", lambda: wood(rng.uniform([110, 70, 45], [205, 160, 120]), rng, int(rng.integers(3, 8)))),
-        ("checked tablecloth", lambda: checks(light, dark, int(rng.integers(8, 20)))),
-        ("tiled table", lambda: tiles(light, pick("grey", "beige", "white"), int(rng.integers(4, 9)), rng)),
-        ("stone table", lambda: mottled(rng.uniform(90, 215) * rng.uniform(0.92, 1.05, 3), rng, 0.1, 8, 256)),
-        ("patterned rug", lambda: carpet([light, dark, "beige", pick("red", "dark blue", "brown")], rng)),
-        ("lawn", lambda: grass(rng)),
-        ("striped cloth", lambda: stripes(light, dark, int(rng.integers(6, 16)))),
+        ("wooden table", ("wood", "wooden surface", "table"), lambda: wood(rng.uniform([110, 70, 45], [205, 160, 120]), rng, int(rng.integers(3, 8)))),
+        ("checked cloth", ("checked tablecloth", f"{dark} checked cloth", "cloth"), lambda: checks(light, dark, int(rng.integers(8, 20)))),
+        ("tiled table", ("tiles", "table"), lambda: tiles(light, pick("grey", "beige", "white"), int(rng.integers(4, 9)), rng)),
+        ("marble counter", ("stone table", "counter"), lambda: mottled(rng.uniform(90, 215) * rng.uniform(0.92, 1.05, 3), rng, 0.1, 8, 256)),
+        ("patterned rug", ("carpet", "rug"), lambda: carpet([light, dark, "beige", pick("red", "dark blue", "brown")], rng)),
+        ("green lawn", ("lawn", "grass"), lambda: grass(rng)),
+        ("striped cloth", (f"{dark} striped cloth", "cloth"), lambda: stripes(light, dark, int(rng.integers(6, 16)))),
+        (f"{plain} shelf", ("shelf", "table", f"{plain} table"), lambda: mottled(rgb(plain) * rng.uniform(0.9, 1.05), rng, 0.03, 6)),
     ]
-    name, tex = options[int(rng.integers(len(options)))]
-    return name, tex()
+    name, synonyms, tex = options[int(rng.integers(len(options)))]
+    return name, synonyms, tex()
+
+
+def _wall(rng: np.random.Generator) -> tuple[str, tuple[str, ...], np.ndarray]:
+    """Name, synonyms and texture of what stands behind the objects."""
+    plain = str(rng.choice(["white", "white", "grey", "cream", "light blue", "beige", "green", "yellow"]))
+    options = [
+        ("brick wall", ("bricks", "wall"), lambda: bricks(rng.uniform([110, 60, 50], [190, 150, 130]), rng)),
+        ("wooden fence", ("fence", "wooden planks"), lambda: wood(rng.uniform([110, 70, 45], [205, 160, 120]), rng, int(rng.integers(4, 9)))),
+        ("tiled wall", ("tiles", "wall"), lambda: tiles(rng.uniform(150, 230) * rng.uniform(0.9, 1.05, 3), plain, int(rng.integers(4, 9)), rng)),
+        *[(f"{plain} wall", ("wall", "plain wall"), lambda: mottled(rgb(plain) * rng.uniform(0.85, 1.05), rng, 0.03, 6))] * 3,
+    ]
+    name, synonyms, tex = options[int(rng.integers(len(options)))]
+    return name, synonyms, tex()
+
+
+def _backdrop(rng: np.random.Generator) -> np.ndarray:  # sRGB 0..255
+    kind = rng.random()
+    if kind < 0.5:
+        return np.full(3, rng.uniform(0, 14))
+    return np.full(3, rng.uniform(90, 235)) if kind < 0.75 else rng.uniform(30, 230, 3)
 
 
 def random_layout(seed: int, views: int = 4, width: int = 256, height: int = 192) -> Layout:
-    """Five to nine objects scattered on a table of about half a metre.
+    """Five to thirteen objects on a table in a room or on the ground before a wall; fewer in a studio.
 
     Raises ConfigError for a seed below ``FIRST_SEED``.
     """
     if seed < FIRST_SEED:
         raise ConfigError(f"tabletop: seed {seed} belongs to the benchmark; random scenes start at {FIRST_SEED}")
     rng = np.random.default_rng(seed)
-    names = rng.choice(list(FAMILIES), size=int(rng.integers(5, 10)))
+    studio = seed in STUDIO_SEEDS
+    names = rng.choice(list(FAMILIES), size=int(rng.integers(4, 8) if studio else rng.integers(5, 14)))
     items = []
     for n in names:
         item = make(str(n), rng)
         s = rng.uniform(0.85, 1.2)
         item.leaves = [Leaf(l.mesh.scaled(s), l.material, l.path) for l in item.leaves]
         items.append(item)
-    side = 0.42
-    for _ in range(4):
+    side = 0.24 + 0.022 * len(items)
+    for _ in range(6):
         try:
             placed = scatter(items, side, side, rng, tries=60)
             break
         except ConfigError:
-            side *= 1.2  # a crowd of large objects gets a larger table
+            side *= 1.15  # a crowd of large objects gets a larger table
     else:
         placed = scatter(items[:4], side, side, rng)
-    name, tex = _surface(rng)
-    table = square_table(name, textured(tex, "glossy", 0.4), side + 0.45, side + 0.45, float(rng.uniform(0.9, 1.6)))
-    wall = bricks(rng.uniform([110, 60, 50], [190, 150, 130]), rng) if rng.random() < 0.25 else mottled(rng.uniform(120, 220) * rng.uniform(0.88, 1.08, 3), rng, 0.04)
-    surroundings = room(table, textured(wood(rng.uniform([90, 70, 50], [200, 170, 140]), rng)), textured(wall), floor_repeat=0.6)
+    name, synonyms, tex = _surface(rng)
+    back, back_synonyms, wall = _wall(rng)
+    forward_facing = studio or rng.random() < 0.35
+    if studio:
+        sheet = paint(_backdrop(rng))
+        surroundings = [stuff("plain background", (plane(6.0, 6.0), sheet)), stuff("plain background", (plane(6.0, 3.0).rotated("x", 90).moved(0, side / 2 + 0.5, 1.4), sheet))]
+        synonyms = back_synonyms = ("background",)
+    elif forward_facing:
+        ground = stuff(name, (plane(4.0, 2.0, float(rng.uniform(0.7, 1.4))), textured(tex, "glossy", 0.4)))
+        upright = stuff(back, (plane(4.0, 2.4, float(rng.uniform(0.7, 1.4))).rotated("x", 90).moved(0, side / 2 + float(rng.uniform(0.08, 0.35)), 0.8), textured(wall)))
+        surroundings = [ground, upright]
+    else:
+        table = square_table(name, textured(tex, "glossy", 0.4), side + 0.45, side + 0.45, float(rng.uniform(0.9, 1.6)))
+        surroundings = room(table, textured(wood(rng.uniform([90, 70, 50], [200, 170, 140]), rng)), textured(wall), floor_repeat=0.6)
+        surroundings[2].name = back
+    surroundings[0].captions = synonyms
+    surroundings[1 if forward_facing else 2].captions = back_synonyms
     shots = []
     for k in range(views):
-        a, e, r = rng.uniform(0, 2 * np.pi), np.radians(rng.uniform(18, 60)), side * rng.uniform(0.75, 1.5)
-        aim = np.array([*rng.uniform(-0.06, 0.06, 2), rng.uniform(0.02, 0.07)])
+        a = np.radians(rng.uniform(-130, -50)) if forward_facing else rng.uniform(0, 2 * np.pi)
+        e, r = np.radians(rng.uniform(15, 58)), side * rng.uniform(0.7, 1.9)
+        aim = np.array([*rng.uniform(-0.25, 0.25, 2) * side, rng.uniform(0.02, 0.09)])
         eye = aim + r * np.array([np.cos(a) * np.cos(e), np.sin(a) * np.cos(e), np.sin(e)])
         shots.append(Shot(f"{k:02d}.jpg", look_at(eye, aim, width * rng.uniform(0.85, 1.15), width, height, roll=float(rng.uniform(-4, 4)))))
-    a = rng.uniform(0, 2 * np.pi)
+    a = rng.uniform(-np.pi, 0) if forward_facing else rng.uniform(0, 2 * np.pi)
     warm = rng.uniform(0.8, 1.0)
-    power = rng.uniform(7, 12)
+    power = rng.uniform(8, 15)
     light = Light((float(np.cos(a)), float(np.sin(a)), float(rng.uniform(1.1, 1.7))), (0, 0, 0), float(rng.uniform(0.3, 0.9)), (power, power * (0.5 + warm / 2), power * warm * 0.95))
     return Layout(f"random_{seed}", "lerf_ovs", seed, [*placed, *surroundings], shots, [light],
-                  sky=tuple(rng.uniform(0.5, 0.75) * np.array([0.95, 1, 1.08])), exposure=float(rng.uniform(1.2, 1.7)))
+                  sky=tuple(rng.uniform(0.5, 0.85) * np.array([0.95, 1, 1.08])), exposure=float(rng.uniform(1.2, 1.8)))
 
 
 def captions(table: list[dict]) -> dict[int, tuple[str, ...]]:

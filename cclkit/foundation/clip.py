@@ -1,0 +1,103 @@
+"""CLIP's role, by open_clip: one square crop a mask, black outside it (paper eq. 3), and texts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+import torch
+
+from ..config import ClipConfig
+from ..errors import FeatureError
+from ..scenes.scene import View
+from .mini_clip import PIXEL_MEAN, PIXEL_STD
+from .models import load_clip
+
+ENSEMBLE = ("{}", "a {}", "the {}", "a photo of a {}", "a picture of the {}", "a close photo of a {}")
+"""Prompts averaged under front_end.clip.prompts=ensemble."""
+
+
+class ClipEncoder:
+    """Unit features of masked crops and of texts, from an open_clip model and its tokenizer."""
+
+    def __init__(self, model: torch.nn.Module, tokenizer, config: ClipConfig, device: str = "cpu"):
+        self.model, self.tokenizer, self.config, self.device = model.to(device), tokenizer, config, device
+        size = model.visual.image_size
+        self.size = int(size[0] if isinstance(size, (tuple, list)) else size)
+        self._texts: dict[str, np.ndarray] = {}
+        self.dim = self.encode_text(["object"]).shape[1]
+
+    def encode_masks(self, view: View, masks: np.ndarray) -> np.ndarray:
+        """Masks [M, H, W] bool of one view -> unit features [M, dim] float32."""
+        image = view.image()
+        return self.encode_crops(masked_crop(image, m, self.size, self.config.crop) for m in masks)
+
+    def encode_crops(self, crops) -> np.ndarray:  # iterable of [S, S, 3] uint8 -> [M, dim] float32
+        """Unit features of square pictures of the model's size, in batches."""
+        out, batch = [np.zeros((0, self.dim), np.float32)], []
+        for crop in crops:
+            batch.append(crop)
+            if len(batch) == self.config.batch:
+                out.append(self._encode(batch))
+                batch = []
+        if batch:
+            out.append(self._encode(batch))
+        return np.concatenate(out)
+
+    def _encode(self, batch: list[np.ndarray]) -> np.ndarray:
+        x = torch.from_numpy(np.stack(batch)).to(self.device).permute(0, 3, 1, 2).float() / 255
+        mean, std = (torch.tensor(v, device=self.device)[:, None, None] for v in (PIXEL_MEAN, PIXEL_STD))
+        with torch.no_grad(), self._autocast():
+            f = self.model.encode_image((x - mean) / std).float()
+        return torch.nn.functional.normalize(f, dim=-1).cpu().numpy()
+
+    def encode_text(self, phrases: Sequence[str]) -> np.ndarray:
+        """Phrases -> unit vectors [P, dim] float32; each phrase is encoded once."""
+        new = [p for p in dict.fromkeys(phrases) if p not in self._texts]
+        if new:
+            forms = ENSEMBLE if self.config.prompts == "ensemble" else ("{}",)
+            tokens = self.tokenizer([f.format(p) for p in new for f in forms]).to(self.device)
+            with torch.no_grad(), self._autocast():
+                f = torch.nn.functional.normalize(self.model.encode_text(tokens).float(), dim=-1)
+            mean = torch.nn.functional.normalize(f.view(len(new), len(forms), -1).mean(1), dim=-1).cpu().numpy()
+            self._texts |= dict(zip(new, mean))
+        return np.stack([self._texts[p] for p in phrases])
+
+    def unknown_words(self, phrase: str) -> list[str]:
+        """Words of a phrase that the model has never seen (only mini-CLIP has such)."""
+        return self.tokenizer.unknown(phrase) if hasattr(self.tokenizer, "unknown") else []
+
+    def _autocast(self):
+        return torch.autocast(self.device, torch.bfloat16, enabled=self.config.precision == "bfloat16")
+
+
+def clip_encoder(config: ClipConfig, device: str = "cpu") -> ClipEncoder:
+    """The adapter with its weights loaded. Raises ModelError."""
+    return ClipEncoder(*load_clip(config.model, config.checkpoint), config, device)
+
+
+def masked_crop(image: np.ndarray, mask: np.ndarray, size: int, rule: str = "complete") -> np.ndarray:  # [size, size, 3] uint8
+    """The mask's box of an image [H, W, 3] uint8, black outside the mask [H, W], padded to a square, resized.
+
+    ``rule`` "langsplat" is protocol E to the last grey level: the box loses its last row and column,
+    and shrinking takes no low-pass filter. "complete" (ours) keeps them and averages when it shrinks,
+    because a small mask's last row matters and fine texture should not alias. Raises FeatureError on an
+    empty mask, and under "langsplat" on a mask of a single pixel, at which the published code fails.
+    """
+    y, x = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if len(y) == 0:
+        raise FeatureError("a mask without pixels has no crop; filter such masks before encoding")
+    keep = 0 if rule == "langsplat" else 1
+    y0, y1, x0, x1 = y[0], y[-1] + keep, x[0], x[-1] + keep
+    side = max(y1 - y0, x1 - x0)
+    if side == 0:
+        raise FeatureError("a mask of a single pixel has no crop under rule 'langsplat'; use front_end.clip.crop=complete or a larger masks.min_area_px")
+    square = np.zeros((side, side, 3), np.uint8)
+    top, left = (side - (y1 - y0)) // 2, (side - (x1 - x0)) // 2
+    cut = image[y0:y1, x0:x1] * mask[y0:y1, x0:x1, None]
+    square[top: top + (y1 - y0), left: left + (x1 - x0)] = cut
+    if side == size:
+        return square
+    shrink = rule != "langsplat" and side > size
+    return cv2.resize(square, (size, size), interpolation=cv2.INTER_AREA if shrink else cv2.INTER_LINEAR)

@@ -1,0 +1,86 @@
+"""A small Segment Anything Model: segment_anything's own `Sam` with a convolutional encoder.
+
+Prompt encoder, two-way transformer and mask decoder are the package's classes, only narrower, so
+the predictor and the automatic generator work on it unchanged. Output k answers for granularity k
+(0 subpart, 1 part, 2 whole), because that is how it is trained.
+"""
+
+from __future__ import annotations
+
+import torch
+from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+from segment_anything.modeling.common import LayerNorm2d
+from torch import nn
+from torch.nn import functional as F
+
+IMAGE_SIZE = 256
+"""Longest side of the image the encoder sees, pixels."""
+STRIDE = 8
+WIDTH = 64
+"""Channels of the image embedding and of the mask decoder."""
+PIXEL_MEAN, PIXEL_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+
+
+def build_mini_sam(image_size: int = IMAGE_SIZE) -> Sam:
+    """The architecture, with fresh weights from torch's global generator (seed it for training)."""
+    sam = Sam(
+        image_encoder=ConvEncoder(image_size),
+        prompt_encoder=PromptEncoder(
+            embed_dim=WIDTH, image_embedding_size=(image_size // STRIDE,) * 2, input_image_size=(image_size,) * 2, mask_in_chans=16
+        ),
+        mask_decoder=MaskDecoder(
+            num_multimask_outputs=3, transformer=TwoWayTransformer(depth=2, embedding_dim=WIDTH, mlp_dim=256, num_heads=4),
+            transformer_dim=WIDTH, iou_head_depth=3, iou_head_hidden_dim=128,
+        ),
+        pixel_mean=list(PIXEL_MEAN), pixel_std=list(PIXEL_STD),
+    )
+    # SAM draws the frequencies of its position code from N(0, 1). Ours are spread up to 6 times as high,
+    # so that a click tells neighbouring 8-pixel cells apart, which its parts of a few cells need.
+    matrix = sam.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix  # [2, WIDTH / 2]
+    matrix *= torch.linspace(1, 6, matrix.shape[1])
+    return sam.eval()
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions with a shortcut."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True),
+            nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # [B, width, H, W] twice
+        return F.relu(x + self.body(x))
+
+
+def _down(a: int, b: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(a, b, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(b), nn.ReLU(inplace=True))
+
+
+class ConvEncoder(nn.Module):
+    """A residual pyramid whose coarse levels are added back at stride 8: [B, 3, S, S] -> [B, WIDTH, S/8, S/8]."""
+
+    def __init__(self, image_size: int = IMAGE_SIZE, widths: tuple[int, ...] = (32, 64, 96, 128, 144)):
+        super().__init__()
+        self.img_size = image_size  # segment_anything reads it under this name
+        w2, w4, w8, w16, w32 = widths
+        self.stem = nn.Sequential(_down(3, w2), _down(w2, w4), Block(w4))
+        self.stage8 = nn.Sequential(_down(w4, w8), Block(w8), Block(w8))
+        self.stage16 = nn.Sequential(_down(w8, w16), Block(w16), Block(w16))
+        self.stage32 = nn.Sequential(_down(w16, w32), Block(w32), Block(w32))
+        self.from32 = nn.Conv2d(w32, w16, 1)
+        self.from16 = nn.Conv2d(w16, w8, 1)
+        self.merge16, self.merge8 = Block(w16), Block(w8)
+        self.fine = nn.Conv2d(w4, w8, 2, stride=2)
+        self.neck = nn.Sequential(nn.Conv2d(w8, WIDTH, 1, bias=False), LayerNorm2d(WIDTH), nn.Conv2d(WIDTH, WIDTH, 3, padding=1, bias=False), LayerNorm2d(WIDTH))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        a = self.stem(x)
+        b = self.stage8(a)
+        c = self.stage16(b)
+        d = self.stage32(c)
+        c = self.merge16(c + F.interpolate(self.from32(d), scale_factor=2, mode="nearest"))
+        b = self.merge8(b + self.fine(a) + F.interpolate(self.from16(c), scale_factor=2, mode="nearest"))
+        return self.neck(b)

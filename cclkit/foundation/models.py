@@ -1,0 +1,172 @@
+"""Weights on disk: find them, check them, load them into segment_anything's and open_clip's own classes.
+
+Nothing is ever unpickled: safetensors, or torch files with ``weights_only=True``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+from ..errors import ModelError
+
+SAM_MODELS = ("mini", "vit_b", "vit_l", "vit_h")
+"""The bundled small model and the three of segment_anything's registry."""
+MINI_SAM, MINI_CLIP, MINI_CLIP_WORDS = "mini_sam.safetensors", "mini_clip.safetensors", "mini_clip_words.txt"
+
+
+def folder() -> Path:
+    """Where the bundled weights are."""
+    return Path(__file__).resolve().parents[2] / "data" / "models"
+
+
+def load_weights(path: str | os.PathLike, what: str, sha256: str | None = None) -> dict[str, torch.Tensor]:
+    """Tensors of a .safetensors or torch file, on the CPU.
+
+    Raises ModelError when the file is missing, damaged, holds code, or differs from ``sha256``.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ModelError(f"{path}: no weights of {what} here; {_remedy(what)}")
+    if sha256 is not None and (found := digest(path)) != sha256:
+        raise ModelError(f"{path}: weights of {what} have sha256 {found[:12]}…, expected {sha256[:12]}…, so they are not used; restore the file or remove it and fetch it again")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as e:
+        raise ModelError(f"{path}: holds more than tensors (or is no torch file) and was not opened, since a pickle can run code; expected a state dict of {what}; {_remedy(what)}") from e
+    except Exception as e:  # zipfile, torch and safetensors each raise their own on a damaged file
+        raise ModelError(f"{path}: cannot be read as weights of {what} ({str(e).splitlines()[0][:120]}); it may be cut short: fetch it again") from e
+    state = state.get("state_dict", state) if isinstance(state, dict) else None
+    if not isinstance(state, dict) or not state or not all(isinstance(v, torch.Tensor) for v in state.values()):
+        raise ModelError(f"{path}: holds no table of tensors; expected a state dict of {what}")
+    return {k.removeprefix("module."): v for k, v in state.items()}
+
+
+def fill(model: torch.nn.Module, weights: dict[str, torch.Tensor], path: str | os.PathLike, what: str) -> torch.nn.Module:
+    """Load weights into a model. Raises ModelError, naming the first misfits, when they belong to another architecture."""
+    own = model.state_dict()
+    missing = [k for k in own if k not in weights]
+    extra = [k for k in weights if k not in own]
+    shape = [f"{k} is {tuple(weights[k].shape)}, not {tuple(own[k].shape)}" for k in own if k in weights and weights[k].shape != own[k].shape]
+    if missing or extra or shape:
+        found = "; ".join(filter(None, (
+            f"{len(missing)} tensors missing ({missing[0]} …)" if missing else "",
+            f"{len(extra)} unknown ({extra[0]} …)" if extra else "",
+            f"{len(shape)} of another shape ({shape[0]})" if shape else "",
+        )))
+        raise ModelError(f"{path}: not the weights of {what}: {found}; choose the architecture that the file was made for")
+    if not all(torch.isfinite(v).all() for v in weights.values() if v.is_floating_point()):
+        raise ModelError(f"{path}: weights of {what} hold values that are not finite; fetch the file again")
+    model.load_state_dict({k: v.to(own[k].dtype) for k, v in weights.items()})
+    return model.eval().requires_grad_(False)
+
+
+def load_sam(model: str, checkpoint: str = "") -> torch.nn.Module:
+    """A `segment_anything` Sam: "mini" (bundled unless a checkpoint is given), "vit_b", "vit_l" or "vit_h" by path."""
+    if model == "mini":
+        return load_mini_sam(Path(checkpoint) if checkpoint else None)
+    from segment_anything import sam_model_registry
+
+    what = f"SAM {model}"
+    if not checkpoint:
+        raise ModelError(f"front_end.sam.model={model!r} needs front_end.sam.checkpoint=PATH; {_remedy(what)}")
+    weights = load_weights(checkpoint, what)
+    return fill(sam_model_registry[model](), weights, checkpoint, what)
+
+
+def load_mini_sam(path: Path | None = None) -> torch.nn.Module:
+    """mini-SAM from a file (None: the bundled weights, whose digest is checked)."""
+    from .mini_sam import build_mini_sam
+
+    weights = load_weights(*_bundled(MINI_SAM, "mini-SAM")) if path is None else load_weights(path, "mini-SAM")
+    return fill(build_mini_sam(), weights, path or folder() / MINI_SAM, "mini-SAM")
+
+
+def load_mini_clip(path: Path | None = None):
+    """mini-CLIP and its tokenizer from a file beside its word list (None: the bundled one, whose digest is checked)."""
+    from .mini_clip import WordTokenizer, build_mini_clip
+
+    words = (path or folder() / MINI_CLIP).with_name(MINI_CLIP_WORDS)
+    if not words.is_file():
+        raise ModelError(f"{words}: the vocabulary of mini-CLIP is missing; restore it from the repository")
+    tokenizer = WordTokenizer(words.read_text(encoding="utf-8").split())
+    weights = load_weights(*_bundled(MINI_CLIP, "mini-CLIP")) if path is None else load_weights(path, "mini-CLIP")
+    return fill(build_mini_clip(len(tokenizer)), weights, path or folder() / MINI_CLIP, "mini-CLIP"), tokenizer
+
+
+def load_clip(model: str, checkpoint: str = ""):
+    """An open_clip model and its tokenizer: "mini", or a name of open_clip with a checkpoint by path."""
+    if model == "mini":
+        return load_mini_clip(Path(checkpoint) if checkpoint else None)
+    import open_clip
+
+    what = f"OpenCLIP {model}"
+    if model not in open_clip.list_models():
+        raise ModelError(f"front_end.clip.model={model!r} is unknown to open_clip; use mini or a name such as ViT-B-16")
+    if not checkpoint:
+        raise ModelError(f"front_end.clip.model={model!r} needs front_end.clip.checkpoint=PATH; {_remedy(what)}")
+    weights = load_weights(checkpoint, what)
+    clip = open_clip.create_model(model, pretrained=None)
+    own = clip.state_dict()
+    for k in ("logit_bias", "attn_mask"):  # files of other versions of open_clip differ in these
+        if k in weights and k not in own:
+            weights.pop(k)
+    return fill(clip, weights, checkpoint, what), open_clip.get_tokenizer(model)
+
+
+def identity(model: str, checkpoint: str, bundled: str) -> str:
+    """What tells one set of weights from another, for artefact keys: the file's sha256, never its path."""
+    path = Path(checkpoint) if checkpoint else folder() / bundled
+    if model != "mini" and not checkpoint or not path.is_file():
+        return f"{model}:none"
+    stat = path.stat()
+    parts = [_digest(str(path), stat.st_size, stat.st_mtime_ns)]
+    if model == "mini" and bundled == MINI_CLIP and (words := path.with_name(MINI_CLIP_WORDS)).is_file():
+        parts.append(hashlib.sha256(words.read_bytes()).hexdigest())
+    return ":".join([model, *parts])
+
+
+def digest(path: Path) -> str:
+    """sha256 of a file, read in pieces."""
+    stat = Path(path).stat()
+    return _digest(str(path), stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=32)
+def _digest(path: str, size: int, changed_ns: int) -> str:
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def provenance(name: str) -> dict:
+    """The record beside a bundled model: how it was made, what it scored."""
+    path = (folder() / name).with_suffix(".json")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as e:
+        raise ModelError(f"{path}: the record of a bundled model cannot be read ({e}); restore it from the repository") from e
+
+
+def _bundled(name: str, what: str) -> tuple[Path, str, str]:
+    path = folder() / name
+    if not path.is_file():
+        raise ModelError(f"{path}: no weights of {what} here; {_remedy(what)}")
+    return path, what, provenance(name)["sha256"]
+
+
+def _remedy(what: str) -> str:
+    if what.startswith("mini"):
+        return "restore it from the repository, or train it again with python -m cclkit.training"
+    if what.startswith("SAM"):
+        return "download the checkpoint of that name from the segment-anything project and give its path"
+    return "download open_clip_pytorch_model.bin of laion/CLIP-ViT-B-16-laion2B-s34B-b88K (for ViT-B-16) and give its path"

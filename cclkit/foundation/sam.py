@@ -1,0 +1,109 @@
+"""SAM's role, by segment_anything: a grid of clicks, three outputs each, filtered output by output."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from segment_anything import SamAutomaticMaskGenerator, SamPredictor
+from segment_anything.utils.amg import MaskData, rle_to_mask
+
+from ..config import MaskConfig, SamConfig
+from ..scenes.scene import View
+from . import Candidates
+from .models import load_sam
+
+OUTPUTS = 3
+APART = 2.0**17
+"""Shift in pixels that keeps boxes of different outputs from overlapping; exact in single precision."""
+
+
+class SamMasks:
+    """Candidates of a view from a Sam model (paper §3: 32 x 32 uniform prompts, three outputs)."""
+
+    def __init__(self, sam: torch.nn.Module, config: SamConfig, masks: MaskConfig, device: str = "cpu"):
+        self.config, self.device = config, device
+        self.generator = OutputKeepingGenerator(
+            sam.to(device), points_per_side=config.points_per_side, points_per_batch=config.points_per_batch,
+            pred_iou_thresh=masks.predicted_iou_min, stability_score_thresh=masks.stability_min, stability_score_offset=config.stability_offset,
+            box_nms_thresh=config.box_nms_iou, crop_n_layers=config.crop_layers, crop_nms_thresh=config.box_nms_iou, output_mode="uncompressed_rle",
+        )
+
+    def propose(self, view: View) -> Candidates:
+        return self.propose_image(view.image())
+
+    def propose_image(self, image: np.ndarray) -> Candidates:  # [H, W, 3] uint8
+        """Candidates of a picture, each with the output it came from; none at all is a result, not an error."""
+        g = self.generator
+        g.counts = dict.fromkeys(("prompts", "outputs", "low_predicted_iou", "unstable", "same_box"), 0)
+        with torch.no_grad(), torch.autocast(self.device, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
+            data = g._generate_masks(np.ascontiguousarray(image))
+        kept = len(data["rles"])
+        g.counts["same_box"] = g.counts["outputs"] - g.counts["low_predicted_iou"] - g.counts["unstable"] - kept
+        masks = np.stack([rle_to_mask(r) for r in data["rles"]]) if kept else np.zeros((0, *image.shape[:2]), bool)
+        return Candidates(
+            masks.astype(bool),
+            np.asarray(data["output"], np.int64),
+            np.clip(np.asarray(data["iou_preds"], np.float64), 0, 1),  # the IoU head is not bounded
+            np.clip(np.nan_to_num(np.asarray(data["stability_score"], np.float64)), 0, 1),
+            dict(g.counts),
+        )
+
+    def click(self, image: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The three masks [P, 3, H, W] bool and predicted IoUs [P, 3] of single clicks [P, 2] (x, y in pixels)."""
+        p = self.generator.predictor
+        with torch.no_grad():
+            p.set_image(np.ascontiguousarray(image))
+            at = torch.as_tensor(p.transform.apply_coords(np.asarray(points, float), image.shape[:2]), device=self.device)
+            masks, scores, _ = SamPredictor.predict_torch(p, at[:, None], torch.ones(len(at), 1, device=self.device), multimask_output=True)
+            p.reset_image()
+        return masks.cpu().numpy(), scores.float().cpu().numpy()
+
+
+def sam_masks(config: SamConfig, masks: MaskConfig, device: str = "cpu") -> SamMasks:
+    """The adapter with its weights loaded. Raises ModelError."""
+    return SamMasks(load_sam(config.model, config.checkpoint), config, masks, device)
+
+
+class _OneOutput(SamPredictor):
+    """A predictor that decodes a batch of clicks once and hands out one of its outputs at a time."""
+
+    def __init__(self, model):
+        super().__init__(model)
+        self.output: int | None = None
+        self.decoded = None
+
+    def predict_torch(self, *args, **kwargs):
+        if self.decoded is None:
+            self.decoded = super().predict_torch(*args, **kwargs)
+        return tuple(x[:, self.output: self.output + 1].float() for x in self.decoded)
+
+
+class OutputKeepingGenerator(SamAutomaticMaskGenerator):
+    """segment_anything's generator, run on each output of a click as if the others did not exist.
+
+    The package flattens the three outputs and lets box-NMS choose among them; the paper's two levels
+    need to know which output a mask came from, and a part must not lose to the whole that shares its box.
+    """
+
+    def __init__(self, model, **kwargs):
+        super().__init__(model, **kwargs)
+        self.predictor = _OneOutput(model)
+        self.counts: dict[str, int] = {}
+
+    def _process_batch(self, points, im_size, crop_box, orig_size) -> MaskData:
+        self.predictor.decoded = None
+        out = MaskData()
+        for k in range(OUTPUTS):
+            self.predictor.output = k
+            data = super()._process_batch(points, im_size, crop_box, orig_size)
+            n = len(data["rles"])
+            data["output"] = torch.full((n,), k)
+            data["boxes"] = data["boxes"] + k * APART  # the NMS that follows compares boxes
+            confident = int((self.predictor.decoded[1][:, k].float() > self.pred_iou_thresh).sum()) if self.pred_iou_thresh > 0 else len(points)
+            self.counts["low_predicted_iou"] += len(points) - confident
+            self.counts["unstable"] += confident - n
+            out.cat(data)
+        self.counts["prompts"] += len(points)
+        self.counts["outputs"] += OUTPUTS * len(points)
+        self.predictor.decoded = None
+        return out

@@ -1,0 +1,134 @@
+"""Training images: random Tabletop scenes rendered once to a folder, one file a scene.
+
+A scene's file is written to a temporary name and renamed, so a killed run continues where it stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import SceneError
+from ..tabletop.random_scenes import FIRST_SEED, STUDIO_SEEDS
+
+HELD_OUT_SEED = 2_000_000
+"""Scores are measured on seeds from here on; training seeds lie below."""
+HELD_OUT_BLOCKS, SCENES_PER_BLOCK = 3, 8
+"""Held-out scenes: three blocks of consecutive seeds, so that every score has a spread."""
+LEVELS = ("subpart", "part", "whole")
+NEARER_M, HIDDEN_SHARE = 0.01, 0.08
+"""A region counts as complete if at most this share of its outline borders something nearer by this many metres."""
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """Views of many random scenes in memory."""
+
+    images: np.ndarray  # [V, H, W, 3] uint8
+    ids: np.ndarray  # [V, 3, H, W] uint16; subpart, part, whole; 0 = nothing
+    scene: np.ndarray  # [V] int: index into nodes
+    nodes: list[dict[int, dict]]  # per scene: id -> {"texts", "family", "level", "stuff"}
+    complete: list[frozenset[int]]  # per view: ids of regions that nothing hides and no border cuts
+
+
+def render(out: str | os.PathLike, scenes: int, studio: int, views: int = 4, workers: int = 2, width: int = 256, height: int = 192) -> None:
+    """Render ``scenes`` training scenes, ``studio`` studio scenes and all held-out ones into ``out``; what exists is kept.
+
+    Raises DependencyError without Mitsuba.
+    """
+    from ..tabletop.render import mitsuba
+
+    mitsuba()
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    seeds = [*held_out_seeds(), *range(FIRST_SEED, FIRST_SEED + scenes), *STUDIO_SEEDS[:studio]]
+    jobs = [(out / f"{s}.npz", s, views, width, height) for s in seeds if not (out / f"{s}.npz").exists()]
+    # spawn: a forked renderer would share its threads' locks
+    with multiprocessing.get_context("spawn").Pool(workers) as pool:
+        from tqdm.auto import tqdm
+
+        for _ in tqdm(pool.imap(_render_one, jobs), total=len(jobs), desc="render", unit="scene"):
+            pass
+
+
+def held_out_seeds() -> range:
+    return range(HELD_OUT_SEED, HELD_OUT_SEED + HELD_OUT_BLOCKS * SCENES_PER_BLOCK)
+
+
+def _render_one(job) -> None:
+    path, seed, views, width, height = job
+    from ..tabletop.layout import nodes
+    from ..tabletop.random_scenes import random_layout, samples
+
+    shots = list(samples(seed, views, width, height))
+    table, _ = nodes(random_layout(seed, views, width, height))
+    texts = shots[0].captions
+    info = {
+        "nodes": {n["id"]: {"texts": texts[n["id"]], "family": n["family"], "level": n["level"], "stuff": n["stuff"], "parent": n["parent"], "colour": n["colour"]} for n in table},
+        "complete": [complete_ids(s.ids, s.depth) for s in shots],
+    }
+    new = path.with_suffix(".part")
+    with open(new, "wb") as f:
+        np.savez_compressed(f, images=np.stack([s.image for s in shots]), ids=np.stack([[s.ids[l] for l in LEVELS] for s in shots]).astype(np.uint16), info=json.dumps(info))
+    os.replace(new, path)
+
+
+def complete_ids(ids: dict[str, np.ndarray], depth: np.ndarray) -> list[int]:
+    """Ids whose visible region [H, W] is whole: cut by no border, hidden by nothing nearer."""
+    found: set[int] = set()
+    hidden: set[int] = set()
+    for m in ids.values():
+        m = np.asarray(m)
+        edge = np.concatenate([m[0], m[-1], m[:, 0], m[:, -1]])
+        outline: dict[int, list[int]] = {}
+        for here, there, d, e in (
+            (m[:-1], m[1:], depth[:-1], depth[1:]), (m[1:], m[:-1], depth[1:], depth[:-1]),
+            (m[:, :-1], m[:, 1:], depth[:, :-1], depth[:, 1:]), (m[:, 1:], m[:, :-1], depth[:, 1:], depth[:, :-1]),
+        ):
+            k = (here != there) & (here > 0)
+            nearer = (e[k] > 0) & (e[k] < d[k] - NEARER_M)
+            for i, total, near in _tally(here[k], nearer):
+                a = outline.setdefault(i, [0, 0])
+                a[0] += total
+                a[1] += near
+        found |= set(np.unique(m[m > 0]).tolist())
+        hidden |= set(edge[edge > 0].tolist()) | {i for i, (total, near) in outline.items() if near > HIDDEN_SHARE * total}
+    return sorted(found - hidden)
+
+
+def _tally(ids: np.ndarray, flag: np.ndarray):
+    total = np.bincount(ids)
+    near = np.bincount(ids, weights=flag, minlength=len(total))
+    return [(int(i), int(total[i]), int(near[i])) for i in np.nonzero(total)[0]]
+
+
+def load(folder: str | os.PathLike, seeds=None) -> Scenes:
+    """Rendered scenes of a folder (``seeds``: which; None: all training scenes), in order of their seeds.
+
+    Raises SceneError when there are none or a file is damaged.
+    """
+    folder = Path(folder)
+    wanted = sorted(int(p.stem) for p in folder.glob("[0-9]*.npz")) if seeds is None else list(seeds)
+    wanted = [s for s in wanted if seeds is not None or s < HELD_OUT_SEED]
+    if not wanted:
+        raise SceneError(f"{folder}: no rendered scenes here; make some with `python -m cclkit.training render {folder}`")
+    images, ids, scene, table, complete = [], [], [], [], []
+    for k, seed in enumerate(wanted):
+        path = folder / f"{seed}.npz"
+        try:
+            with np.load(path, allow_pickle=False) as z:
+                info = json.loads(str(z["info"]))
+                images.append(z["images"])
+                ids.append(z["ids"])
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as e:
+            raise SceneError(f"{path}: no rendered scene of seed {seed} can be read here ({e}); delete the file and run `python -m cclkit.training render {folder}` again") from e
+        scene += [k] * len(images[-1])
+        table.append({int(i): n for i, n in info["nodes"].items()})
+        complete += [frozenset(c) for c in info["complete"]]
+    return Scenes(np.concatenate(images), np.concatenate(ids), np.array(scene), table, complete)

@@ -1,0 +1,128 @@
+"""Train mini-SAM on random scenes: one click, three outputs, each taught one granularity."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from ..foundation.mini_sam import IMAGE_SIZE, build_mini_sam
+from .data import Scenes
+
+VIEWS, CLICKS = 8, 16
+"""Per step: views, and clicks in each."""
+ON_STUFF = 0.12
+"""Share of clicks on tables and walls."""
+MIN_AREA_PX = 16
+"""Regions smaller than this are not clicked on in training."""
+FOCAL, DICE, SCORE = 20.0, 1.0, 1.0
+"""Weights of the three losses, SAM's own."""
+
+
+def model(seed: int) -> torch.nn.Module:
+    torch.manual_seed(seed)
+    m = build_mini_sam()
+    m.image_encoder.to(memory_format=torch.channels_last)
+    return m
+
+
+class Losses:
+    """The loss of one step, as a function of its number and its generator."""
+
+    def __init__(self, sam, scenes: Scenes):
+        self.sam, self.scenes = sam, scenes
+        self.stuff = [np.array([n["stuff"] for n in [{"stuff": False}, *(t[i] for i in sorted(t))]]) for t in scenes.nodes]
+
+    def __call__(self, step: int, rng: np.random.Generator) -> dict[str, torch.Tensor]:
+        images, clicks, targets = [], [], []
+        for v in rng.integers(len(self.scenes.images), size=VIEWS):
+            image, ids = augmented(self.scenes.images[v], self.scenes.ids[v], rng)
+            points = sample_clicks(ids, self.stuff[self.scenes.scene[v]], CLICKS, rng)
+            at = ids[:, points[:, 1], points[:, 0]]  # [3, P]
+            low = ids[:, 1::2, 1::2]  # at the decoder's resolution
+            images.append(image)
+            clicks.append(points + 0.5)
+            targets.append((low[None] == at.T[:, :, None, None]) & (at.T > 0)[:, :, None, None])  # [P, 3, h, w]
+        x = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float()
+        x = torch.stack([self.sam.preprocess(i) for i in x]).contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cpu", torch.bfloat16, enabled=False):
+            embedding = self.sam.image_encoder(x)
+        where = self.sam.prompt_encoder.get_dense_pe()
+        logits, scores = [], []
+        for e, p in zip(embedding, clicks):
+            sparse, dense = self.sam.prompt_encoder(points=(torch.from_numpy(p).float()[:, None], torch.ones(len(p), 1)), boxes=None, masks=None)
+            m, s = self.sam.mask_decoder(image_embeddings=e[None], image_pe=where, sparse_prompt_embeddings=sparse, dense_prompt_embeddings=dense, multimask_output=True)
+            logits.append(m)
+            scores.append(s)
+        target = torch.from_numpy(np.concatenate(targets)).float()
+        h, w = target.shape[-2:]
+        logit = torch.cat(logits)[..., :h, :w]
+        score = torch.cat(scores)
+        p = logit.sigmoid()
+        focal = (F.binary_cross_entropy_with_logits(logit, target, reduction="none") * (p - target).abs().square()).mean((-1, -2))
+        dice = 1 - (2 * (p * target).sum((-1, -2)) + 1) / (p.sum((-1, -2)) + target.sum((-1, -2)) + 1)
+        with torch.no_grad():
+            hit = logit > 0
+            t = target > 0.5
+            iou = (hit & t).sum((-1, -2)) / (hit | t).sum((-1, -2)).clamp(min=1)
+        known = (target.sum((-1, -2)) > 0).float()  # a region thinner than the decoder's grid teaches nothing
+        mean = lambda z: (z * known).sum() / known.sum().clamp(min=1)  # noqa: E731
+        out = {"focal": mean(focal), "dice": mean(dice), "score": mean((score - iou).square())}
+        out["total"] = FOCAL * out["focal"] + DICE * out["dice"] + SCORE * out["score"]
+        for k, name in enumerate(("subpart", "part", "whole")):
+            out[f"iou_{name}"] = (iou[:, k] * known[:, k]).sum() / known[:, k].sum().clamp(min=1)
+        return out
+
+
+def sample_clicks(ids: np.ndarray, stuff: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:  # [n, 2] int x, y
+    """Clicks in subparts drawn uniformly (few of them stuff), each at a random pixel of its region."""
+    flat = ids[0].ravel()
+    order = np.argsort(flat, kind="stable")
+    found, start, count = np.unique(flat[order], return_index=True, return_counts=True)
+    large = (found > 0) & (count >= MIN_AREA_PX)
+    things, grounds = np.flatnonzero(large & ~stuff[found]), np.flatnonzero(large & stuff[found])
+    out = []
+    for on_stuff in rng.random(n) < ON_STUFF:
+        pool = grounds if (on_stuff and len(grounds)) or not len(things) else things
+        if not len(pool):  # an empty crop: anywhere
+            out.append(int(rng.integers(flat.size)))
+            continue
+        k = pool[rng.integers(len(pool))]
+        out.append(int(order[start[k] + rng.integers(count[k])]))
+    y, x = np.divmod(np.array(out), ids.shape[2])
+    return np.stack([x, y], 1)
+
+
+def augmented(image: np.ndarray, ids: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """A view and its ids [3, H, W], zoomed, mirrored, and photographed less well."""
+    h, w = image.shape[:2]
+    if rng.random() < 0.6:  # zoom in
+        s = rng.uniform(0.55, 1)
+        ch, cw = int(h * s), int(w * s)
+        y, x = rng.integers(h - ch + 1), rng.integers(w - cw + 1)
+        image = cv2.resize(image[y: y + ch, x: x + cw], (w, h), interpolation=cv2.INTER_LINEAR)
+        ids = np.stack([cv2.resize(m[y: y + ch, x: x + cw], (w, h), interpolation=cv2.INTER_NEAREST_EXACT) for m in ids])
+    if rng.random() < 0.5:
+        image, ids = image[:, ::-1], ids[:, :, ::-1]
+    return degraded(image, rng), ids
+
+
+def degraded(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:  # [H, W, 3] uint8
+    """Exposure, white balance, contrast, noise, blur: what the benchmark's cameras do, and more."""
+    f = image.astype(np.float32) / 255
+    f = f * np.float32(2 ** (rng.uniform(-0.5, 0.9) if rng.random() < 0.85 else rng.uniform(-2, -0.5))) * rng.uniform(0.9, 1.1, 3).astype(np.float32)
+    grey = f.mean(-1, keepdims=True)
+    f = grey + (f - grey) * np.float32(rng.uniform(0.7, 1.3))
+    f = np.clip(f, 0, 1) ** np.float32(2 ** rng.uniform(-0.4, 0.4))
+    if rng.random() < 0.2:
+        f = cv2.GaussianBlur(f, (0, 0), rng.uniform(0.4, 1.4))
+    elif rng.random() < 0.1:  # motion
+        n, a = 9, rng.uniform(0, np.pi)
+        k = np.zeros((n, n), np.float32)
+        r = rng.uniform(1.5, 4)
+        cv2.line(k, tuple(int(round(n // 2 - r * c)) for c in (np.cos(a), np.sin(a))), tuple(int(round(n // 2 + r * c)) for c in (np.cos(a), np.sin(a))), 1)
+        f = cv2.filter2D(f, -1, k / k.sum())
+    if rng.random() < 0.5:
+        f = f + rng.normal(0, rng.uniform(0.005, 0.04), f.shape).astype(np.float32)
+    return np.clip(np.rint(f * 255), 0, 255).astype(np.uint8)

@@ -1,0 +1,160 @@
+"""Scores of the small models on held-out random scenes, block by block of seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import cv2
+import numpy as np
+
+from ..config import ClipConfig, MaskConfig, SamConfig
+from ..foundation.clip import ClipEncoder, masked_crop
+from ..foundation.mini_clip import IMAGE_SIZE
+from ..foundation.sam import SamMasks
+from ..foundation.simulated import cut
+from ..masks import build_view_masks, recall
+from .clip import MIN_AREA_PX, regions
+from .data import HELD_OUT_BLOCKS, LEVELS, SCENES_PER_BLOCK, Scenes
+
+CLICK_AREA_PX = 60
+"""Regions from this size on count for the click score."""
+SIZE_BINS = (16, 30, 60, 120, 250, 500, 1000, 2000, 5000, 50000)
+WHOLE_AREA_PX = 400
+"""Whole objects from this size on count for the recall of everything mode."""
+MINI_FILTERS = MaskConfig()
+
+
+def score_sam(sam, scenes: Scenes) -> dict:
+    """Click IoU per granularity at its own output, its curve over region size, recall of everything mode."""
+    adapter = SamMasks(sam, SamConfig(), MINI_FILTERS)
+    rng = np.random.default_rng(0)
+    hits: dict[str, list[tuple[int, int, float, float]]] = {l: [] for l in LEVELS}  # block, area, IoU, predicted IoU
+    for v in range(len(scenes.images)):
+        nodes = scenes.nodes[scenes.scene[v]]
+        clicks, wanted = [], []
+        for k, level in enumerate(LEVELS):
+            m = scenes.ids[v, k]
+            for i in np.unique(m[m > 0]).tolist():
+                if nodes[i]["stuff"] or (area := int((m == i).sum())) < SIZE_BINS[0]:
+                    continue
+                y, x = np.nonzero(m == i)
+                j = rng.integers(len(y))
+                clicks.append((x[j] + 0.5, y[j] + 0.5))
+                wanted.append((k, level, i, area))
+        for start in range(0, len(clicks), 64):
+            masks, predicted = adapter.click(scenes.images[v], np.array(clicks[start: start + 64]))
+            for m, p, (k, level, i, area) in zip(masks, predicted, wanted[start: start + 64]):
+                truth = scenes.ids[v, k] == i
+                iou = (m[k] & truth).sum() / (m[k] | truth).sum()
+                hits[level].append((block(scenes, v), area, float(iou), float(p[k])))
+    out: dict = {"click_min_area_px": CLICK_AREA_PX}
+    for level, rows in hits.items():
+        a = np.array(rows)
+        large = a[:, 1] >= CLICK_AREA_PX
+        out[f"click_iou_{level}"] = _blocks(a[large, 0], a[large, 2])
+        out[f"click_iou_{level}_by_area"] = [
+            {"from_px": lo, "to_px": hi, "n": int(s.sum()), "iou": round(float(a[s, 2].mean()), 4)}
+            for lo, hi in zip(SIZE_BINS, SIZE_BINS[1:]) if (s := (a[:, 1] >= lo) & (a[:, 1] < hi)).any()
+        ]
+        out[f"predicted_iou_error_{level}"] = round(float(np.abs(a[large, 2] - a[large, 3]).mean()), 4)
+    return out | everything(adapter, scenes)
+
+
+def everything(adapter: SamMasks, scenes: Scenes, every: int = 4) -> dict:
+    """Recall at IoU 0.5 of everything mode, in every ``every``-th view: candidates, and final maps."""
+    whole, sub = [], []
+    for v in range(0, len(scenes.images), every):
+        nodes = scenes.nodes[scenes.scene[v]]
+        c = adapter.propose_image(scenes.images[v])
+        final, _ = build_view_masks(c, MINI_FILTERS)
+        things = lambda k: np.where(np.isin(scenes.ids[v, k], [i for i, n in nodes.items() if not n["stuff"]]), scenes.ids[v, k], 0)  # noqa: E731
+        ids = things(2)
+        for i in np.unique(ids[ids > 0]):
+            truth = ids == i
+            if truth.sum() >= WHOLE_AREA_PX:
+                inter = (c.masks & truth).sum((1, 2))
+                union = (c.masks | truth).sum((1, 2))
+                whole.append((block(scenes, v), float((inter / union).max(initial=0) > 0.5)))
+        found, total = recall(final, "sp", things(0).astype(np.int64), min_area=CLICK_AREA_PX)
+        sub += [(block(scenes, v), 1.0)] * found + [(block(scenes, v), 0.0)] * (total - found)
+    w, s = np.array(whole), np.array(sub)
+    return {
+        "points_per_side": adapter.config.points_per_side, "everything_whole_min_area_px": WHOLE_AREA_PX,
+        "everything_recall_whole": _blocks(w[:, 0], w[:, 1]), "sp_map_recall_subpart": _blocks(s[:, 0], s[:, 1]),
+    }
+
+
+def block(scenes: Scenes, v: int) -> int:
+    return int(scenes.scene[v]) // SCENES_PER_BLOCK
+
+
+def _blocks(which: np.ndarray, value: np.ndarray) -> dict:
+    per = [float(value[which == b].mean()) for b in range(HELD_OUT_BLOCKS) if (which == b).any()]
+    return {"mean": round(float(np.mean(per)), 4), "per_block": [round(p, 4) for p in per], "n": int(len(value))}
+
+
+def class_text(texts: list[list[str]]) -> str:
+    """What all instances of a family may be called: their first common text, else their common word."""
+    common = [t for t in texts[0] if all(t in other for other in texts)]
+    if common:
+        return common[0]
+    words = set.intersection(*({w for t in other for w in t.split()} for other in texts)) - {"a", "of", "with", "in", "on"}
+    return sorted(words, key=len)[-1] if words else texts[0][0]
+
+
+def classes(scenes: Scenes) -> dict[str, str]:
+    """Family -> class text, over the whole objects of these scenes."""
+    named: dict[str, list[list[str]]] = {}
+    for nodes in scenes.nodes:
+        for n in nodes.values():
+            if n["level"] == "whole" and not n["stuff"]:
+                named.setdefault(n["family"], []).append(n["texts"])
+    return {f: class_text(t) for f, t in sorted(named.items())}
+
+
+def whole_regions(scenes: Scenes) -> Iterator[tuple[int, int, str]]:
+    """(view, id, family) of all complete whole objects."""
+    for v, level, i in regions(scenes):
+        node = scenes.nodes[scenes.scene[v]][i]
+        if level == 2 and not node["stuff"]:
+            yield v, i, node["family"]
+
+
+def score_clip(model, tokenizer, scenes: Scenes) -> dict:
+    """Zero-shot top-1 over the families on complete crops, and what masking and missing pieces do to it."""
+    encoder = ClipEncoder(model, tokenizer, ClipConfig())
+    names = classes(scenes)
+    text = encoder.encode_text(list(names.values()))
+    row = {f: k for k, f in enumerate(names)}
+    rng = np.random.default_rng(0)
+    crops: dict[str, list] = {"complete": [], "masked": [], "incomplete": []}
+    truth, where = [], []
+    for v, i, family in whole_regions(scenes):
+        mask = scenes.ids[v, 2] == i
+        crops["complete"].append(context_crop(scenes.images[v], mask))
+        crops["masked"].append(masked_crop(scenes.images[v], mask, IMAGE_SIZE))
+        crops["incomplete"].append(masked_crop(scenes.images[v], cut(mask, float(rng.uniform(0.4, 0.7)), rng), IMAGE_SIZE))
+        truth.append(row[family])
+        where.append(block(scenes, v))
+    truth, where = np.array(truth), np.array(where)
+    features = {k: encoder.encode_crops(c) for k, c in crops.items()}
+    out: dict = {"classes": len(names), "crop_min_area_px": MIN_AREA_PX, "texts": list(names.values())}
+    for k, f in features.items():
+        out[f"top1_{k}"] = _blocks(where, ((f @ text.T).argmax(1) == truth).astype(float))
+    cos = features["masked"] @ features["masked"].T
+    other = truth[:, None] != truth[None]
+    out["cross_object_cosine_mean"] = round(float(cos[other].mean()), 4)
+    out["cross_object_pairs_above_0.7"] = round(float((cos[other] > 0.7).mean()), 4)
+    same = (features["masked"] * features["incomplete"]).sum(1)
+    out["complete_to_incomplete_cosine"] = round(float(same.mean()), 4)
+    return out
+
+
+def context_crop(image: np.ndarray, mask: np.ndarray) -> np.ndarray:  # [S, S, 3] uint8
+    """A square of 1.1 times a region's box, with what is around it."""
+    from .clip import _square
+
+    y, x = np.nonzero(mask)
+    side = 1.1 * max(np.ptp(x) + 1, np.ptp(y) + 1)
+    crop = _square(image, (x.min() + x.max() + 1 - side) / 2, (y.min() + y.max() + 1 - side) / 2, side)
+    return cv2.resize(crop, (IMAGE_SIZE, IMAGE_SIZE), interpolation=cv2.INTER_AREA if len(crop) > IMAGE_SIZE else cv2.INTER_LINEAR)

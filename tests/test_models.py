@@ -1,0 +1,295 @@
+"""SAM and CLIP adapters: the published crop pixels, outputs that keep their identity, weights that lie."""
+
+import json
+import pickle
+
+import cv2
+import numpy as np
+import open_clip
+import pytest
+import torch
+from safetensors.torch import save_file
+from segment_anything import SamAutomaticMaskGenerator, sam_model_registry
+
+from cclkit import config
+from cclkit.config import ClipConfig, MaskConfig, SamConfig
+from cclkit.errors import ConfigError, FeatureError, ModelError
+from cclkit.foundation import clip, mini_clip, mini_sam, models, sam
+from cclkit.masks import build_view_masks
+from cclkit.scenes import load_scene
+
+from conftest import write_plane_scene
+
+OPEN = MaskConfig(predicted_iou_min=0.0, stability_min=0.0)  # nothing is filtered by score
+
+
+def random_mini_sam(seed: int = 0):
+    """The small architecture with random weights; scores spread so that filters have something to do."""
+    torch.manual_seed(seed)
+    model = mini_sam.build_mini_sam()
+    for p in model.mask_decoder.parameters():
+        p.data.mul_(1.5)
+    return model.requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def picture():
+    rng = np.random.default_rng(0)
+    image = np.full((60, 80, 3), 90, np.uint8)
+    cv2.circle(image, (25, 30), 14, (200, 40, 40), -1)
+    cv2.rectangle(image, (48, 12), (70, 50), (40, 60, 190), -1)
+    return np.clip(image + rng.integers(-8, 9, image.shape), 0, 255).astype(np.uint8)
+
+
+# ---------------------------------------------------------------- crops
+
+
+@pytest.mark.parametrize("seed", (0, 1))
+def test_published_crop_pixels_are_exact(oracles, seed):
+    data = np.load(oracles / f"E_langsplat_preprocess_seed{seed}.npz", allow_pickle=False)
+    compared = 0
+    for image in (0, 1):
+        rgb = data["image_bgr"][image][..., ::-1]
+        h, w = rgb.shape[:2]
+        lists = {k: np.unpackbits(data[f"img{image}_{k}_masks_packed"], axis=1)[:, : h * w].reshape(-1, h, w).astype(bool) for k in "sml"}
+        lists["default"] = np.concatenate([lists[k] for k in "sml"])
+        tiles = [clip.masked_crop(rgb, lists[k][i], 224, "langsplat") for k in ("default", "s", "m", "l") for i in data[f"img{image}_{k}_kept"]]
+        mean = np.stack([t.reshape(-1, 3).mean(0) / 255 for t in tiles])
+        assert np.abs(mean - data[f"img{image}_tile_mean"]).max() < 1e-6  # the stored means were taken in single precision
+        if image == 0:
+            n = len(data["img0_default_kept"])
+            for pick, want in zip(data["tile_pick_in_sml"], data["tile_pick_uint8"]):
+                assert np.array_equal(tiles[n + pick], want)
+                compared += 1
+    assert compared == 3
+
+
+def test_complete_crops_keep_the_last_row_and_column():
+    image = np.zeros((20, 30, 3), np.uint8)
+    mask = np.zeros((20, 30), bool)
+    mask[5:9, 10:14] = True
+    image[8, 13] = 255  # the corner that the published rule loses
+    assert clip.masked_crop(image, mask, 4, "complete")[3, 3, 0] == 255
+    assert clip.masked_crop(image, mask, 3, "langsplat").max() == 0
+    one = np.zeros((20, 30), bool)
+    one[3, 3] = True
+    assert clip.masked_crop(np.full_like(image, 7), one, 8).min() == 7
+    with pytest.raises(FeatureError, match="single pixel"):
+        clip.masked_crop(image, one, 8, "langsplat")
+    with pytest.raises(FeatureError, match="without pixels"):
+        clip.masked_crop(image, np.zeros((20, 30), bool), 8)
+
+
+def test_pixels_outside_the_mask_do_not_matter(picture):
+    mask = np.zeros(picture.shape[:2], bool)
+    mask[20:40, 20:31] = True
+    other = np.where(mask[..., None], picture, 255 - picture)
+    for rule in ("complete", "langsplat"):
+        assert np.array_equal(clip.masked_crop(picture, mask, 96, rule), clip.masked_crop(other, mask, 96, rule))
+
+
+# ---------------------------------------------------------------- SAM
+
+
+def test_outputs_keep_their_identity(picture):
+    """Each candidate is what its own output says at some click of the grid, and batches do not change it."""
+    model = random_mini_sam()
+    adapter = sam.SamMasks(model, SamConfig(points_per_side=4, points_per_batch=16), OPEN)
+    c = adapter.propose_image(picture)
+    assert set(c.output.tolist()) == {0, 1, 2} and c.masks.shape[1:] == picture.shape[:2]
+    points = adapter.generator.point_grids[0] * np.array(picture.shape[1::-1])
+    clicked, _ = adapter.click(picture, points)
+    for mask, k in zip(c.masks, c.output):
+        assert any(np.array_equal(mask, m) for m in clicked[:, k])
+    again = sam.SamMasks(model, SamConfig(points_per_side=4, points_per_batch=5), OPEN).propose_image(picture)
+    # the last bits of a batched product may differ, and with them single pixels of these random masks
+    assert len(again.masks) == len(c.masks) and np.array_equal(again.output, c.output) and (again.masks != c.masks).mean() < 1e-3
+    counts = c.removed
+    assert counts["prompts"] == 16 and counts["outputs"] == 48
+    assert counts["outputs"] - counts["low_predicted_iou"] - counts["unstable"] - counts["same_box"] == len(c.masks)
+
+
+def test_each_output_is_filtered_as_the_package_filters_it(picture):
+    """Output k alone, through segment_anything's own generator: the same masks in the same order."""
+    model = random_mini_sam(1)
+    filters = MaskConfig(predicted_iou_min=0.0, stability_min=0.4)
+    c = sam.SamMasks(model, SamConfig(points_per_side=5), filters).propose_image(picture)
+    for k in (0, 1, 2):
+
+        class Alone(type(model.mask_decoder)):
+            def forward(self, **kwargs):
+                masks, scores = super().forward(**kwargs)
+                return masks[:, k: k + 1], scores[:, k: k + 1]
+
+        own = type(model.mask_decoder)
+        model.mask_decoder.__class__ = Alone
+        try:
+            g = SamAutomaticMaskGenerator(model, points_per_side=5, pred_iou_thresh=0.0, stability_score_thresh=0.4, crop_n_layers=0, box_nms_thresh=0.7)
+            want = g.generate(picture)
+        finally:
+            model.mask_decoder.__class__ = own
+        mine = np.flatnonzero(c.output == k)
+        assert len(mine) == len(want)
+        for m, w in zip(mine, want):
+            assert np.array_equal(c.masks[m], w["segmentation"]) and abs(c.predicted_iou[m] - np.clip(w["predicted_iou"], 0, 1)) < 1e-6
+
+
+def test_a_view_without_masks_is_a_result(picture):
+    adapter = sam.SamMasks(random_mini_sam(), SamConfig(points_per_side=3), MaskConfig(predicted_iou_min=1.0, stability_min=1.0))
+    for p in (adapter.generator.predictor.model.mask_decoder.iou_prediction_head.layers[-1].bias,):
+        p.data.fill_(-5)
+    c = adapter.propose_image(picture)
+    assert c.masks.shape == (0, *picture.shape[:2]) and len(c.output) == 0
+    view, counts = build_view_masks(c, MaskConfig())
+    assert len(view) == 0 and (view.sp == -1).all() and counts.kept == 0
+
+
+def test_crop_layers_and_image_sizes(picture):
+    adapter = sam.SamMasks(random_mini_sam(), SamConfig(points_per_side=3, crop_layers=1), OPEN)
+    for image in (picture, np.ascontiguousarray(picture.transpose(1, 0, 2)), cv2.resize(picture, (301, 97))):
+        c = adapter.propose_image(image)
+        assert len(c.masks) and c.masks.shape[1:] == image.shape[:2] and set(c.output.tolist()) <= {0, 1, 2}
+
+
+@pytest.mark.parametrize("name", ("vit_b",))
+def test_real_sam_end_to_end_from_a_file(name, picture, tmp_path):
+    """The public architecture with random weights, saved as the public checkpoints are."""
+    torch.manual_seed(0)
+    path = tmp_path / f"{name}.pth"
+    torch.save(sam_model_registry[name]().state_dict(), path)
+    adapter = sam.sam_masks(SamConfig(model=name, checkpoint=str(path), points_per_side=2), OPEN)
+    c = adapter.propose_image(picture)
+    assert c.masks.shape[1:] == picture.shape[:2] and c.removed["prompts"] == 4
+    with pytest.raises(ModelError, match="not the weights of SAM vit_l"):
+        models.fill(_meta(lambda: sam_model_registry["vit_l"]()), models.load_weights(path, "SAM vit_l"), path, "SAM vit_l")
+
+
+def _meta(build):
+    with torch.device("meta"):
+        return build()
+
+
+@pytest.mark.parametrize("name", ("vit_l", "vit_h"))
+def test_large_sams_have_the_tensors_we_fill(name):
+    model = _meta(lambda: sam_model_registry[name]())
+    state = model.state_dict()
+    assert len(state) > 400 and all(not k.startswith(("pixel_mean", "pixel_std")) for k in state)
+
+
+# ---------------------------------------------------------------- CLIP
+
+
+def test_real_clip_end_to_end_from_a_file(tmp_path):
+    torch.manual_seed(0)
+    path = tmp_path / "open_clip_pytorch_model.bin"
+    torch.save(open_clip.create_model("ViT-B-16", pretrained=None).state_dict(), path)
+    encoder = clip.clip_encoder(ClipConfig(model="ViT-B-16", checkpoint=str(path), crop="langsplat", prompts="ensemble", batch=2))
+    scene = load_scene(write_plane_scene(tmp_path))
+    view = scene.views[0]
+    masks = np.stack([scene.ground_truth.ids(view, "whole") == i for i in (2, 5, 6)])
+    f = encoder.encode_masks(view, masks)
+    assert f.shape == (3, 512) and np.allclose(np.linalg.norm(f, axis=1), 1, atol=1e-5)
+    t = encoder.encode_text(["bear", "red apple", "bear"])
+    assert t.shape == (3, 512) and np.array_equal(t[0], t[2]) and encoder.unknown_words("zebra") == []
+
+
+def test_text_tokens_are_clips_own(real_data):
+    """The tokenizer that a checkpoint by path is used with gives the published token rows."""
+    stored = json.loads((real_data / "oracles" / "clip_tokens.json").read_text())
+    tokenizer = open_clip.get_tokenizer("ViT-B-16")
+    for case in stored["cases"]:
+        got = tokenizer([case["text"]])[0].tolist()
+        ids = case["ids"] if len(case["ids"]) <= 77 else [*case["ids"][:76], case["ids"][-1]]  # open_clip cuts, and keeps the end
+        assert got[: len(ids)] == ids and not any(got[len(ids):]), case["text"]
+    assert len(stored["cases"]) > 3
+
+
+def test_mini_clip_words():
+    t = mini_clip.WordTokenizer(("apple", "of", "red"))
+    a, b = t(["Red apple", "the bear's nose of red"])
+    assert a[:4].tolist() == [1, 5, 3, 6] and a[4:].sum() == 0 and int(b.max()) == t.end
+    assert t.unknown("the bear's red nose") == ["the", "bear", "nose"] and len(t) == 7
+    long = t(["red " * 40])[0]
+    assert long[-1] == t.end and len(long) == mini_clip.CONTEXT
+
+
+def test_masked_features_ignore_batches(picture):
+    torch.manual_seed(0)
+    tokenizer = mini_clip.WordTokenizer(("object",))
+    model = mini_clip.build_mini_clip(len(tokenizer))
+    rng = np.random.default_rng(0)
+    crops = [rng.integers(0, 255, (96, 96, 3), dtype=np.uint8) for _ in range(5)]
+    a = clip.ClipEncoder(model, tokenizer, ClipConfig(batch=2)).encode_crops(crops)
+    b = clip.ClipEncoder(model, tokenizer, ClipConfig(batch=64)).encode_crops(crops)
+    assert a.shape == (5, mini_clip.DIM) and np.abs(a - b).max() < 1e-5
+    assert clip.ClipEncoder(model, tokenizer, ClipConfig()).encode_crops([]).shape == (0, mini_clip.DIM)
+
+
+# ---------------------------------------------------------------- weights that cannot be used
+
+
+class Evil:
+    def __reduce__(self):
+        return print, ("this ran",)
+
+
+def test_unusable_weights_are_one_clear_error(tmp_path, capsys):
+    what = "mini-SAM"
+    with pytest.raises(ModelError, match="no weights of mini-SAM here"):
+        models.load_weights(tmp_path / "none.safetensors", what)
+    evil = tmp_path / "evil.pth"
+    evil.write_bytes(pickle.dumps({"x": Evil()}))
+    with pytest.raises(ModelError, match="a pickle can run code"):
+        models.load_weights(evil, what)
+    torch.save({"x": Evil()}, evil)
+    with pytest.raises(ModelError, match="a pickle can run code"):
+        models.load_weights(evil, what)
+    assert "this ran" not in capsys.readouterr().out
+    good = random_mini_sam().state_dict()
+    whole = tmp_path / "mini.safetensors"
+    save_file(good, whole)
+    short = tmp_path / "short.safetensors"
+    short.write_bytes(whole.read_bytes()[:-1000])
+    with pytest.raises(ModelError, match="cut short"):
+        models.load_weights(short, what)
+    cut = tmp_path / "cut.pth"
+    torch.save(good, cut)
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
+    with pytest.raises(ModelError, match="mini-SAM"):
+        models.load_weights(cut, what)
+    with pytest.raises(ModelError, match="sha256 .* expected 0000"):
+        models.load_weights(whole, what, sha256="0" * 64)
+    torch.save([1, 2], cut)
+    with pytest.raises(ModelError, match="no table of tensors"):
+        models.load_weights(cut, what)
+    with pytest.raises(ModelError, match="not the weights of mini-CLIP.*missing.*unknown"):
+        models.fill(mini_clip.build_mini_clip(9), models.load_weights(whole, "mini-CLIP"), whole, "mini-CLIP")
+    good["mask_decoder.iou_token.weight"] = torch.full_like(good["mask_decoder.iou_token.weight"], float("nan"))
+    with pytest.raises(ModelError, match="not finite"):
+        models.fill(mini_sam.build_mini_sam(), good, whole, what)
+    with pytest.raises(ModelError, match="needs front_end.sam.checkpoint"):
+        models.load_sam("vit_h")
+    with pytest.raises(ModelError, match="unknown to open_clip"):
+        models.load_clip("ViT-Z-99")
+    with pytest.raises(ModelError, match="needs front_end.clip.checkpoint"):
+        models.load_clip("ViT-B-16")
+
+
+def test_weights_count_for_keys_by_content(tmp_path):
+    """The same file elsewhere is the same model; other bytes are another."""
+    a, b = tmp_path / "a.pth", tmp_path / "b.pth"
+    for p in (a, b):
+        p.write_bytes(b"same bytes")
+    key = lambda p: models.identity("vit_b", str(p), "")  # noqa: E731
+    assert key(a) == key(b)
+    b.write_bytes(b"other bytes!")
+    assert key(a) != key(b) and models.identity("vit_b", "", "") == "vit_b:none"
+
+
+def test_settings_of_the_models_are_checked():
+    with pytest.raises(ConfigError, match="front_end.sam.model"):
+        config.profile("mini", **{"front_end.sam.model": "vit_x"})
+    with pytest.raises(ConfigError, match="points_per_side"):
+        config.profile("mini", **{"front_end.sam.points_per_side": 0})
+    paper = config.profile("paper").front_end
+    assert (paper.sam.model, paper.sam.points_per_side, paper.clip.model, paper.clip.prompts) == ("vit_h", 32, "ViT-B-16", "raw")
