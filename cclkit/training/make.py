@@ -22,17 +22,19 @@ from .loop import fit, write_weights
 def make_sam(folder: Path, out: Path | None, *, steps: int, seed: int, threads: int) -> dict:
     """Train mini-SAM on the scenes of ``folder``, score it on held-out ones, write weights and provenance to ``out``."""
     torch.set_num_threads(threads)
+    code = _code()
     scenes = load(folder)
     model = sam.model(seed)
     mean, curves = fit(model, sam.Losses(model, scenes), folder / "sam", steps=steps, seed=seed, lr=1e-3, log=_say)
     path = (out or models.folder()) / "mini_sam.safetensors"
     write_weights(mean, path)
-    return _provenance(path, "mini-SAM", "python -m cclkit.training sam", folder, scenes, curves, steps, seed, score.score_sam(models.load_mini_sam(path), load(folder, held_out_seeds())))
+    return _provenance(path, "mini-SAM", "python -m cclkit.training sam", folder, scenes, curves, steps, seed, code, score.score_sam(models.load_mini_sam(path), load(folder, held_out_seeds())))
 
 
 def make_clip(folder: Path, out: Path | None, *, steps: int, seed: int, threads: int) -> dict:
     """Train mini-CLIP on the scenes of ``folder``, score it on held-out ones, write weights, vocabulary and provenance to ``out``."""
     torch.set_num_threads(threads)
+    code = _code()
     scenes = load(folder)
     tokenizer = WordTokenizer(clip.vocabulary(scenes))
     model = clip.model(seed, tokenizer)
@@ -40,14 +42,14 @@ def make_clip(folder: Path, out: Path | None, *, steps: int, seed: int, threads:
     path = (out or models.folder()) / "mini_clip.safetensors"
     write_weights(mean, path)
     atomic_write(path.with_name("mini_clip_words.txt"), ("\n".join(tokenizer.words) + "\n").encode())
-    return _provenance(path, "mini-CLIP", "python -m cclkit.training clip", folder, scenes, curves, steps, seed, score.score_clip(*models.load_mini_clip(path), load(folder, held_out_seeds())))
+    return _provenance(path, "mini-CLIP", "python -m cclkit.training clip", folder, scenes, curves, steps, seed, code, score.score_clip(*models.load_mini_clip(path), load(folder, held_out_seeds())))
 
 
 def _say(line: str) -> None:
     print(line, flush=True)
 
 
-def _provenance(path: Path, name: str, command: str, folder: Path, scenes: Scenes, curves: dict, steps: int, seed: int, scores: dict) -> dict:
+def _provenance(path: Path, name: str, command: str, folder: Path, scenes: Scenes, curves: dict, steps: int, seed: int, code: dict, scores: dict) -> dict:
     seconds = curves.pop("seconds")[0]
     smooth = {k: [round(float(x.mean()), 5) for x in np.array_split(np.asarray(v), max(1, len(v) // 20))] for k, v in curves.items()}
     record = {
@@ -61,9 +63,8 @@ def _provenance(path: Path, name: str, command: str, folder: Path, scenes: Scene
             "training_scenes": len(scenes.nodes),
             "training_views": len(scenes.images),
             "held_out_seeds": [held_out_seeds()[0], held_out_seeds()[-1]],
-            "generator_code": code_version(("tabletop",)),
         },
-        "training": {"steps": steps, "seed": seed, "seconds": round(seconds), "threads": torch.get_num_threads(), "torch": torch.__version__, "code": code_version(("training", "foundation")), "commit": _commit()},
+        "training": {"steps": steps, "seed": seed, "seconds": round(seconds), "threads": torch.get_num_threads(), "torch": torch.__version__, **code},
         "cclkit": __version__,
         "scores": scores,
         "curves_mean_of_20_steps": smooth,
@@ -73,11 +74,13 @@ def _provenance(path: Path, name: str, command: str, folder: Path, scenes: Scene
     return record
 
 
-def _commit() -> str | None:
+def _code() -> dict:
+    """The code a training starts from: its digest, and the commit if these folders are as committed."""
+    where = Path(__file__).resolve().parents[1]
+    folders = ("training", "foundation", "tabletop")
     try:
-        where = Path(__file__).resolve().parent
-        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=where, capture_output=True, text=True, check=True).stdout.strip()
-        dirty = subprocess.run(["git", "status", "--porcelain", "-uno"], cwd=where, capture_output=True, text=True, check=True).stdout.strip()
-        return head + ("+changes" if dirty else "")
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=where, capture_output=True, text=True, check=True).stdout.strip()
+        changed = subprocess.run(["git", "status", "--porcelain", "--", *folders], cwd=where, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
-        return None
+        commit, changed = None, ""
+    return {"code": code_version(folders), "commit": commit and commit + ("+changes" if changed else "")}
