@@ -13,6 +13,7 @@ import numpy as np
 from .config import MaskConfig
 from .errors import MaskError
 from .foundation import Candidates
+from .rle import pack_masks, unpack_masks
 
 LEVELS = ("sp", "wp")
 OUTPUTS_OF_LEVEL = {"sp": (0, 1), "wp": (2, 1)}
@@ -187,8 +188,7 @@ def mask_box(mask: np.ndarray) -> tuple[int, int, int, int]:
 
 
 def pack(view_masks: ViewMasks) -> dict[str, np.ndarray]:
-    """Arrays to store: the masks as run lengths (row-major, starting with a run of zeros)."""
-    runs = [rle_encode(m) for m in view_masks.masks]
+    """Arrays to store, the masks as run lengths."""
     return {
         "level": view_masks.level,
         "output": view_masks.output,
@@ -196,8 +196,7 @@ def pack(view_masks: ViewMasks) -> dict[str, np.ndarray]:
         "stability": view_masks.stability,
         "area": view_masks.area,
         "bbox": view_masks.bbox,
-        "rle": np.concatenate(runs) if runs else np.zeros(0, np.int32),
-        "rle_length": np.array([len(r) for r in runs], np.int64),
+        **pack_masks(view_masks.masks),
         "sp": view_masks.sp,
         "wp": view_masks.wp,
     }
@@ -205,27 +204,8 @@ def pack(view_masks: ViewMasks) -> dict[str, np.ndarray]:
 
 def unpack(arrays: dict[str, np.ndarray]) -> ViewMasks:
     """Inverse of `pack`."""
-    shape = arrays["sp"].shape
-    ends = np.cumsum(arrays["rle_length"])
-    runs = [arrays["rle"][e - n : e] for e, n in zip(ends, arrays["rle_length"])]
-    masks = np.stack([rle_decode(r, shape) for r in runs]) if runs else np.zeros((0, *shape), bool)
     rest = {k: arrays[k] for k in ("level", "output", "predicted_iou", "stability", "area", "bbox", "sp", "wp")}
-    return ViewMasks(masks=masks, **rest)
-
-
-def rle_encode(mask: np.ndarray) -> np.ndarray:
-    """Mask [H, W] -> run lengths int32; the first run is of zeros and may be empty."""
-    flat = np.concatenate([[False], mask.ravel(), [not mask.ravel()[-1]]])
-    edges = np.flatnonzero(flat[1:] != flat[:-1])
-    return np.diff(np.concatenate([[0], edges])).astype(np.int32)
-
-
-def rle_decode(runs: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Inverse of `rle_encode`. Raises MaskError when the runs don't fill the shape."""
-    if int(runs.sum()) != shape[0] * shape[1]:
-        raise MaskError(f"run lengths cover {int(runs.sum())} pixels, the label map has {shape[0]}x{shape[1]}; recompute the masks")
-    values = np.arange(len(runs)) % 2 == 1
-    return np.repeat(values, runs).reshape(shape)
+    return ViewMasks(masks=unpack_masks(arrays, arrays["sp"].shape), **rest)
 
 
 def _check(c: Candidates) -> None:

@@ -1,8 +1,8 @@
 """The stages in order. A `Run` is one scene with one configuration: ask it for anything, it computes what is missing.
 
-masks -> features ┐
-      -> tracks   ┴> codebook ┐
-              gaussians ──────┴> field -> evaluation
+candidates -> masks -> features ┐
+                    -> tracks   ┴> codebook ┐
+                            gaussians ──────┴> field -> evaluation
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from .evaluation import lerf_ovs, ovs3d
 from .evaluation.metrics import write_results
 from .features import view_features
 from .field import SemanticField, field_from_tensors, field_tensors, train_field
-from .foundation import FrontEnd, build_front_end, identities
+from .foundation import Candidates, FrontEnd, build_front_end, identities
 from .gaussians import Gaussians, fit_rgb, from_scene, load_ply, save_ply
 from .masks import LEVELS, FilterCounts, ViewMasks, build_view_masks, pack, unpack
 from .query import code_relevancy, code_softmax_relevancy, select_level_by_mask_mean, select_level_by_maximum, threshold_mask
 from .scenes import Scene, View, content_hash, load_scene
 from .tracking import ViewTracks, track_masks
 
-STAGES = ("masks", "features", "tracks", "codebook", "gaussians", "field", "evaluation")
+STAGES = ("candidates", "masks", "features", "tracks", "codebook", "gaussians", "field", "evaluation")
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,9 @@ _SAM, _CLIP, _PROPAGATION = (
 )
 
 GRAPH: dict[str, Stage] = {
-    "masks": Stage((), lambda c: _role(c, "sam") | _settings(c, "masks"), ("masks.py", *_SAM)),
+    # SAM apart from the filters that follow it: the first takes hours at full size, the second are tried out
+    "candidates": Stage((), lambda c: _role(c, "sam") | _thresholds(c), ("rle.py", *_SAM)),
+    "masks": Stage(("candidates",), lambda c: _settings(c, "masks"), ("masks.py", "rle.py")),
     "features": Stage(("masks",), lambda c: _role(c, "clip"), ("features.py", *_CLIP)),
     "tracks": Stage(("masks",), lambda c: _role(c, "propagation") | _settings(c, "tracks"), ("tracking.py", *_PROPAGATION)),
     "codebook": Stage(("masks", "features", "tracks"), lambda c: _settings(c, "codebook"), ("codebook.py",), ("training_set",), seeded=True),
@@ -89,6 +91,11 @@ def _role(config: Config, role: str) -> dict:
         return {"front_end": f["propagation"]}
     own = {k: v for k, v in f[role].items() if k not in ("checkpoint", "points_per_batch", "batch")}
     return {"front_end": own | {"weights": identities(config)[role], "device": config.device}}
+
+
+def _thresholds(config: Config) -> dict:
+    """Those of the mask settings that segment_anything's generator applies itself."""
+    return {} if config.front_end.kind == "simulated" else {"masks": {k: getattr(config.masks, k) for k in ("predicted_iou_min", "stability_min")}}
 
 
 class Run:
@@ -170,12 +177,26 @@ class Run:
         self._artefacts[stage] = artefact
         return artefact
 
+    def _build_candidates(self, folder: Path) -> dict:
+        removed: dict[str, int] = {}
+        found = 0
+        for view in progress(self.scene.training_views, "candidates"):
+            path = folder / view_file(view)
+            if not path.exists():  # otherwise kept from an interrupted run with this key
+                save_npz(path, **self.front_end.masks.propose(view).pack())
+            with np.load(path) as data:
+                found += len(data["output"])
+                for k in data.files:
+                    if k.startswith("removed_"):
+                        removed[k.removeprefix("removed_")] = removed.get(k.removeprefix("removed_"), 0) + int(data[k])
+        return {"n_candidates": found, "removed": removed}
+
     def _build_masks(self, folder: Path) -> dict:
         totals = {k: 0 for k in FilterCounts.__dataclass_fields__}
         for view in progress(self.scene.training_views, "masks"):
             path = folder / view_file(view)
-            if not path.exists():  # otherwise kept from an interrupted run with this key
-                masks, counts = build_view_masks(self.front_end.masks.propose(view), self.config.masks)
+            if not path.exists():
+                masks, counts = build_view_masks(self.candidates(view), self.config.masks)
                 save_npz(path, **pack(masks), counts=np.array([getattr(counts, k) for k in totals], np.int64))
             with np.load(path) as data:
                 for k, n in zip(totals, data["counts"]):
@@ -276,6 +297,10 @@ class Run:
         return {"protocol": protocol}
 
     # ------------------------------------------------- what the stages produced
+
+    def candidates(self, view: View | str) -> Candidates:
+        """What the mask generator found in a training view, before any rule of ours."""
+        return Candidates.unpack(self.ensure("candidates").npz(view_file(self._training_view(view))))
 
     def masks(self, view: View | str) -> ViewMasks:
         """Masks and label maps of a training view."""
@@ -515,7 +540,7 @@ def peak_memory_mb() -> float:
 
 
 def _summary(artefact: Artefact) -> str:
-    keys = ("counts", "n_features", "share_unlabelled", "n_gaussians", "start", "final_accuracy", "protocol")
+    keys = ("n_candidates", "counts", "n_features", "share_unlabelled", "n_gaussians", "start", "final_accuracy", "protocol")
     r = artefact.record
     parts = []
     for k in keys:

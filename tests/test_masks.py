@@ -6,7 +6,8 @@ import pytest
 from cclkit.config import MaskConfig
 from cclkit.errors import MaskError
 from cclkit.foundation import Candidates
-from cclkit.masks import build_view_masks, mask_box, mask_nms, pack, paint, recall, rle_decode, rle_encode, unpack
+from cclkit.masks import build_view_masks, mask_box, mask_nms, pack, paint, recall, unpack
+from cclkit.rle import rle_decode, rle_encode
 
 
 def mask_nms_by_rule(masks, predicted_iou, stability, *, iou_thr, score_thr, inner_thr):

@@ -66,6 +66,12 @@ def test_field_codes_and_relevancy_have_the_views_shape(run):
 PERFECT = {f"front_end__simulation__{k}": 0.0 for k in ("incomplete_rate", "split_rate", "merge_rate", "missing_rate", "track_loss_rate", "feature_noise", "text_noise")}
 
 
+def test_other_filters_do_not_ask_the_models_again(run):
+    strict = run.vary(masks__score_min=0.9)
+    assert strict.ensure("candidates").reused and not strict.ensure("masks").reused
+    assert strict.ensure("masks").record["counts"]["kept"] < run.ensure("masks").record["counts"]["kept"]
+
+
 def test_without_imperfection_the_field_learns_its_labels_and_answers(run):
     """Consistent labels can be fitted, so what remains wrong elsewhere is due to the labels."""
     perfect = run.vary(**PERFECT, front_end__simulation__jitter_px=0, field__iterations=150)
@@ -95,7 +101,7 @@ def test_a_setting_changes_its_stage_and_what_follows_only(run):
         "query.scale": 11.0, "front_end.simulation.seed": 5,
     }
     first = {"codebook.margin": "codebook", "masks.min_area_px": "masks", "tracks.iou_min": "tracks", "gaussians.iterations": "gaussians", "field.iterations": "field",
-             "query.scale": "evaluation", "front_end.simulation.seed": "masks"}
+             "query.scale": "evaluation", "front_end.simulation.seed": "candidates"}
     for setting, value in cases.items():
         changed = run.vary(**{setting.replace(".", "__"): value})
         stale = {first[setting]}
@@ -141,11 +147,11 @@ def test_a_killed_mask_stage_goes_on_with_the_next_view(scene_folder, tmp_path, 
 
     monkeypatch.setattr(r.front_end.masks, "propose", propose)
     with pytest.raises(KeyboardInterrupt):
-        r.ensure("masks")
+        r.ensure("candidates")
     kept = {p.name: p.stat().st_mtime_ns for p in tmp_path.rglob("frame_*.npz")}
     assert len(kept) == 3
     again = Run(scene_folder, r.config, tmp_path)
-    again.ensure("masks")
+    again.ensure("candidates")
     now = {p.name: p.stat().st_mtime_ns for p in tmp_path.rglob("frame_*.npz")}
     assert len(now) == 6 and all(now[n] == t for n, t in kept.items())
 
@@ -177,12 +183,12 @@ def test_every_piece_of_code_that_makes_an_artefact_is_in_its_key(run, monkeypat
     def other(self, *args, **kwargs):
         return None
 
-    for method, stage in (("relevancy", "evaluation"), ("training_set", "codebook"), ("index_maps", "field"), ("_build_masks", "masks")):
+    for method, stage in (("relevancy", "evaluation"), ("training_set", "codebook"), ("index_maps", "field"), ("_build_candidates", "candidates"), ("_build_masks", "masks")):
         with monkeypatch.context() as m:
             m.setattr(Run, method, other)
             assert run.key(stage) != before[stage], method
     package = Path(artefacts.__file__).parent
-    for file, stage in (("scenes/scene.py", "gaussians"), ("scenes/colmap.py", "masks"), ("gaussians/reconstruct.py", "gaussians"), ("query.py", "evaluation"), ("codebook.py", "codebook")):
+    for file, stage in (("scenes/scene.py", "gaussians"), ("scenes/colmap.py", "masks"), ("rle.py", "candidates"), ("masks.py", "masks"), ("gaussians/reconstruct.py", "gaussians"), ("query.py", "evaluation"), ("codebook.py", "codebook")):
         with monkeypatch.context() as m:
             m.setitem(artefacts._CODE_DIGESTS, package / file, "changed")
             assert run.key(stage) != before[stage], file
@@ -311,7 +317,7 @@ def test_settings_are_listed_with_meaning(capsys):
 
 def test_real_photographs_through_every_stage(real_data, tmp_path):
     """YCB-Video: real images, instance maps as masks, Gaussians from measured depth."""
-    quick = {"gaussians.iterations": 3, "gaussians.start_gaussians": 8000, "field.iterations": 6, "codebook.steps": 100}
+    quick = {"front_end.kind": "simulated", "gaussians.iterations": 3, "gaussians.start_gaussians": 8000, "field.iterations": 6, "codebook.steps": 100}
     r = Run(real_data / "ycb" / "0000", config.profile("mini", **quick), tmp_path)
     run_pipeline(r, report=lambda _: None)
     e = r.evaluation()

@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from ..config import Config
+from ..rle import pack_masks, unpack_masks
 from ..scenes.scene import Scene, View
 
 
@@ -25,6 +26,18 @@ class Candidates:
     predicted_iou: np.ndarray  # [M] float64 in 0..1
     stability: np.ndarray  # [M] float64 in 0..1
     removed: dict[str, int] = field(default_factory=dict)  # by the generator's own filters, for the notebooks
+
+    def pack(self) -> dict[str, np.ndarray]:
+        """Arrays to store, the masks as run lengths."""
+        counts = {f"removed_{k}": np.int64(v) for k, v in self.removed.items()}
+        return pack_masks(self.masks) | counts | {"shape": np.array(self.masks.shape[1:], np.int64), "output": self.output, "predicted_iou": self.predicted_iou, "stability": self.stability}
+
+    @classmethod
+    def unpack(cls, arrays: dict[str, np.ndarray]) -> Candidates:
+        """Inverse of `pack`. Raises MaskError for run lengths that don't fill the view."""
+        removed = {k.removeprefix("removed_"): int(v) for k, v in arrays.items() if k.startswith("removed_")}
+        masks = unpack_masks(arrays, tuple(arrays["shape"].tolist()))
+        return cls(masks, arrays["output"], arrays["predicted_iou"], arrays["stability"], removed)
 
 
 class MaskProposer(Protocol):
