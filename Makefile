@@ -41,6 +41,7 @@ lab: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/cclkit bench rasterize --json results/mini/tables/bench_rasterize.json
+	$(BIN)/cclkit bench mask_nms --json results/mini/tables/bench_mask_nms.json
 
 clean:
 	rm -rf results/*/runs results/*/notebooks

@@ -14,6 +14,7 @@ import torch
 from .artefacts import atomic_write, save_json
 from .errors import ArtefactError, ConfigError
 from .gaussians import Gaussians, rasterize
+from .masks import mask_nms
 from .scenes.scene import Camera
 from .tables import markdown_table
 
@@ -124,25 +125,81 @@ def bench_rasterize(
     }
 
 
-def _caption(result: dict) -> str:
-    return (
+def mask_nms_problem(*, n_masks: int = 400, width: int = 320, height: int = 240, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The seeded problem: ellipses of all sizes, a third of them slightly moved copies of others; masks, predicted IoUs, stabilities."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width]
+    masks = np.zeros((n_masks, height, width), bool)
+    for i in range(n_masks):
+        if i % 3 == 2:  # what a grid of clicks gives: several times the same object
+            masks[i] = np.roll(masks[rng.integers(i)], rng.integers(-2, 3, 2), (0, 1))
+            continue
+        cx, cy = rng.uniform(0, width), rng.uniform(0, height)
+        rx, ry = np.exp(rng.uniform(np.log(3), np.log(0.3 * width), 2))
+        masks[i] = ((x - cx) / rx) ** 2 + ((y - cy) / ry) ** 2 < 1
+        masks[i, int(cy), int(cx)] = True
+    return masks, rng.uniform(0.7, 1, n_masks), rng.uniform(0.85, 1, n_masks)
+
+
+def mask_nms_loop(masks: np.ndarray, predicted_iou: np.ndarray, stability: np.ndarray, *, iou_thr: float, score_thr: float, inner_thr: float) -> np.ndarray:
+    """`cclkit.masks.mask_nms` as a double loop over pairs in torch: the plain way, to compare with."""
+    m, score = torch.from_numpy(masks), torch.from_numpy(predicted_iou) * torch.from_numpy(stability)
+    keep = score > score_thr
+    for i in range(len(m)):
+        for j in range(i + 1, len(m)):
+            inter = (m[i] & m[j]).sum().double()
+            a, b = m[i].sum(), m[j].sum()
+            if inter / (a + b - inter) > iou_thr:
+                keep[j if score[i] >= score[j] else i] = False
+            for share, other, inside in ((inter / a, inter / b, i), (inter / b, inter / a, j)):
+                if share >= 0.85 and other < 0.5 and 1 - share * other > 1 - inner_thr:
+                    keep[inside] = False
+    return torch.nonzero(keep)[:, 0].numpy()
+
+
+def bench_mask_nms(*, n_masks: int = 400, width: int = 320, height: int = 240, repeats: int = 5, seed: int = 0) -> dict:
+    """Time `mask_nms` against the double loop, which is run once. Raises ConfigError when they disagree."""
+    if min(n_masks, width, height, repeats) < 1:
+        raise ConfigError(f"masks {n_masks}, size {width}x{height}, repeats {repeats}: expected at least 1 of each")
+    problem = mask_nms_problem(n_masks=n_masks, width=width, height=height, seed=seed)
+    rule = {"iou_thr": 0.8, "score_thr": 0.7, "inner_thr": 0.5}
+    seconds = []
+    for _ in range(repeats + 1):
+        t0 = time.perf_counter()
+        kept = mask_nms(*problem, **rule)
+        seconds.append(time.perf_counter() - t0)
+    t0 = time.perf_counter()
+    reference = mask_nms_loop(*problem, **rule)
+    loop = time.perf_counter() - t0
+    if not np.array_equal(kept, reference):
+        raise ConfigError(f"mask_nms keeps {len(kept)} masks and the double loop {len(reference)}; one of them is wrong, so a timing means nothing")
+    ours = statistics.median(seconds[1:])
+    return {
+        "benchmark": "mask_nms", "masks": n_masks, "width": width, "height": height, "seed": seed, "kept": len(kept), "threads": torch.get_num_threads(),
+        "repeats": repeats, "matrix_s": round(ours, 4), "double_loop_s": round(loop, 3), "times_faster": round(loop / ours, 1),
+    }  # fmt: skip
+
+
+def _described(result: dict) -> str:
+    """Caption and table of a result."""
+    if result["benchmark"] == "mask_nms":
+        caption = f"Mask NMS of {result['masks']} masks of {result['width']}×{result['height']}, matrix products (median of {result['repeats']}) against a double loop over pairs in torch, {result['threads']} threads."
+        return f"{caption}\n\n" + markdown_table(["kept", "matrix s", "double loop s", "times faster"], [[result["kept"], f"{result['matrix_s']:.3f}", f"{result['double_loop_s']:.2f}", f"{result['times_faster']:.0f}"]])
+    caption = (
         f"CPU rasteriser, forward + backward to all parameters, median of {result['repeats']}: {result['gaussians']:,} Gaussians, "
         f"{result['width']}×{result['height']}, {result['channels']} channels, SH degree {result['sh_degree']}, {result['threads']} threads."
     )
-
-
-def _table(result: dict) -> str:
     header = ["tile intersections", "forward s", "backward s", "total s", "first run s (compiles or loads)"]
     keys = ("tile_intersections", "forward_s", "backward_s", "total_s", "first_run_s")
-    return markdown_table(header, [[f"{result[k]:,}" if k == "tile_intersections" else f"{result[k]:.3f}" for k in keys]])
+    return f"{caption}\n\n" + markdown_table(header, [[f"{result[k]:,}" if k == "tile_intersections" else f"{result[k]:.3f}" for k in keys]])
 
 
 def main(argv: list[str] | None = None) -> int:
-    """``cclkit bench rasterize [--json PATH] [...]``: print the timings, and write them if asked."""
+    """``cclkit bench rasterize | mask_nms [--json PATH] [...]``: print the timings, and write them if asked."""
     parser = argparse.ArgumentParser(prog="cclkit bench", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     p = commands.add_parser("rasterize", help="forward + backward of the rasteriser on a seeded problem")
-    p.add_argument("--gaussians", type=int, default=20_000)
+    p.add_argument("--gaussians", type=int, default=20_000, dest="n_gaussians")
     p.add_argument("--width", type=int, default=320)
     p.add_argument("--height", type=int, default=240)
     p.add_argument("--channels", type=int, default=3, help="3 of colour + features")
@@ -150,20 +207,28 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--repeats", type=int, default=7)
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--backend", default="cpu", choices=("cpu", "cuda"))
-    p.add_argument("--json", type=Path, help="also write the result to this file")
-    args = parser.parse_args(argv)
-    result = bench_rasterize(
-        n_gaussians=args.gaussians, width=args.width, height=args.height, channels=args.channels,
-        sh_degree=args.sh_degree, repeats=args.repeats, seed=args.seed, backend=args.backend,
-    )  # fmt: skip
+    p.set_defaults(measure=bench_rasterize)
+    p = commands.add_parser("mask_nms", help="filtering of overlapping masks against a double loop")
+    p.add_argument("--masks", type=int, default=400, dest="n_masks")
+    p.add_argument("--width", type=int, default=320)
+    p.add_argument("--height", type=int, default=240)
+    p.add_argument("--repeats", type=int, default=5)
+    p.add_argument("--seed", type=int, default=0)
+    p.set_defaults(measure=bench_mask_nms)
+    for p in commands.choices.values():
+        p.add_argument("--json", type=Path, help="also write the result to this file, and a table beside it")
+    args = vars(parser.parse_args(argv))
+    path, measure = args.pop("json"), args.pop("measure")
+    args.pop("command")
+    result = measure(**args)
     for key, value in result.items():
         print(f"{key:20s} {value}")
-    if args.json is not None:
+    if path is not None:
         try:
-            save_json(args.json, result)
-            atomic_write(args.json.with_suffix(".md"), f"{_caption(result)}\n\n{_table(result)}\n".encode())
+            save_json(path, result)
+            atomic_write(path.with_suffix(".md"), f"{_described(result)}\n".encode())
         except OSError as e:
-            raise ArtefactError(f"{args.json}: cannot be written ({e.strerror or e}); choose another --json path") from e
+            raise ArtefactError(f"{path}: cannot be written ({e.strerror or e}); choose another --json path") from e
     return 0
 
 

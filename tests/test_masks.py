@@ -1,14 +1,16 @@
 """Stage 1: filtering, levels, painting, storage."""
 
+import json
+
 import numpy as np
 import pytest
 
+from cclkit import bench
 from cclkit.config import MaskConfig
 from cclkit.errors import MaskError
 from cclkit.foundation import Candidates
 from cclkit.masks import build_view_masks, mask_box, mask_nms, pack, paint, recall, unpack
 from cclkit.rle import rle_decode, rle_encode
-
 
 def mask_nms_by_rule(masks, predicted_iou, stability, *, iou_thr, score_thr, inner_thr):
     """Protocol E read literally, mask by mask."""
@@ -65,6 +67,16 @@ def test_nms_equals_published_results(oracles, seed):
         for k, (masks, iou, stability) in lists.items():
             got = mask_nms(masks, iou, stability, iou_thr=0.8, score_thr=0.7, inner_thr=0.5)
             assert np.array_equal(got, data[f"img{image}_{k}_kept"]), (image, k)
+
+
+def test_the_benchmark_times_two_ways_to_the_same_masks(tmp_path, capsys):
+    assert bench.main(["mask_nms", "--masks", "60", "--width", "64", "--height", "48", "--repeats", "1", "--json", str(tmp_path / "b.json")]) == 0
+    result = json.loads((tmp_path / "b.json").read_text())
+    assert 0 < result["kept"] < 60 and result["times_faster"] > 0
+    assert f"{result['times_faster']:.0f}" in (tmp_path / "b.md").read_text()
+    masks, iou, stability = bench.mask_nms_problem(n_masks=40, width=64, height=48, seed=1)
+    rule = dict(iou_thr=0.8, score_thr=0.7, inner_thr=0.5)
+    assert np.array_equal(mask_nms(masks, iou, stability, **rule), mask_nms_by_rule(masks, iou, stability, **rule))
 
 
 def test_nms_of_nothing_is_nothing():
