@@ -1,12 +1,13 @@
-"""The ``cclkit`` command: run, figures, query, evaluate, settings, bench."""
+"""The ``cclkit`` command: run, figures, query, evaluate, settings, data, bench."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 
-from .errors import CclkitError
+from .errors import CclkitError, DataError
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -55,6 +56,21 @@ def _parser() -> argparse.ArgumentParser:
     settings = sub.add_parser("settings", help="list every setting with its value, meaning and source")
     settings.add_argument("--profile", default="mini")
     settings.set_defaults(func=_list_settings)
+
+    data = sub.add_parser("data", help="what is here, what can be fetched: status, fetch, verify").add_subparsers(required=True, metavar="status|fetch|verify")
+    status = data.add_parser("status", help="what is here, what is missing, what that blocks, what still runs (no network)")
+    status.add_argument("--json", action="store_true", help="as JSON")
+    status.set_defaults(func=_data_status)
+    fetch = data.add_parser("fetch", help="download public data sets and checkpoints, or take them from this machine")
+    fetch.add_argument("names", nargs="+", metavar="NAME", help="as listed by `cclkit data status`")
+    fetch.add_argument("--from", dest="source", metavar="PATH", help="take a local file, archive or unpacked folder (which is linked, not copied) instead of the network")
+    fetch.add_argument("--yes", action="store_true", help="do not ask after showing licence and size")
+    fetch.set_defaults(func=_data_fetch)
+    verify = data.add_parser("verify", help="compute every digest again; status 1 if something is damaged")
+    verify.add_argument("names", nargs="*", metavar="NAME", help="default: everything that is here, bundled data included")
+    verify.set_defaults(func=_data_verify)
+    for command in (status, fetch, verify):
+        command.add_argument("--root", metavar="FOLDER", help="data root (default: CCLKIT_DATA, else data/public)")
 
     bench = sub.add_parser("bench", help="measure speed and memory", add_help=False)
     bench.add_argument("rest", nargs=argparse.REMAINDER)
@@ -133,6 +149,55 @@ def _list_settings(args) -> int:
     for name, value, meaning in config.describe(config.profile(args.profile)):
         print(f"{name} = {value!r}\n    {meaning}")
     return 0
+
+
+def _data_status(args) -> int:
+    from . import registry
+
+    items = registry.status(args.root)
+    if args.json:
+        print(json.dumps([{**vars(i), "path": str(i.path)} for i in items], indent=1))
+        return 0
+    print("bundled\n" + registry.as_text([i for i in items if i.bundled]))
+    print(f"\nfetched, in {registry.data_root(args.root)}\n" + registry.as_text([i for i in items if not i.bundled]))
+    return 0
+
+
+def _data_fetch(args) -> int:
+    from . import fetching, registry
+
+    root, wanted, failed = registry.data_root(args.root), [registry.entry(n) for n in args.names], False
+    if args.source and len(wanted) > 1:
+        raise DataError(f"--from PATH gives one thing, found {len(wanted)} names; fetch them one by one")
+    for e in wanted:
+        if not args.source:
+            if registry.check(e, root).state == "here":
+                print(f"{e.name}: already in {registry.location(e, root)}, and as it should be")
+                continue
+        print(f"{e.name}: {e.title}\n  licence: {e.licence}\n  size: {e.size_text}\n  goes to: {root / e.target}")
+        if e.urls and not args.source and not args.yes:
+            if not sys.stdin.isatty():
+                raise DataError(f"{e.name}: fetching needs a confirmation and there is no terminal to ask; add --yes if you accept licence and size")
+            if input("  fetch it? [y/N] ").strip().lower() not in ("y", "yes"):
+                print("  left out")
+                continue
+        try:
+            print(f"{e.name}: in {fetching.fetch(e.name, root, args.source)}")
+        except DataError as err:  # the others may still work
+            failed = True
+            print(f"cclkit: {err}", file=sys.stderr)
+    if not failed and root != registry.data_root():
+        print(f"runs look for fetched things in {registry.data_root()}; set CCLKIT_DATA={root} for them to find this folder")
+    return int(failed)
+
+
+def _data_verify(args) -> int:
+    from . import registry
+
+    items = registry.verify(args.names, args.root)
+    for i in items:
+        print(f"{i.name}: {'ok' if i.state == 'here' else i.state}{', ' + i.detail if i.detail else ''}")
+    return int(any(i.bad for i in items))
 
 
 def _bench(args) -> int:

@@ -63,7 +63,7 @@ class SamConfig:
     model: str = "mini"
     """"mini" (bundled, trained on random Tabletop scenes), "vit_b", "vit_l" or "vit_h". Paper: ViT-H."""
     checkpoint: str = ""
-    """Path of the weights; empty: the bundled ones of mini. The file's sha256 counts for artefact keys, not its path."""
+    """Path of the weights; empty: the bundled ones of mini, else what `cclkit data fetch` brought. The file's sha256 counts for artefact keys, not its path."""
     points_per_side: int = 32
     """Clicks per side of the uniform grid; time grows with its square. Paper: 32."""
     points_per_batch: int = 64
@@ -85,7 +85,7 @@ class ClipConfig:
     model: str = "mini"
     """"mini" (bundled) or a name of open_clip. Paper: ViT-B-16."""
     checkpoint: str = ""
-    """Path of the weights; empty: the bundled ones of mini. The file's sha256 counts for artefact keys, not its path."""
+    """Path of the weights; empty: the bundled ones of mini, else what `cclkit data fetch` brought. The file's sha256 counts for artefact keys, not its path."""
     crop: str = "complete"
     """"complete" (the whole box of a mask, averaged when it shrinks) or "langsplat" (its published pixels exactly, which lose the last row and column). Paper does not say (ours: complete)."""
     prompts: str = "raw"

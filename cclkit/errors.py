@@ -24,6 +24,10 @@ class SceneError(CclkitError):
     """A scene folder, camera model, image or label file cannot be used."""
 
 
+class DataError(CclkitError):
+    """Something fetched, or to be fetched, that is missing, damaged or refused."""
+
+
 class ArtefactError(CclkitError):
     """A run folder cannot be written, is locked, or holds a damaged artefact."""
 

@@ -9,15 +9,18 @@ import hashlib
 import json
 import os
 import pickle
-from functools import lru_cache
 from pathlib import Path
 
 import torch
 
+from .. import registry
 from ..errors import ModelError
+from ..registry import digest
 
 SAM_MODELS = ("mini", "vit_b", "vit_l", "vit_h")
 """The bundled small model and the three of segment_anything's registry."""
+FETCHED = {"vit_b": "sam_vit_b", "vit_l": "sam_vit_l", "vit_h": "sam_vit_h", "ViT-B-16": "openclip_vit_b_16"}
+"""Names in the registry of the checkpoints that are used when a model is named without one."""
 MINI_SAM, MINI_CLIP, MINI_CLIP_WORDS = "mini_sam.safetensors", "mini_clip.safetensors", "mini_clip_words.txt"
 
 
@@ -29,9 +32,11 @@ def folder() -> Path:
 def load_weights(path: str | os.PathLike, what: str, sha256: str | None = None) -> dict[str, torch.Tensor]:
     """Tensors of a .safetensors or torch file, on the CPU.
 
-    Raises ModelError when the file is missing, damaged, holds code, or differs from ``sha256``.
+    Raises ModelError when the file is missing, damaged, holds code, or differs from ``sha256`` (for a
+    fetched checkpoint of the registry: from its digest there, or from the one recorded at first use).
     """
     path = Path(path)
+    sha256 = sha256 or registry.known_digest(path)
     if not path.is_file():
         raise ModelError(f"{path}: no weights of {what} here; {_remedy(what)}")
     if sha256 is not None and (found := digest(path)) != sha256:
@@ -72,12 +77,13 @@ def fill(model: torch.nn.Module, weights: dict[str, torch.Tensor], path: str | o
 
 
 def load_sam(model: str, checkpoint: str = "") -> torch.nn.Module:
-    """A `segment_anything` Sam: "mini" (bundled unless a checkpoint is given), "vit_b", "vit_l" or "vit_h" by path."""
+    """A `segment_anything` Sam: "mini" (bundled unless a checkpoint is given), "vit_b", "vit_l" or "vit_h" (fetched unless given)."""
     if model == "mini":
         return load_mini_sam(Path(checkpoint) if checkpoint else None)
     from segment_anything import sam_model_registry
 
     what = f"SAM {model}"
+    checkpoint = checkpoint or fetched(model)
     if not checkpoint:
         raise ModelError(f"front_end.sam.model={model!r} needs front_end.sam.checkpoint=PATH; {_remedy(what)}")
     weights = load_weights(checkpoint, what)
@@ -105,7 +111,7 @@ def load_mini_clip(path: Path | None = None):
 
 
 def load_clip(model: str, checkpoint: str = ""):
-    """An open_clip model and its tokenizer: "mini", or a name of open_clip with a checkpoint by path."""
+    """An open_clip model and its tokenizer: "mini", or a name of open_clip with a checkpoint (ViT-B-16: fetched unless given)."""
     if model == "mini":
         return load_mini_clip(Path(checkpoint) if checkpoint else None)
     import open_clip
@@ -113,6 +119,7 @@ def load_clip(model: str, checkpoint: str = ""):
     what = f"OpenCLIP {model}"
     if model not in open_clip.list_models():
         raise ModelError(f"front_end.clip.model={model!r} is unknown to open_clip; use mini or a name such as ViT-B-16")
+    checkpoint = checkpoint or fetched(model)
     if not checkpoint:
         raise ModelError(f"front_end.clip.model={model!r} needs front_end.clip.checkpoint=PATH; {_remedy(what)}")
     weights = load_weights(checkpoint, what)
@@ -126,26 +133,18 @@ def load_clip(model: str, checkpoint: str = ""):
 
 def identity(model: str, checkpoint: str, bundled: str) -> str:
     """What tells one set of weights from another, for artefact keys: the file's sha256, never its path."""
-    path = Path(checkpoint) if checkpoint else folder() / bundled
-    if model != "mini" and not checkpoint or not path.is_file():
+    path = Path(checkpoint) if checkpoint else folder() / bundled if model == "mini" else fetched(model)
+    if path is None or not path.is_file():
         return f"{model}:none"
-    stat = path.stat()
-    parts = [_digest(str(path), stat.st_size, stat.st_mtime_ns)]
+    parts = [digest(path)]
     if model == "mini" and bundled == MINI_CLIP and (words := path.with_name(MINI_CLIP_WORDS)).is_file():
         parts.append(hashlib.sha256(words.read_bytes()).hexdigest())
     return ":".join([model, *parts])
 
 
-def digest(path: Path) -> str:
-    """sha256 of a file, read in pieces."""
-    stat = Path(path).stat()
-    return _digest(str(path), stat.st_size, stat.st_mtime_ns)
-
-
-@lru_cache(maxsize=32)
-def _digest(path: str, size: int, changed_ns: int) -> str:
-    with open(path, "rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
+def fetched(model: str) -> Path | None:
+    """The fetched checkpoint of a model, its digest verified (DataError if it differs); None when there is none."""
+    return registry.checkpoint(FETCHED[model]) if model in FETCHED else None
 
 
 def provenance(name: str) -> dict:
@@ -167,6 +166,7 @@ def _bundled(name: str, what: str) -> tuple[Path, str, str]:
 def _remedy(what: str) -> str:
     if what.startswith("mini"):
         return "restore it from the repository, or train it again with python -m cclkit.training"
-    if what.startswith("SAM"):
-        return "download the checkpoint of that name from the segment-anything project and give its path"
-    return "download open_clip_pytorch_model.bin of laion/CLIP-ViT-B-16-laion2B-s34B-b88K (for ViT-B-16) and give its path"
+    kind, _, model = what.partition(" ")
+    if model in FETCHED:
+        return f"run `cclkit data fetch {FETCHED[model]}` (or give the path of that checkpoint in front_end.{'sam' if kind == 'SAM' else 'clip'}.checkpoint)"
+    return "give the path of a checkpoint that open_clip can read in front_end.clip.checkpoint"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .. import registry
 from ..errors import SceneError
 from . import colmap, lerf_ovs, ovs3d
 from .common import image_size, read_json
@@ -19,7 +20,7 @@ LAYOUTS = ("3d_ovs", "lerf_ovs", "colmap")
 
 
 def load_scene(path, *, layout: str | None = None) -> Scene:
-    """Read a scene folder, or a bundled scene by its name.
+    """Read a scene folder, or a bundled or fetched scene by its name.
 
     Layouts are told apart by content: a ``segmentations`` folder is 3D-OVS; labels in
     ``../label/<scene name>`` are LERF-OVS; a COLMAP model alone is ``colmap``. Any layout may also carry
@@ -27,7 +28,8 @@ def load_scene(path, *, layout: str | None = None) -> Scene:
     with "held_out": [view names]. Images are not loaded; their headers are checked.
 
     Args:
-        path: a folder, or a bare name such as "breakfast" found among ``bundled_scenes()``.
+        path: a folder, a bare name such as "tea_party" found among ``bundled_scenes()``, or a fetched
+            scene such as "lerf_ovs/teatime".
         layout: "3d_ovs", "lerf_ovs" or "colmap" instead of detection.
     Returns:
         A Scene, views in natural numeric order of their names.
@@ -62,8 +64,9 @@ def detect_layout(root: Path) -> str:
 
 
 def data_folder() -> Path:
-    """Folder of the bundled data: CCLKIT_DATA, or ``data`` beside the package."""
-    return Path(os.environ.get("CCLKIT_DATA") or Path(__file__).resolve().parents[2] / "data")
+    """Folder of the bundled data: CCLKIT_DATA if it holds ``tabletop``, else ``data`` beside the package."""
+    chosen = os.environ.get("CCLKIT_DATA")
+    return Path(chosen) if chosen and (Path(chosen) / "tabletop").is_dir() else registry.DATA
 
 
 def bundled_scenes() -> dict[str, Path]:
@@ -111,8 +114,10 @@ def _resolve(path) -> Path:
         return bundled[str(path)]
     if root.exists():
         raise SceneError(f"{root}: is a file; expected the folder of a scene")
-    hint = f"or one of the bundled scenes: {', '.join(bundled)}" if bundled else f"(no bundled scene found in {data_folder()}; set CCLKIT_DATA)"
-    raise SceneError(f"{root}: no such folder; give the path of a scene, {hint}")
+    if (fetched := registry.scene(str(path))) is not None:
+        return fetched
+    hint = f"or one of the bundled scenes: {', '.join(bundled)}" if bundled else f"(no bundled scene found in {data_folder()})"
+    raise SceneError(f"{root}: no such folder; give the path of a scene, {hint}; fetched data sets are looked for in {registry.data_root()} (CCLKIT_DATA)")
 
 
 def _read(root: Path, layout: str) -> Scene:

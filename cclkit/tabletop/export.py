@@ -1,4 +1,4 @@
-"""Writing a rendered scene in the LERF-OVS and the 3D-OVS layout.
+"""Writing a rendered scene in the LERF-OVS and the 3D-OVS layout; checksums; archives.
 
 What is written is described in data/tabletop/README.md. Everything except the photographs is a
 function of the layout and the renderer's ids, hence the same bytes on every run.
@@ -9,7 +9,10 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import posixpath
 import struct
+import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,6 +20,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from ..artefacts import atomic_write
 from ..errors import ConfigError, SceneError
 from ..scenes.scene import DEPTH_UNIT, Camera
 from .layout import LEVELS, Layout, Shot, nodes
@@ -24,6 +28,8 @@ from .layout import LEVELS, Layout, Shot, nodes
 JPEG = {"quality": 92, "subsampling": 0, "optimize": True}
 MIN_PIECE = 40  # pixels: categories and pieces smaller than this are not labelled
 POINTS = 6500
+PUBLIC = {"lerf_ovs": ("images/", "sparse/", "../label/"), "3d_ovs": ("images/", "segmentations/", "poses_bounds.npy")}
+"""What the public data sets have of a scene's files, by how their paths in SHA256SUMS begin."""
 
 
 @dataclass
@@ -229,10 +235,16 @@ def _json(data, path: Path, **kw) -> None:
     path.write_text(json.dumps(data, ensure_ascii=False, **kw) + "\n", encoding="utf-8")
 
 
-def _jpeg(image: np.ndarray) -> bytes:
+def jpeg(image: np.ndarray) -> bytes:
+    """A photograph [H, W, 3] uint8 as it is stored."""
     b = io.BytesIO()
     Image.fromarray(image).save(b, "JPEG", **JPEG)
     return b.getvalue()
+
+
+def decoded(data: bytes) -> np.ndarray:  # [H, W, 3] uint8
+    """A stored photograph as a reader of the file sees it."""
+    return np.asarray(Image.open(io.BytesIO(data)))
 
 
 def camera_json(cam: Camera) -> dict:
@@ -253,9 +265,9 @@ def write(layout: Layout, views: list[Rendered], out: Path) -> Path:
         written.append(path)
 
     big = len(table) > 255
-    coded = [_jpeg(v.image) for v in views]
+    coded = [jpeg(v.image) for v in views]
     # From here on the photographs are what a reader of the files sees.
-    views = [replace(v, image=np.asarray(Image.open(io.BytesIO(c)))) for v, c in zip(views, coded)]
+    views = [replace(v, image=decoded(c)) for v, c in zip(views, coded)]
     for v, c in zip(views, coded):
         put(scene / "images" / v.shot.name, c)
         _png(np.rint(v.depth / DEPTH_UNIT).astype(np.uint16), scene / "depth" / f"{v.stem}.png")
@@ -308,21 +320,61 @@ def write(layout: Layout, views: list[Rendered], out: Path) -> Path:
     return scene
 
 
-def verify(scene: Path) -> int:
-    """Check every file of a scene folder against SHA256SUMS; returns their number.
+def verify(scene: Path) -> list[str]:
+    """Check every file of a scene folder against SHA256SUMS; returns their paths, relative to the folder.
 
     Raises SceneError naming the first file that is missing or was edited.
     """
     sums = scene / "SHA256SUMS"
+    remedy = "restore it, or regenerate the scene with python -m cclkit.tabletop render"
     if not sums.is_file():
-        raise SceneError(f"{sums}: missing; restore it, or regenerate the scene with python -m cclkit.tabletop")
-    lines = sums.read_text().splitlines()
-    for line in lines:
+        raise SceneError(f"{sums}: missing; {remedy}")
+    names = []
+    for line in sums.read_text().splitlines():
         want, _, rel = line.partition("  ")
         p = scene / rel
         if not p.is_file():
-            raise SceneError(f"{p}: missing but listed in {sums}; restore it, or regenerate the scene with python -m cclkit.tabletop")
+            raise SceneError(f"{p}: missing but listed in {sums}; {remedy}")
         got = hashlib.sha256(p.read_bytes()).hexdigest()
         if got != want:
-            raise SceneError(f"{p}: edited (sha256 {got[:12]}…, expected {want[:12]}…); restore it, or regenerate the scene with python -m cclkit.tabletop")
-    return len(lines)
+            raise SceneError(f"{p}: edited (sha256 {got[:12]}…, expected {want[:12]}…); {remedy}")
+        names.append(rel)
+    return names
+
+
+def archive(scenes: Sequence[Path], out: str | Path, *, everything: bool = False) -> Path:
+    """Write scene folders as one zip in the layout of the public data sets; returns its path.
+
+    LERF-OVS scenes become ``lerf_ovs/SCENE/{images,sparse/0}`` and ``lerf_ovs/label/SCENE``, 3D-OVS scenes
+    ``SCENE/{images,segmentations,poses_bounds.npy}``: files as they are, and only those the public data have.
+    ``everything`` adds depth, ground truth, scene.json (which names held-out views) and checksums.
+    The bytes depend on the files alone, not on when, where or with which zlib they are packed.
+
+    Args:
+        scenes: folders with SHA256SUMS, which are verified first. out: the .zip file; replaced if it exists.
+    Raises:
+        SceneError: a missing or edited file, two scenes of one name. ConfigError: ``out`` is no .zip file.
+    """
+    out = Path(out)
+    if out.suffix != ".zip" or out.is_dir():
+        raise ConfigError(f"archive: {out} is {'a folder' if out.is_dir() else 'no .zip file'}; give the file to write, such as {(out if out.is_dir() else out.parent) / 'tabletop.zip'}")
+    entries: dict[str, Path] = {}
+    for scene in scenes:
+        scene = scene.resolve()
+        names = verify(scene)
+        kind = "lerf_ovs" if any(n.startswith("../label/") for n in names) else "3d_ovs"
+        chosen = [*names, "SHA256SUMS"] if everything else [n for n in names if n.startswith(PUBLIC[kind])]
+        above = "lerf_ovs" if kind == "lerf_ovs" else ""
+        inside = {posixpath.normpath(posixpath.join(above, scene.name, n)): scene / n for n in chosen}
+        if twice := inside.keys() & entries.keys():
+            raise SceneError(f"{scene}: an archive cannot hold two scenes named {scene.name} ({min(twice)} is there already); pack them one by one")
+        entries |= inside
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as z:
+        z.comment = b"Tabletop, rendered scenes of cclkit. Licence: CC BY 4.0"  # a file of its own would be in no public layout
+        for name in sorted(entries):
+            entry = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))  # zip's earliest date; stored, for pictures gain nothing
+            entry.create_system, entry.external_attr = 3, 0o100644 << 16
+            z.writestr(entry, entries[name].read_bytes())
+    atomic_write(out, packed.getvalue())
+    return out
