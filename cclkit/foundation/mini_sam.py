@@ -34,10 +34,6 @@ def build_mini_sam(image_size: int = IMAGE_SIZE) -> Sam:
         ),
         pixel_mean=list(PIXEL_MEAN), pixel_std=list(PIXEL_STD),
     )
-    # SAM draws the frequencies of its position code from N(0, 1). Ours are spread up to 6 times as high,
-    # so that a click tells neighbouring 8-pixel cells apart, which its parts of a few cells need.
-    matrix = sam.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix  # [2, WIDTH / 2]
-    matrix *= torch.linspace(1, 6, matrix.shape[1])
     return sam.eval()
 
 

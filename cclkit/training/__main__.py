@@ -9,7 +9,7 @@ from pathlib import Path
 from ..errors import CclkitError
 
 SEED = 0
-STEPS = {"sam": 1500, "clip": 1700}
+STEPS = {"sam": 1300, "clip": 1300}
 
 
 def main(argv=None) -> int:

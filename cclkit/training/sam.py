@@ -5,6 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import torch
+from segment_anything.modeling.transformer import Attention
 from torch.nn import functional as F
 
 from ..foundation.mini_sam import IMAGE_SIZE, build_mini_sam
@@ -18,11 +19,34 @@ MIN_AREA_PX = 16
 """Regions smaller than this are not clicked on in training."""
 FOCAL, DICE, SCORE = 20.0, 1.0, 1.0
 """Weights of the three losses, SAM's own."""
+BALANCED_SHARE = 0.3
+"""Share of the steps over which a balanced cross-entropy fades out and the focal loss in."""
+PE_FREQUENCIES = (0.5, 2.0)
+POINT_EMBEDDING, NECK, ATTENTION = 0.1, 0.5, 1.5
 
 
 def model(seed: int) -> torch.nn.Module:
+    """mini-SAM as training starts: attention between click and image already looks at the click.
+
+    From SAM's own initialisation a decoder this narrow ends in a constant answer: what little the
+    first gradients say about the click is smaller than what they gain by making all pixels alike.
+    With queries and keys projected alike, and positions not drowned in learned offsets, a click
+    attends to its surroundings from the first step.
+    """
     torch.manual_seed(seed)
     m = build_mini_sam()
+    frequencies = m.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix  # [2, WIDTH / 2]
+    with torch.no_grad():
+        frequencies *= torch.linspace(*PE_FREQUENCIES, frequencies.shape[1])
+        for e in (*m.prompt_encoder.point_embeddings, m.prompt_encoder.not_a_point_embed, m.prompt_encoder.no_mask_embed, m.mask_decoder.iou_token):
+            e.weight *= POINT_EMBEDDING
+        m.image_encoder.neck[-1].weight *= NECK
+        for name, module in m.mask_decoder.transformer.named_modules():
+            if isinstance(module, Attention) and not name.endswith("self_attn"):
+                torch.nn.init.orthogonal_(module.q_proj.weight, gain=ATTENTION)
+                module.k_proj.weight.copy_(module.q_proj.weight)
+                module.q_proj.bias.zero_()
+                module.k_proj.bias.zero_()
     m.image_encoder.to(memory_format=torch.channels_last)
     return m
 
@@ -30,8 +54,8 @@ def model(seed: int) -> torch.nn.Module:
 class Losses:
     """The loss of one step, as a function of its number and its generator."""
 
-    def __init__(self, sam, scenes: Scenes):
-        self.sam, self.scenes = sam, scenes
+    def __init__(self, sam, scenes: Scenes, steps: int):
+        self.sam, self.scenes, self.steps = sam, scenes, steps
         self.stuff = [np.array([n["stuff"] for n in [{"stuff": False}, *(t[i] for i in sorted(t))]]) for t in scenes.nodes]
 
     def __call__(self, step: int, rng: np.random.Generator) -> dict[str, torch.Tensor]:
@@ -46,8 +70,7 @@ class Losses:
             targets.append((low[None] == at.T[:, :, None, None]) & (at.T > 0)[:, :, None, None])  # [P, 3, h, w]
         x = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float()
         x = torch.stack([self.sam.preprocess(i) for i in x]).contiguous(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16, enabled=False):
-            embedding = self.sam.image_encoder(x)
+        embedding = self.sam.image_encoder(x)
         where = self.sam.prompt_encoder.get_dense_pe()
         logits, scores = [], []
         for e, p in zip(embedding, clicks):
@@ -60,7 +83,12 @@ class Losses:
         logit = torch.cat(logits)[..., :h, :w]
         score = torch.cat(scores)
         p = logit.sigmoid()
-        focal = (F.binary_cross_entropy_with_logits(logit, target, reduction="none") * (p - target).abs().square()).mean((-1, -2))
+        entropy = F.binary_cross_entropy_with_logits(logit, target, reduction="none")
+        focal = (entropy * (p - target).square()).mean((-1, -2))
+        # Inside and outside count alike, so that a constant answer gains nothing; later the focal loss, because this one paints too much.
+        inside = (entropy * target).sum((-1, -2)) / target.sum((-1, -2)).clamp(min=1)
+        outside = (entropy * (1 - target)).sum((-1, -2)) / (1 - target).sum((-1, -2)).clamp(min=1)
+        early = max(0.0, 1 - step / (BALANCED_SHARE * self.steps))
         dice = 1 - (2 * (p * target).sum((-1, -2)) + 1) / (p.sum((-1, -2)) + target.sum((-1, -2)) + 1)
         with torch.no_grad():
             hit = logit > 0
@@ -68,8 +96,8 @@ class Losses:
             iou = (hit & t).sum((-1, -2)) / (hit | t).sum((-1, -2)).clamp(min=1)
         known = (target.sum((-1, -2)) > 0).float()  # a region thinner than the decoder's grid teaches nothing
         mean = lambda z: (z * known).sum() / known.sum().clamp(min=1)  # noqa: E731
-        out = {"focal": mean(focal), "dice": mean(dice), "score": mean((score - iou).square())}
-        out["total"] = FOCAL * out["focal"] + DICE * out["dice"] + SCORE * out["score"]
+        out = {"balanced": mean((inside + outside) / 2), "focal": mean(focal), "dice": mean(dice), "score": mean((score - iou).square())}
+        out["total"] = early * out["balanced"] + (1 - early) * FOCAL * out["focal"] + DICE * out["dice"] + SCORE * out["score"]
         for k, name in enumerate(("subpart", "part", "whole")):
             out[f"iou_{name}"] = (iou[:, k] * known[:, k]).sum() / known[:, k].sum().clamp(min=1)
         return out
