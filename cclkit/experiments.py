@@ -131,6 +131,55 @@ def scene_ablation(run: Run, *, seeds: Sequence[int], arms: Sequence[str] = tupl
     return out
 
 
+@dataclass(frozen=True)
+class Orbit:
+    """One object's features over the training views in which it is seen: from its full mask, and from part of it."""
+
+    views: list[str]
+    full: np.ndarray  # [V, d] float32, unit
+    incomplete: np.ndarray  # [V, d] float32, unit
+    masks: list[tuple[np.ndarray, np.ndarray]]  # per view: full and incomplete mask [H, W] bool
+    others: np.ndarray  # [O, d] float32: full masks of all other whole objects, over all views
+    other_names: list[str]  # [O]
+
+
+def orbit(run: Run, name: str, *, keep: float = 0.5, min_area: int = 400, seed: int = 0) -> Orbit:
+    """Features of the whole object called ``name``, from true masks, and from masks that keep only a share ``keep`` of them.
+
+    What is cut off, a side in a random direction, differs from view to view. Raises SceneError for a scene
+    without ground truth or without such an object.
+    """
+    from .errors import SceneError
+    from .foundation.simulated import cut
+
+    truth = run.scene.ground_truth
+    ids = [i for i, n in (truth.names if truth else {}).items() if n == name]
+    if not ids:
+        raise SceneError(f"{run.scene.path}: no object called {name!r} with ground truth; there are {', '.join(sorted(set(truth.names.values()))) if truth else 'none'}")
+    rng, encoder = seeded(seed, "orbit", name), run.front_end.encoder
+    views, full, incomplete, masks, others, other_names = [], [], [], [], [], []
+    for view in run.scene.training_views:
+        whole = truth.ids(view, "whole")
+        found = [i for i in np.unique(whole[whole > 0]).tolist() if i not in truth.stuff and (whole == i).sum() >= min_area]
+        own = next((i for i in ids if i in found), None)
+        rest = [i for i in found if truth.names[i] != name]
+        pieces = [whole == i for i in rest]
+        if own is not None:
+            mask = whole == own
+            part = cut(mask, keep, rng)
+            masks.append((mask, part))
+            pieces = [mask, part, *pieces]
+            views.append(view.name)
+        f = encoder.encode_masks(view, np.stack(pieces)) if pieces else np.zeros((0, encoder.dim), np.float32)
+        if own is not None:
+            full.append(f[0])
+            incomplete.append(f[1])
+            f = f[2:]
+        others.append(f)
+        other_names += [truth.names[i] for i in rest]
+    return Orbit(views, np.array(full), np.array(incomplete), masks, np.concatenate(others), other_names)
+
+
 def code_purity(run: Run, level: str = "wp") -> float:
     """Share of masks whose code is the commonest one of their track, over labelled masks: 1 = every object keeps one code."""
     from .masks import LEVELS

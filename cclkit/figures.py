@@ -314,20 +314,119 @@ def ground_truth_figure(scene: Scene, view: View) -> Figure:
     return fig
 
 
+def gallery_figure(scenes: Sequence[Scene]) -> Figure:
+    """A row per scene: two photographs, the exact regions at two granularities, and what can be asked about it."""
+    import textwrap
+
+    fig, axes = grid(len(scenes), 5, width=2.35, head=0.2)
+    for row, scene in zip(axes, scenes):
+        views = scene.training_views
+        first, other = views[0], views[len(views) // 3]
+        picture(row[0], first.image(), f"{scene.name}, {scene.layout.replace('_', '-').upper()} layout")
+        picture(row[1], other.image(), f"{len(scene.views)} views, {len(scene.held_out)} held out")
+        for ax, g in zip(row[2:4], ("whole", "subpart")):
+            if scene.ground_truth is None:
+                ax.axis("off")
+                continue
+            ids = sorted(scene.ground_truth.names)
+            position = np.full(max(ids) + 1, -1)
+            position[ids] = np.arange(len(ids))
+            m = scene.ground_truth.ids(other, g)
+            picture(ax, paint(position[m], label_colors(len(ids))), f"{g}: {len(np.unique(m[m > 0]))} regions")
+        words = list(scene.queries or scene.classes)
+        shown = textwrap.wrap(", ".join(words), 40)
+        shown = shown[:11] + ["…"] if len(shown) > 12 else shown
+        row[4].text(0, 0.98, "\n".join(shown), fontsize=7.5, va="top", transform=row[4].transAxes, linespacing=1.25)
+        row[4].set_title(f"{len(words)} {'queries' if scene.queries else 'classes'}", fontsize=9.5, loc="left")
+        row[4].axis("off")
+    return fig
+
+
 # ----------------------------------------------------------------- 01: masks
 
 
-def candidates_figure(view: View, masks: np.ndarray, output: np.ndarray) -> Figure:
-    """What one view's mask generator returned, output by output (SAM's subpart, part, whole)."""
+OUTPUT_NAMES = ("output 0: subpart", "output 1: part", "output 2: whole")
+
+
+def clicks_figure(image: np.ndarray, clicks: Sequence[tuple[str, tuple[float, float], np.ndarray, Sequence[str]]]) -> Figure:
+    """The three answers to single clicks: (name, click x y, masks [3, H, W], a note per mask), one row each."""
+    fig, axes = grid(len(clicks), 4, width=2.9, head=0.42)
+    for row, (name, (x, y), masks, notes) in zip(axes, clicks):
+        picture(row[0], image, f"click on the {name}")
+        row[0].plot(x, y, marker="*", ms=15, color=YELLOW, mec="black", mew=0.8)
+        for ax, mask, output, note in zip(row[1:], masks, OUTPUT_NAMES, notes):
+            picture(ax, highlight(image, mask), f"{output}\n{note}")
+            ax.plot(x, y, marker="*", ms=9, color=YELLOW, mec="black", mew=0.6)
+    return fig
+
+
+def candidates_figure(view: View, masks: np.ndarray, output: np.ndarray, points_per_side: int) -> Figure:
+    """The grid of clicks on a view, and what came back, output by output (SAM's subpart, part, whole)."""
     fig, axes = grid(1, 4, width=2.9)
     image = view.image()
-    picture(axes[0, 0], image, view.name)
-    for n, (ax, name) in enumerate(zip(axes[0, 1:], ("output 0: subpart", "output 1: part", "output 2: whole"))):
+    n = points_per_side
+    picture(axes[0, 0], image, f"{n} × {n} clicks on {view.name}")
+    at = (np.arange(n) + 0.5) / n
+    x, y = np.meshgrid(at * image.shape[1] - 0.5, at * image.shape[0] - 0.5)
+    axes[0, 0].scatter(x, y, s=2.5, color=YELLOW, edgecolors="none")
+    for n, (ax, name) in enumerate(zip(axes[0, 1:], OUTPUT_NAMES)):
         rows = np.flatnonzero(output == n)
         label = np.full(image.shape[:2], -1)
         for i in sorted(range(len(rows)), key=lambda i: -masks[rows[i]].sum()):  # small ones on top
             label[masks[rows[i]]] = i
         picture(ax, overlay(image, paint(label, label_colors(len(rows))), 0.75), f"{name}, {len(rows)} masks")
+    return fig
+
+
+def found_figure(rows: Sequence[tuple[str, Sequence[tuple[np.ndarray, np.ndarray, np.ndarray, str]]]]) -> Figure:
+    """Which true regions a view's masks found: per row (image, found [H, W], missed [H, W] ids or 0, title)."""
+    fig, axes = grid(len(rows), len(rows[0][1]), width=2.9)
+    for line, (name, cells) in zip(axes, rows):
+        for ax, (image, found, missed, title) in zip(line, cells):
+            out = 0.75 * image / 255.0
+            for ids, color in ((found, matplotlib.colors.to_rgb(SKY)), (missed, matplotlib.colors.to_rgb(VERMILION))):
+                inside = ids > 0
+                out[inside] = 0.55 * out[inside] + 0.45 * np.array(color)
+                edge = np.zeros(ids.shape, bool)
+                edge[1:] |= ids[1:] != ids[:-1]
+                edge[:, 1:] |= ids[:, 1:] != ids[:, :-1]
+                out[edge & inside] = color
+            picture(ax, out, title)
+        line[0].text(-0.04, 0.5, name, rotation=90, va="center", ha="right", fontsize=10, transform=line[0].transAxes)
+    return fig
+
+
+def orbit_figure(
+    crops: Sequence[tuple[str, np.ndarray, np.ndarray]], lines: Mapping[str, tuple[np.ndarray, str]], others: np.ndarray, votes: Mapping[str, tuple[np.ndarray, str]], name: str
+) -> Figure:
+    """One object over an orbit: its crop from the full and from an incomplete mask (view, full, incomplete), cosines to its mean
+    full-mask feature (title -> values per view, colour) with those of other objects as a band, and how well a text finds it."""
+    plt.rcParams.update(STYLE)
+    fig = plt.figure(figsize=(11.5, 5.4), layout="constrained")
+    _leave_room(fig)
+    top, bottom = fig.subfigures(2, 1, height_ratios=(1.05, 1.25))
+    axes = top.subplots(2, len(crops), squeeze=False)
+    for c, (view, full, broken) in enumerate(crops):
+        picture(axes[0, c], full, view)
+        picture(axes[1, c], broken)
+    for r, label in enumerate(("full mask", "incomplete")):
+        axes[r, 0].text(-0.08, 0.5, label, rotation=90, va="center", ha="right", fontsize=9.5, transform=axes[r, 0].transAxes)
+    a, b = bottom.subplots(1, 2)
+    x = np.arange(1, len(next(iter(lines.values()))[0]) + 1)
+    low, mid, high = np.percentile(others, (5, 50, 95))
+    a.axhspan(low, high, color="0.9", lw=0)
+    a.axhline(mid, color="0.6", lw=1, ls=":")
+    a.text(x[-1], low, "full masks of other objects (5–95 %)", ha="right", va="bottom", fontsize=8, color="0.35")
+    for ax, values in ((a, lines), (b, votes)):
+        for label, (y, color) in values.items():
+            ax.plot(x, y, "o-", ms=3.5, color=color, label=label)
+        ax.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
+        ax.set_xlabel("view, along the orbit")
+        ax.legend(fontsize=8, loc="lower left")
+    a.set_ylabel(f"cosine to the mean full {name}")
+    b.set_ylabel(f"relevancy of “{name}”")
+    b.axhline(0.5, color="0.6", lw=1, ls=":")
+    b.set_ylim(0, 1.02)
     return fig
 
 
@@ -587,3 +686,32 @@ def ablation_figure(panels: Sequence[tuple[str, Mapping[str, Sequence[float]]]])
 
 
 os.environ.setdefault("MPLBACKEND", "agg")
+
+
+# ----------------------------------------------------------------- 90: the small models
+
+
+def training_figure(panels: Sequence[tuple[str, Mapping[str, tuple[Sequence[float], str]], int]], ylabels: Sequence[str]) -> Figure:
+    """Training curves: (title, name -> (values, colour), steps per value) per panel."""
+    fig, axes = plots(1, len(panels), size=(3.9, 2.9))
+    for ax, (title, curves, every), ylabel in zip(axes[0], panels, ylabels):
+        for label, (values, color) in curves.items():
+            ax.plot((np.arange(len(values)) + 0.5) * every, values, color=color, lw=1.6, label=label)
+        ax.set(title=title, xlabel="step", ylabel=ylabel)
+        if len(curves) > 1:
+            ax.legend(fontsize=8)
+    return fig
+
+
+def sizes_figure(curves: Mapping[str, Sequence[Mapping[str, float]]], targets: Mapping[str, float], smallest: int) -> Figure:
+    """IoU after one click over the size of the region clicked on, per granularity at its own output; dashed: what we wanted."""
+    fig, axes = plots(1, 1, size=(6.2, 3.4))
+    ax = axes[0, 0]
+    for (level, rows), color in zip(curves.items(), (ORANGE, GREEN, BLUE)):
+        x = [np.sqrt(r["from_px"] * r["to_px"]) for r in rows]
+        ax.plot(x, [r["iou"] for r in rows], "o-", color=color, label=level)
+        ax.plot([smallest, ax.get_xlim()[1]], [targets[level]] * 2, color=color, ls="--", lw=0.9)
+    ax.axvline(smallest, color="0.6", lw=1, ls=":")
+    ax.set(xscale="log", xlabel="pixels of the region", ylabel="IoU after one click", ylim=(0, 1))
+    ax.legend(fontsize=9, loc="upper left")
+    return fig

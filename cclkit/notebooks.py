@@ -56,10 +56,6 @@ def start(name: str, *, profile: str = "mini", scene: str = "", layout: str = "l
     check_device(config)
     if not scene:
         scene = DEFAULT_SCENES[profile][layout]
-        if profile == "paper":
-            scene = str(project_folder() / "data" / scene)
-            if not Path(scene).is_dir():
-                raise SceneError(f"{scene}: not there; put the public data set there (README, 'Paper profile'), or pass scene=FOLDER")
     run = Run(scene, config)
     root = results_folder(profile)
     footer = f"cclkit {__version__} · profile {profile} · {run.scene.name} · {run.front_end.label} · seed {seed}"

@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from ..config import Config
+from ..errors import SceneError
 from ..rle import pack_masks, unpack_masks
 from ..scenes.scene import Scene, View
 
@@ -83,7 +84,7 @@ class FrontEnd:
 
 
 def build_front_end(config: Config, scene: Scene) -> FrontEnd:
-    """The front end of a configuration. Raises ModelError for weights that cannot be used."""
+    """The front end of a configuration. Raises ModelError for weights that cannot be used, SceneError for a simulation without ground truth."""
     f = config.front_end
     if f.kind == "simulated":
         from .simulated import simulated_front_end
@@ -95,6 +96,11 @@ def build_front_end(config: Config, scene: Scene) -> FrontEnd:
 
     if f.propagation == "none":
         propagator, tracks = NoPropagation(), "no tracks"
+    elif scene.ground_truth is None:
+        raise SceneError(
+            f"{scene.path}: tracks are simulated from ground truth ids in this version, and the scene has none; "
+            "use --set front_end.propagation=none (only the first view's masks get track labels), or a scene that has ground_truth/ or instances/"
+        )
     else:
         propagator, tracks = simulated_front_end(scene, f.simulation).propagator, "simulated tracks"
     name = lambda kind, model: f"mini-{kind}" if model == "mini" else f"{kind} {model}"  # noqa: E731

@@ -1,0 +1,179 @@
+"""Training of the small models, on scenes drawn with numpy: resumable, repeatable, learning what it should."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from cclkit.errors import ModelError, SceneError
+from cclkit.foundation import models
+from cclkit.foundation.mini_clip import WordTokenizer
+from cclkit.training import clip, data, loop, sam, score
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    """Two scenes of two views: a red square with a dark dot on it, and a blue disc, on grey."""
+    rng = np.random.default_rng(0)
+    images, ids = np.full((4, 64, 96, 3), 120, np.uint8), np.zeros((4, 3, 64, 96), np.uint16)
+    y, x = np.mgrid[:64, :96]
+    for v in range(4):
+        cx, cy = rng.integers(20, 30), rng.integers(22, 40)
+        square = (abs(x - cx) < 14) & (abs(y - cy) < 14)
+        dot = (x - cx) ** 2 + (y - cy) ** 2 < 36
+        disc = (x - 70) ** 2 + (y - cy) ** 2 < 200
+        for mask, color, at in ((~square & ~disc, (120, 120, 120), (4, 4, 4)), (square, (200, 30, 30), (1, 1, 1)), (dot, (40, 0, 0), (2, 1, 1)), (disc, (20, 40, 200), (3, 3, 3))):
+            images[v][mask] = color
+            for level, i in enumerate(at):
+                ids[v, level][mask] = i
+    node = lambda level, text, stuff=False: {"texts": [text, f"shiny {text}"], "family": text.split()[-1], "level": level, "stuff": stuff, "parent": 0, "colour": ""}  # noqa: E731
+    nodes = {1: node("whole", "red box"), 2: node("subpart", "box dot"), 3: node("whole", "blue ball"), 4: node("whole", "grey table", True)}
+    return data.Scenes(images, ids, np.array([0, 0, 1, 1]), [nodes, nodes], [frozenset({1, 2, 3})] * 4)
+
+
+def test_a_stopped_training_goes_on_to_the_same_weights(scenes, tmp_path, monkeypatch):
+    monkeypatch.setattr(sam, "VIEWS", 1)
+    monkeypatch.setattr(sam, "CLICKS", 3)
+    monkeypatch.setattr(loop, "SAVE_EVERY", 2)
+
+    def train(folder, stop_at=None):
+        model = sam.model(0)
+        losses = sam.Losses(model, scenes, 4)
+
+        def loss_of(step, rng):
+            if step == stop_at:
+                raise KeyboardInterrupt
+            return losses(step, rng)
+
+        return loop.fit(model, loss_of, folder, steps=4, seed=0, lr=1e-3, warmup=2, log=lambda line: None)
+
+    whole, curves = train(tmp_path / "a")
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "b", stop_at=3)
+    resumed, again = train(tmp_path / "b")
+    for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values()):
+        assert torch.equal(a, b), name
+    assert curves["dice"] == again["dice"] and len(curves["dice"]) == 4
+    with pytest.raises(ModelError, match="asked for 5 steps"):
+        loop.fit(sam.model(0), None, tmp_path / "a", steps=5, seed=0, lr=1e-3)
+    (tmp_path / "a" / "state.pt").write_bytes(b"not a checkpoint")
+    with pytest.raises(ModelError, match="delete it to start over"):
+        train(tmp_path / "a")
+
+
+def test_clicks_fall_on_regions_and_their_masks_follow(scenes):
+    rng = np.random.default_rng(1)
+    losses = sam.Losses(sam.model(0), scenes, 10)
+    for v in range(4):
+        clicks = sam.sample_clicks(scenes.ids[v], losses.stuff[scenes.scene[v]], 40, rng)
+        under = scenes.ids[v, 0][clicks[:, 1], clicks[:, 0]]
+        assert set(under.tolist()) == {1, 2, 3, 4} and (under == 4).mean() < 0.4  # stuff is clicked on rarely
+    for _ in range(6):
+        image, ids = sam.augmented(scenes.images[0], scenes.ids[0], rng)
+        assert image.shape == scenes.images[0].shape and ids.shape == scenes.ids[0].shape
+        redness = (image[..., 0].astype(int) - image[..., 2]).ravel()
+        reddest = np.argsort(redness)[-200:]
+        assert (ids[2].ravel()[reddest] == 1).mean() > 0.9  # image and ids were moved together
+
+
+def test_attention_starts_at_the_click():
+    """Without it, a decoder this narrow answers the same to every click (measured; see the docstring of sam.model)."""
+    from segment_anything.modeling.transformer import Attention
+
+    m, seen = sam.model(0), []
+
+    def shares(module, inputs, _):
+        q, k = module._separate_heads(module.q_proj(inputs[0]), module.num_heads), module._separate_heads(module.k_proj(inputs[1]), module.num_heads)
+        seen.append((q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(-1))
+
+    attention = m.mask_decoder.transformer.layers[0].cross_attn_image_to_token
+    assert isinstance(attention, Attention)
+    handle = attention.register_forward_hook(lambda mod, args, kwargs, out: shares(mod, (kwargs["q"], kwargs["k"]), out), with_kwargs=True)
+    with torch.no_grad():
+        e = m.image_encoder(torch.randn(1, 3, 256, 256, generator=torch.Generator().manual_seed(0)))
+        sparse, dense = m.prompt_encoder(points=(torch.tensor([[[100.0, 60.0]]]), torch.ones(1, 1)), boxes=None, masks=None)
+        m.mask_decoder(image_embeddings=e, image_pe=m.prompt_encoder.get_dense_pe(), sparse_prompt_embeddings=sparse, dense_prompt_embeddings=dense, multimask_output=True)
+    handle.remove()
+    to_click = seen[0][0, :, :, 5].reshape(-1, 32, 32)  # the clicked point is the sixth token
+    at = to_click[:, 60 // 8, 100 // 8].mean()
+    assert at > 3 * to_click.mean()
+
+
+def test_clip_learns_two_names(scenes, monkeypatch):
+    monkeypatch.setattr(clip, "BATCH", 16)
+    tokenizer = WordTokenizer(clip.vocabulary(scenes))
+    model = clip.model(0, tokenizer)
+    losses = clip.Losses(model, tokenizer, scenes)
+    optimiser = torch.optim.Adam(model.parameters(), lr=2e-3)
+    history = []
+    for step in range(40):
+        torch.manual_seed(step)
+        out = losses(step, np.random.default_rng([0, step]))
+        optimiser.zero_grad()
+        out["total"].backward()
+        optimiser.step()
+        history.append(float(out["total"].detach()))
+    assert np.mean(history[-5:]) < 0.8 * np.mean(history[:5])
+
+
+def test_only_complete_regions_and_stuff_are_trained_on(scenes):
+    hidden = data.Scenes(scenes.images, scenes.ids, scenes.scene, scenes.nodes, [frozenset({3})] * 4)
+    assert {i for _, _, i in clip.regions(hidden)} == {3, 4}
+    assert {i for _, _, i in clip.regions(scenes)} == {1, 2, 3, 4}
+
+
+def test_complete_means_neither_cut_nor_hidden():
+    ids, depth = np.zeros((12, 16), int), np.full((12, 16), 2.0)
+    ids[3:9, 2:7] = 1
+    ids[3:9, 7:12] = 2  # beside 1, nearer: hides nothing unless it borders on it
+    depth[ids == 1], depth[ids == 2] = 1.0, 0.5
+    ids[0:3, 14:16] = 3  # cut by the border
+    found = data.complete_ids({"whole": ids}, depth)
+    assert found == [2]
+    depth[ids == 2] = 1.0
+    assert data.complete_ids({"whole": ids}, depth) == [1, 2]
+
+
+def test_weights_round_trip_in_half_precision(tmp_path):
+    m = sam.model(3)
+    loop.write_weights(m, tmp_path / "w.safetensors")
+    again = models.load_mini_sam(tmp_path / "w.safetensors")
+    for (name, a), b in zip(m.state_dict().items(), again.state_dict().values()):
+        assert torch.allclose(a, b, rtol=1e-3, atol=1e-4), name
+
+
+def test_scores_of_a_model_that_knows_nothing(scenes):
+    """Untrained weights score low, and every score is there with its blocks and counts."""
+    got = score.score_sam(sam.model(0).eval(), scenes)
+    for level in ("subpart", "part", "whole"):
+        assert 0 <= got[f"click_iou_{level}"]["mean"] < 0.6 and got[f"click_iou_{level}"]["n"] > 0
+        assert sum(r["n"] for r in got[f"click_iou_{level}_by_area"]) >= got[f"click_iou_{level}"]["n"]
+    tokenizer = WordTokenizer(clip.vocabulary(scenes))
+    got = score.score_clip(clip.model(0, tokenizer).eval(), tokenizer, scenes)
+    assert got["classes"] == 2 and set(got["texts"]) == {"red box", "blue ball"}
+    assert got["top1_complete"]["n"] == 8 and 0 <= got["cross_object_pairs_above_0.7"] <= 1
+
+
+def test_a_folder_without_scenes_or_with_a_damaged_one_is_named(tmp_path):
+    with pytest.raises(SceneError, match="no rendered scenes"):
+        data.load(tmp_path)
+    (tmp_path / "1000000.npz").write_bytes(b"PK")
+    with pytest.raises(SceneError, match="1000000.npz.*delete the file"):
+        data.load(tmp_path)
+
+
+@pytest.mark.parametrize("name", [models.MINI_SAM, models.MINI_CLIP])
+def test_bundled_weights_are_what_their_record_says(name):
+    record = models.provenance(name)
+    path = models.folder() / name
+    assert models.digest(path) == record["sha256"] and path.stat().st_size == record["bytes"]
+    assert record["training"]["seed"] == 0 and record["training"]["code"] and record["scores"]
+    first, last = record["data"]["held_out_seeds"]
+    assert first >= data.HELD_OUT_SEED and last - first + 1 == data.HELD_OUT_BLOCKS * data.SCENES_PER_BLOCK
+
+
+def test_bundled_weights_are_small():
+    sizes = {n: (models.folder() / n).stat().st_size for n in (models.MINI_SAM, models.MINI_CLIP)}
+    assert sum(sizes.values()) <= 12e6, sizes
+    assert json.loads((models.folder() / "mini_clip.json").read_text())["scores"]["classes"] >= 25
