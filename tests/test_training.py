@@ -105,7 +105,7 @@ def test_clip_learns_two_names(scenes, monkeypatch):
     tokenizer = WordTokenizer(clip.vocabulary(scenes))
     model = clip.model(0, tokenizer)
     losses = clip.Losses(model, tokenizer, scenes)
-    optimiser = torch.optim.Adam(model.parameters(), lr=2e-3)
+    optimiser = torch.optim.Adam(model.parameters(), lr=5e-4)
     history = []
     for step in range(40):
         torch.manual_seed(step)
@@ -114,7 +114,7 @@ def test_clip_learns_two_names(scenes, monkeypatch):
         out["total"].backward()
         optimiser.step()
         history.append(float(out["total"].detach()))
-    assert np.mean(history[-5:]) < 0.8 * np.mean(history[:5])
+    assert np.mean(history[-5:]) < 0.85 * np.log(16)  # what a model that knows nothing has in a batch of 16
 
 
 def test_only_complete_regions_and_stuff_are_trained_on(scenes):
