@@ -53,6 +53,11 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--protocol", help="protocol by name instead of the configured one")
     evaluate.set_defaults(func=_evaluate)
 
+    benchmark = sub.add_parser("benchmark", help="all bundled scenes through all stages, with and without the contrastive terms")
+    benchmark.add_argument("--scene", action="append", metavar="NAME", help="scene by name or folder; repeat for several (default: every bundled one)")
+    benchmark.add_argument("--set", action="append", default=[], dest="settings", metavar="NAME=VALUE", help="change a setting")
+    benchmark.set_defaults(func=_benchmark)
+
     settings = sub.add_parser("settings", help="list every setting with its value, meaning and source")
     settings.add_argument("--profile", default="mini")
     settings.set_defaults(func=_list_settings)
@@ -102,9 +107,10 @@ def _open(args):
 
 
 def _run(args) -> int:
-    from .pipeline import run_pipeline
+    from .pipeline import run_pipeline, stages_until
     from .tables import evaluation_table
 
+    stages_until(args.until)  # a typo must not wait for the models
     run = _open(args)
     print(f"{run.scene.name}: {run.scene.layout}, {len(run.scene.views)} views, {run.front_end.label}, profile {run.config.profile}")
     run_pipeline(run, until=args.until)
@@ -118,6 +124,15 @@ def _figures(args) -> int:
     from .notebooks import run_notebooks
 
     return run_notebooks(args.profile, fresh=args.fresh, only=args.only, write_back=args.write_back)
+
+
+def _benchmark(args) -> int:
+    from . import config
+    from .experiments import benchmark
+    from .pipeline import results_folder
+
+    benchmark(args.scene, config.profile("mini", **config.parse_settings(args.settings)), results_folder("mini") / "tables")
+    return 0
 
 
 def _query(args) -> int:

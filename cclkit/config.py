@@ -97,6 +97,24 @@ class ClipConfig:
 
 
 @dataclass(frozen=True)
+class Sam2Config:
+    """The sam2 video predictor that carries masks from view to view."""
+
+    model: str = "sam2.1_hiera_large"
+    """"sam2.1_hiera_" or "sam2_hiera_" with tiny, small, base_plus or large. Paper: SAM2, variant not given (ours: 2.1 large)."""
+    checkpoint: str = ""
+    """Path of the weights; empty: the one that `cclkit data fetch` brought. The file's sha256 counts for artefact keys, not its path."""
+    image_size: int = 1024
+    """Side of the square that views are resized to, pixels; a multiple of 32. Paper does not say (ours: 1024, what the weights were trained with)."""
+    objects_per_chunk: int = 16
+    """Objects carried through the views at once; memory grows with it, and with fewer the images are encoded more often."""
+    offload: bool = True
+    """Keep images and memory of the sequence in main memory, not on the device."""
+    precision: str = "float32"
+    """"float32" or "bfloat16"."""
+
+
+@dataclass(frozen=True)
 class FrontEndConfig:
     """Which models stand behind masks, tracks and features."""
 
@@ -107,7 +125,9 @@ class FrontEndConfig:
     clip: ClipConfig = nested(default_factory=ClipConfig)
     """Features."""
     propagation: str = "simulated"
-    """What carries the first view's masks to the others: "simulated" (ground truth; SAM2 is not wired in yet) or "none" (only the first view's masks get labels: for scenes without ground truth)."""
+    """What carries the first view's masks to the others: "sam2", "simulated" (from ground truth) or "none" (only the first view's masks get labels). Paper: SAM2. The profile mini has no small SAM2 yet and simulates."""
+    sam2: Sam2Config = nested(default_factory=Sam2Config)
+    """Tracks, with propagation "sam2"."""
     simulation: SimulationConfig = nested(default_factory=SimulationConfig)
     """Settings of the simulated front end."""
 
@@ -274,7 +294,7 @@ class Config:
 
 _POSITIVE = (
     "codebook.n_prototypes", "codebook.lr", "gaussians.start_gaussians", "gaussians.max_gaussians", "field.dim", "field.iterations", "field.lr", "field.feature_lr",
-    "query.scale", "query.temperature", "front_end.simulation.dim", "front_end.sam.points_per_side", "front_end.sam.points_per_batch", "front_end.sam.stability_offset", "front_end.clip.batch",
+    "query.scale", "query.temperature", "front_end.simulation.dim", "front_end.sam2.objects_per_chunk", "front_end.sam2.image_size", "front_end.sam.points_per_side", "front_end.sam.points_per_batch", "front_end.sam.stability_offset", "front_end.clip.batch",
 )
 _NOT_NEGATIVE = (
     "codebook.lambda_pull", "codebook.lambda_push", "codebook.steps", "gaussians.iterations", "gaussians.sh_degree", "masks.min_area_px",
@@ -292,7 +312,9 @@ _SHARE = (
 _CHOICES = {
     "device": ("cpu", "cuda"),
     "front_end.kind": ("models", "simulated"),
-    "front_end.propagation": ("simulated", "none"),
+    "front_end.propagation": ("sam2", "simulated", "none"),
+    "front_end.sam2.model": tuple(f"{family}_hiera_{size}" for family in ("sam2.1", "sam2") for size in ("tiny", "small", "base_plus", "large")),
+    "front_end.sam2.precision": ("float32", "bfloat16"),
     "front_end.sam.model": ("mini", "vit_b", "vit_l", "vit_h"),
     "front_end.sam.precision": ("float32", "bfloat16"),
     "front_end.clip.crop": ("complete", "langsplat"),
@@ -315,6 +337,8 @@ def _check_ranges(config: "Config") -> None:
     for name in ("codebook.betas", "field.betas"):
         if len(values[name]) != 2 or not all(0 <= b < 1 for b in values[name]):
             raise ConfigError(f"setting {name}={values[name]!r} is out of range; expected two numbers in 0..1, e.g. (0.9, 0.999)")
+    if values["front_end.sam2.image_size"] % 32:
+        raise ConfigError(f"setting front_end.sam2.image_size={values['front_end.sam2.image_size']} is out of range; expected a multiple of 32")
     if not all(w > 0 for w in values["field.hidden"]):
         raise ConfigError(f"setting field.hidden={values['field.hidden']!r} is out of range; expected widths above 0, e.g. (64,)")
     for name, value in values.items():
@@ -344,7 +368,7 @@ def profile(name: str = "mini", **settings: Any) -> Config:
         base = Config(
             profile="paper",
             device="cuda",
-            front_end=FrontEndConfig(sam=SamConfig(model="vit_h"), clip=ClipConfig(model="ViT-B-16")),
+            front_end=FrontEndConfig(sam=SamConfig(model="vit_h"), clip=ClipConfig(model="ViT-B-16"), propagation="sam2"),
             gaussians=GaussiansConfig(init="points", start_gaussians=1_000_000, max_gaussians=5_000_000, iterations=30_000, sh_degree=3),
             field=FieldConfig(hidden=(128, 256), iterations=30_000, lr=1e-3, feature_lr=1e-3),
         )

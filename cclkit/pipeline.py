@@ -55,7 +55,7 @@ class Stage:
 
 
 _SAM, _CLIP, _PROPAGATION = (
-    tuple(f"foundation/{name}.py" for name in ("__init__", "simulated", *own)) for own in (("sam", "mini_sam"), ("clip", "mini_clip"), ())
+    tuple(f"foundation/{name}.py" for name in ("__init__", "simulated", *own)) for own in (("sam", "mini_sam"), ("clip", "mini_clip"), ("sam2",))
 )
 
 GRAPH: dict[str, Stage] = {
@@ -63,7 +63,7 @@ GRAPH: dict[str, Stage] = {
     "candidates": Stage((), lambda c: _role(c, "sam") | _thresholds(c), ("rle.py", *_SAM)),
     "masks": Stage(("candidates",), lambda c: _settings(c, "masks"), ("masks.py", "rle.py")),
     "features": Stage(("masks",), lambda c: _role(c, "clip"), ("features.py", *_CLIP)),
-    "tracks": Stage(("masks",), lambda c: _role(c, "propagation") | _settings(c, "tracks"), ("tracking.py", *_PROPAGATION)),
+    "tracks": Stage(("masks",), lambda c: _role(c, "propagation") | _settings(c, "tracks"), ("tracking.py", "rle.py", *_PROPAGATION)),
     "codebook": Stage(("masks", "features", "tracks"), lambda c: _settings(c, "codebook"), ("codebook.py",), ("training_set",), seeded=True),
     "gaussians": Stage((), lambda c: _settings(c, "gaussians") | {"device": c.device}, ("gaussians",), seeded=True),
     "field": Stage(
@@ -87,9 +87,9 @@ def _role(config: Config, role: str) -> dict:
     f = configs.as_dict(config.front_end)
     if f["kind"] == "simulated" or (role == "propagation" and f["propagation"] == "simulated"):
         return {"front_end": {"kind": "simulated", "simulation": f["simulation"]}}
-    if role == "propagation":
-        return {"front_end": f["propagation"]}
-    own = {k: v for k, v in f[role].items() if k not in ("checkpoint", "points_per_batch", "batch")}
+    if role == "propagation" and f["propagation"] == "none":
+        return {"front_end": "none"}
+    own = {k: v for k, v in f["sam2" if role == "propagation" else role].items() if k not in ("checkpoint", "points_per_batch", "batch", "objects_per_chunk", "offload")}
     return {"front_end": own | {"weights": identities(config)[role], "device": config.device}}
 
 
@@ -217,7 +217,7 @@ class Run:
         views = self.scene.training_views
         masks = {v.name: self.masks(v) for v in views}
         with tqdm(total=len(views) * len(LEVELS), desc="tracks", disable=quiet()) as bar:
-            tracks, n_tracks = track_masks(views, masks, self.front_end.propagator, self.config.tracks, progress=bar.update)
+            tracks, n_tracks = track_masks(views, masks, self.front_end.propagator, self.config.tracks, progress=bar.update, keep=folder)
         arrays = {"length": np.array([len(tracks[v.name].label) for v in views], np.int64)}
         for name in ("label", "match", "iou"):
             arrays[name] = np.concatenate([getattr(tracks[v.name], name) for v in views])
@@ -446,10 +446,7 @@ def check_device(config: Config) -> None:
 
 def run_pipeline(run: Run, *, until: str = "evaluation", report: Callable[[str], None] = print) -> Run:
     """Run every stage up to ``until``, reporting one line each. Interrupted runs go on where they stopped."""
-    if until not in STAGES:
-        raise ConfigError(f"unknown stage {until!r}; stages are {', '.join(STAGES)}")
-    wanted = STAGES[: STAGES.index(until) + 1]
-    for stage in wanted:
+    for stage in stages_until(until):
         if stage == "evaluation" and not (run.scene.labels or run.scene.classes):
             report("evaluation  skipped: the scene has no labels")
             continue
@@ -462,6 +459,13 @@ def run_pipeline(run: Run, *, until: str = "evaluation", report: Callable[[str],
         report(f"{stage:<11} {how} {artefact.record['wall_time_s']:8.1f} s  {_summary(artefact)}")
     run.write_record()
     return run
+
+
+def stages_until(last: str) -> tuple[str, ...]:
+    """The stages in order, up to and with ``last``. Raises ConfigError if there is no such stage."""
+    if last not in STAGES:
+        raise ConfigError(f"unknown stage {last!r}; stages are {', '.join(STAGES)}")
+    return STAGES[: STAGES.index(last) + 1]
 
 
 def answer_query(run: Run, text: str, views: Sequence[View]) -> Path:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -57,10 +58,12 @@ def track_masks(
     propagator: MaskPropagator,
     config: TrackConfig,
     progress=lambda views: views,
+    keep: Path | None = None,
 ) -> tuple[dict[str, ViewTracks], dict[str, int]]:
     """Labels of all masks of all views, and K per level.
 
-    The first view of ``views`` is the one whose masks are propagated. A first view without masks is
+    The first view of ``views`` is the one whose masks are propagated; ``keep`` is a folder in which the
+    propagator may leave what a stopped run goes on from. A first view without masks is
     no error: all labels are -1 and the codebook learns from the matching loss alone. Raises
     MaskError when a view has no entry in ``masks``.
     """
@@ -73,7 +76,7 @@ def track_masks(
     for n, level in enumerate(LEVELS):
         if len(rows[level]) == 0:
             continue
-        for view, carried in propagator.propagate(views, first.masks[rows[level]]):
+        for view, carried in propagator.propagate(views, first.masks[rows[level]], keep and keep / level):
             m = masks[view.name]
             mine = np.flatnonzero(m.level == n)
             out[view.name][level] = (mine, *associate(m.masks[mine], carried, config.iou_min))

@@ -42,7 +42,7 @@ def test_lost_objects_and_empty_sets():
 class Shifting:
     """A propagator that moves masks one pixel per view and loses the second object from the third view on."""
 
-    def propagate(self, views, masks):
+    def propagate(self, views, masks, keep=None):
         for n, v in enumerate(views):
             out = np.roll(masks, n, axis=2)
             if n >= 2 and len(out) > 1:

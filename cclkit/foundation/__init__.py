@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -50,8 +51,11 @@ class MaskProposer(Protocol):
 class MaskPropagator(Protocol):
     """SAM2's role."""
 
-    def propagate(self, views: Sequence[View], masks: np.ndarray) -> Iterator[tuple[View, np.ndarray]]:
-        """Carry the masks [K, H, W] bool of views[0] to every view, in order; yields (view, [K, H, W] bool)."""
+    def propagate(self, views: Sequence[View], masks: np.ndarray, keep: Path | None = None) -> Iterator[tuple[View, np.ndarray]]:
+        """Carry the masks [K, H, W] bool of views[0] to every view, in order; yields (view, [K, H, W] bool).
+
+        ``keep``: a folder for what is worth keeping of a long propagation, so that a stopped one goes on.
+        """
         ...
 
 
@@ -94,12 +98,16 @@ def build_front_end(config: Config, scene: Scene) -> FrontEnd:
     from .sam import sam_masks
     from .simulated import NoPropagation, simulated_front_end
 
-    if f.propagation == "none":
+    if f.propagation == "sam2":
+        from .sam2 import sam2_propagation
+
+        propagator, tracks = sam2_propagation(f.sam2, config.device), f"SAM2 {f.sam2.model}"
+    elif f.propagation == "none":
         propagator, tracks = NoPropagation(), "no tracks"
     elif scene.ground_truth is None:
         raise SceneError(
-            f"{scene.path}: tracks are simulated from ground truth ids in this version, and the scene has none; "
-            "use --set front_end.propagation=none (only the first view's masks get track labels), or a scene that has ground_truth/ or instances/"
+            f"{scene.path}: tracks are simulated from ground truth ids here, and the scene has none; use --set front_end.propagation=sam2 "
+            "(with a fetched checkpoint), =none (only the first view's masks get track labels), or a scene that has ground_truth/ or instances/"
         )
     else:
         propagator, tracks = simulated_front_end(scene, f.simulation).propagator, "simulated tracks"
@@ -117,4 +125,5 @@ def identities(config: Config) -> dict[str, str]:
     from . import models
 
     f = config.front_end
-    return {"sam": models.identity(f.sam.model, f.sam.checkpoint, models.MINI_SAM), "clip": models.identity(f.clip.model, f.clip.checkpoint, models.MINI_CLIP)}
+    sam2 = {"propagation": models.identity(f.sam2.model, f.sam2.checkpoint, "")} if f.propagation == "sam2" else {}
+    return sam2 | {"sam": models.identity(f.sam.model, f.sam.checkpoint, models.MINI_SAM), "clip": models.identity(f.clip.model, f.clip.checkpoint, models.MINI_CLIP)}

@@ -19,7 +19,9 @@ from ..registry import digest
 
 SAM_MODELS = ("mini", "vit_b", "vit_l", "vit_h")
 """The bundled small model and the three of segment_anything's registry."""
-FETCHED = {"vit_b": "sam_vit_b", "vit_l": "sam_vit_l", "vit_h": "sam_vit_h", "ViT-B-16": "openclip_vit_b_16"}
+FETCHED = {"vit_b": "sam_vit_b", "vit_l": "sam_vit_l", "vit_h": "sam_vit_h", "ViT-B-16": "openclip_vit_b_16"} | {
+    name: name for family in ("sam2.1", "sam2") for size in ("tiny", "small", "base_plus", "large") for name in (f"{family}_hiera_{size}",)
+}
 """Names in the registry of the checkpoints that are used when a model is named without one."""
 MINI_SAM, MINI_CLIP, MINI_CLIP_WORDS = "mini_sam.safetensors", "mini_clip.safetensors", "mini_clip_words.txt"
 
@@ -51,7 +53,8 @@ def load_weights(path: str | os.PathLike, what: str, sha256: str | None = None) 
         raise ModelError(f"{path}: holds more than tensors (or is no torch file) and was not opened, since a pickle can run code; expected a state dict of {what}; {_remedy(what)}") from e
     except Exception as e:  # zipfile, torch and safetensors each raise their own on a damaged file
         raise ModelError(f"{path}: cannot be read as weights of {what} ({str(e).splitlines()[0][:120]}); it may be cut short: fetch it again") from e
-    state = state.get("state_dict", state) if isinstance(state, dict) else None
+    for wrapper in ("state_dict", "model"):  # open_clip's and sam2's training code wrap what they save
+        state = state.get(wrapper, state) if isinstance(state, dict) else None
     if not isinstance(state, dict) or not state or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise ModelError(f"{path}: holds no table of tensors; expected a state dict of {what}")
     return {k.removeprefix("module."): v for k, v in state.items()}

@@ -187,7 +187,7 @@ class SimulatedPropagation:
     def __init__(self, world: SimulatedWorld):
         self.world = world
 
-    def propagate(self, views: Sequence[View], masks: np.ndarray) -> Iterator[tuple[View, np.ndarray]]:
+    def propagate(self, views: Sequence[View], masks: np.ndarray, keep=None) -> Iterator[tuple[View, np.ndarray]]:
         c = self.world.config
         ids = [self.world.match(views[0], m)[0] for m in masks]
         for n, view in enumerate(views):
@@ -211,7 +211,7 @@ class SimulatedPropagation:
 class NoPropagation:
     """Carries nothing: only the first view's masks get a track label."""
 
-    def propagate(self, views: Sequence[View], masks: np.ndarray) -> Iterator[tuple[View, np.ndarray]]:
+    def propagate(self, views: Sequence[View], masks: np.ndarray, keep=None) -> Iterator[tuple[View, np.ndarray]]:
         for n, view in enumerate(views):
             yield view, masks if n == 0 else np.zeros((len(masks), view.camera.height, view.camera.width), bool)
 
