@@ -64,10 +64,11 @@ class Losses:
             image, ids = augmented(self.scenes.images[v], self.scenes.ids[v], rng)
             points = sample_clicks(ids, self.stuff[self.scenes.scene[v]], CLICKS, rng)
             at = ids[:, points[:, 1], points[:, 0]]  # [3, P]
-            low = ids[:, 1::2, 1::2]  # at the decoder's resolution
             images.append(image)
             clicks.append(points + 0.5)
-            targets.append((low[None] == at.T[:, :, None, None]) & (at.T > 0)[:, :, None, None])  # [P, 3, h, w]
+            full = (ids[None] == at.T[:, :, None, None]) & (at.T > 0)[:, :, None, None]  # [P, 3, H, W]
+            p, k, h, w = full.shape  # the decoder's cells are 2 x 2 pixels: a cell's target is the share of them inside
+            targets.append(full.reshape(p, k, h // 2, 2, w // 2, 2).mean((3, 5), dtype=np.float32))
         x = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float()
         x = torch.stack([self.sam.preprocess(i) for i in x]).contiguous(memory_format=torch.channels_last)
         embedding = self.sam.image_encoder(x)
@@ -78,7 +79,7 @@ class Losses:
             m, s = self.sam.mask_decoder(image_embeddings=e[None], image_pe=where, sparse_prompt_embeddings=sparse, dense_prompt_embeddings=dense, multimask_output=True)
             logits.append(m)
             scores.append(s)
-        target = torch.from_numpy(np.concatenate(targets)).float()
+        target = torch.from_numpy(np.concatenate(targets))
         h, w = target.shape[-2:]
         logit = torch.cat(logits)[..., :h, :w]
         score = torch.cat(scores)
