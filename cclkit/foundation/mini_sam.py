@@ -70,8 +70,7 @@ class ConvEncoder(nn.Module):
         self.from16 = nn.Conv2d(w16, w8, 1)
         self.merge16, self.merge8 = Block(w16), Block(w8)
         self.fine = nn.Conv2d(w4, w8, 2, stride=2)
-        # SAM ends in a norm over channels; one over pixels keeps what differs between them from drowning in what they share
-        self.neck = nn.Sequential(nn.Conv2d(w8, WIDTH, 1, bias=False), LayerNorm2d(WIDTH), nn.Conv2d(WIDTH, WIDTH, 3, padding=1, bias=False), nn.BatchNorm2d(WIDTH))
+        self.neck = nn.Sequential(nn.Conv2d(w8, WIDTH, 1, bias=False), LayerNorm2d(WIDTH), nn.Conv2d(WIDTH, WIDTH, 3, padding=1, bias=False), LayerNorm2d(WIDTH))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         a = self.stem(x)

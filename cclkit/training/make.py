@@ -25,7 +25,7 @@ def make_sam(folder: Path, out: Path | None, *, steps: int, seed: int, threads: 
     code = _code()
     scenes = load(folder)
     model = sam.model(seed)
-    mean, curves = fit(model, sam.Losses(model, scenes, steps), folder / "sam", steps=steps, seed=seed, lr=1.5e-3, log=_say)
+    mean, curves = fit(model, sam.Losses(model, scenes, steps), folder / "sam", steps=steps, seed=seed, lr=1e-3, log=_say)
     path = (out or models.folder()) / "mini_sam.safetensors"
     write_weights(mean, path)
     return _provenance(path, "mini-SAM", "python -m cclkit.training sam", folder, scenes, curves, steps, seed, code, score.score_sam(models.load_mini_sam(path), load(folder, held_out_seeds())))

@@ -11,15 +11,15 @@ from torch.nn import functional as F
 from ..foundation.mini_sam import IMAGE_SIZE, build_mini_sam
 from .data import Scenes
 
-VIEWS, CLICKS = 8, 16
-"""Per step: views, and clicks in each."""
+VIEWS, CLICKS = 2, 16
+"""Per step: views, and clicks in each. Few of them, because many small steps learn faster than few large ones here."""
 ON_STUFF = 0.12
 """Share of clicks on tables and walls."""
 MIN_AREA_PX = 16
 """Regions smaller than this are not clicked on in training."""
 FOCAL, DICE, SCORE = 20.0, 1.0, 1.0
 """Weights of the three losses, SAM's own."""
-BALANCED_SHARE = 0.3
+BALANCED_SHARE = 0.4
 """Share of the steps over which a balanced cross-entropy fades out and the focal loss in."""
 PE_FREQUENCIES = (0.5, 2.0)
 POINT_EMBEDDING, NECK, ATTENTION = 0.1, 0.5, 1.5
