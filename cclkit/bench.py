@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from .artefacts import atomic_write, save_json
-from .errors import ArtefactError, ConfigError
+from .errors import ArtefactError, ConfigError, MaskError
 from .gaussians import Gaussians, rasterize
 from .masks import mask_nms
 from .scenes.scene import Camera
@@ -144,11 +144,11 @@ def mask_nms_problem(*, n_masks: int = 400, width: int = 320, height: int = 240,
 def mask_nms_loop(masks: np.ndarray, predicted_iou: np.ndarray, stability: np.ndarray, *, iou_thr: float, score_thr: float, inner_thr: float) -> np.ndarray:
     """`cclkit.masks.mask_nms` as a double loop over pairs in torch: the plain way, to compare with."""
     m, score = torch.from_numpy(masks), torch.from_numpy(predicted_iou) * torch.from_numpy(stability)
-    keep = score > score_thr
+    keep, area = score > score_thr, [x.sum() for x in m]
     for i in range(len(m)):
         for j in range(i + 1, len(m)):
             inter = (m[i] & m[j]).sum().double()
-            a, b = m[i].sum(), m[j].sum()
+            a, b = area[i], area[j]
             if inter / (a + b - inter) > iou_thr:
                 keep[j if score[i] >= score[j] else i] = False
             for share, other, inside in ((inter / a, inter / b, i), (inter / b, inter / a, j)):
@@ -158,7 +158,7 @@ def mask_nms_loop(masks: np.ndarray, predicted_iou: np.ndarray, stability: np.nd
 
 
 def bench_mask_nms(*, n_masks: int = 400, width: int = 320, height: int = 240, repeats: int = 5, seed: int = 0) -> dict:
-    """Time `mask_nms` against the double loop, which is run once. Raises ConfigError when they disagree."""
+    """Time `mask_nms` against the double loop, which is run once. Raises MaskError when they disagree."""
     if min(n_masks, width, height, repeats) < 1:
         raise ConfigError(f"masks {n_masks}, size {width}x{height}, repeats {repeats}: expected at least 1 of each")
     problem = mask_nms_problem(n_masks=n_masks, width=width, height=height, seed=seed)
@@ -172,7 +172,7 @@ def bench_mask_nms(*, n_masks: int = 400, width: int = 320, height: int = 240, r
     reference = mask_nms_loop(*problem, **rule)
     loop = time.perf_counter() - t0
     if not np.array_equal(kept, reference):
-        raise ConfigError(f"mask_nms keeps {len(kept)} masks and the double loop {len(reference)}; one of them is wrong, so a timing means nothing")
+        raise MaskError(f"mask_nms keeps {len(kept)} masks and the double loop {len(reference)}; one of them is wrong, so a timing means nothing")
     ours = statistics.median(seconds[1:])
     return {
         "benchmark": "mask_nms", "masks": n_masks, "width": width, "height": height, "seed": seed, "kept": len(kept), "threads": torch.get_num_threads(),

@@ -20,6 +20,10 @@ OUTPUTS_OF_LEVEL = {"sp": (0, 1), "wp": (2, 1)}
 """SAM outputs that make up a level."""
 
 
+PIXELS_AT_ONCE = 2**18
+"""Pixels of all masks that are turned into numbers at a time: bounds memory, not results."""
+
+
 @dataclass(frozen=True)
 class ViewMasks:
     """Masks of one view: a table over both levels, and one label map per level into that table."""
@@ -123,8 +127,7 @@ def mask_nms(
     A mask is dropped if its IoU with any mask of higher score exceeds ``iou_thr`` (a dropped mask
     still removes others: not greedy), if its score = predicted IoU × stability is not above
     ``score_thr``, or if at least 85 % of it lies in a mask of which it covers less than half and one
-    minus the product of the two shares exceeds ``1 - inner_thr``. All by matrix products, exact for
-    masks below 2^24 pixels. Empty masks are dropped; an empty list gives an empty result, where the
+    minus the product of the two shares exceeds ``1 - inner_thr``. All by matrix products, exact. Empty masks are dropped; an empty list gives an empty result, where the
     published code fails.
     """
     config = MaskConfig(overlap_iou_max=iou_thr, score_min=score_thr, inner_max=inner_thr)
@@ -137,8 +140,10 @@ def _nms(masks, predicted_iou, stability, config) -> tuple[np.ndarray, dict[str,
     M = len(masks)
     if M == 0:
         return np.zeros(0, bool), {rule: np.zeros(0, bool) for rule in ("score", "overlap", "inner")}
-    flat = masks.reshape(M, -1).astype(np.float32)
-    inter = (flat @ flat.T).astype(np.float64)  # counts, exact
+    flat, inter = masks.reshape(M, -1), np.zeros((M, M))
+    for start in range(0, flat.shape[1], PIXELS_AT_ONCE):
+        part = flat[:, start : start + PIXELS_AT_ONCE].astype(np.float32)
+        inter += part @ part.T  # counts, exact
     area = np.diag(inter).copy()
     score = predicted_iou.astype(np.float64) * stability.astype(np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):

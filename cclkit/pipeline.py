@@ -52,18 +52,15 @@ class Stage:
     modules: tuple[str, ...]  # files or folders of the package, beside scenes/ which every stage reads through
     methods: tuple[str, ...] = ()  # methods of Run that the builder computes with, beside the builder itself
     seeded: bool = False
+    role: str = ""  # the model it asks: "sam", "clip" or "propagation"
 
-
-_SAM, _CLIP, _PROPAGATION = (
-    tuple(f"foundation/{name}.py" for name in ("__init__", "simulated", *own)) for own in (("sam", "mini_sam"), ("clip", "mini_clip"), ("sam2",))
-)
 
 GRAPH: dict[str, Stage] = {
     # SAM apart from the filters that follow it: the first takes hours at full size, the second are tried out
-    "candidates": Stage((), lambda c: _role(c, "sam") | _thresholds(c), ("rle.py", *_SAM)),
+    "candidates": Stage((), lambda c: _role(c, "sam") | _thresholds(c), ("rle.py",), role="sam"),
     "masks": Stage(("candidates",), lambda c: _settings(c, "masks"), ("masks.py", "rle.py")),
-    "features": Stage(("masks",), lambda c: _role(c, "clip"), ("features.py", *_CLIP)),
-    "tracks": Stage(("masks",), lambda c: _role(c, "propagation") | _settings(c, "tracks"), ("tracking.py", "rle.py", *_PROPAGATION)),
+    "features": Stage(("masks",), lambda c: _role(c, "clip"), ("features.py",), role="clip"),
+    "tracks": Stage(("masks",), lambda c: _role(c, "propagation") | _settings(c, "tracks"), ("tracking.py", "rle.py"), role="propagation"),
     "codebook": Stage(("masks", "features", "tracks"), lambda c: _settings(c, "codebook"), ("codebook.py",), ("training_set",), seeded=True),
     "gaussians": Stage((), lambda c: _settings(c, "gaussians") | {"device": c.device}, ("gaussians",), seeded=True),
     "field": Stage(
@@ -72,8 +69,9 @@ GRAPH: dict[str, Stage] = {
     "evaluation": Stage(
         ("codebook", "gaussians", "field"),
         lambda c: _role(c, "clip") | _settings(c, "query", "evaluation") | {"device": c.device},
-        ("query.py", "evaluation", "field.py", "gaussians", *_CLIP),
+        ("query.py", "evaluation", "field.py", "gaussians"),
         ("relevancy", "similarity", "codes", "codebooks", "_text"),
+        role="clip",
     ),
 }
 
@@ -91,6 +89,18 @@ def _role(config: Config, role: str) -> dict:
         return {"front_end": "none"}
     own = {k: v for k, v in f["sam2" if role == "propagation" else role].items() if k not in ("checkpoint", "points_per_batch", "batch", "objects_per_chunk", "offload")}
     return {"front_end": own | {"weights": identities(config)[role], "device": config.device}}
+
+
+def _role_modules(config: Config, role: str) -> tuple[str, ...]:
+    """Files that answer for a role, so that an edit to one model's adapter leaves what others computed."""
+    f = config.front_end
+    if not role:
+        return ()
+    if f.kind == "simulated" or (role == "propagation" and f.propagation != "sam2"):
+        names = ("simulated",)
+    else:
+        names = ("models", *{"sam": ("sam", "mini_sam"), "clip": ("clip", "mini_clip"), "propagation": ("sam2",)}[role])
+    return tuple(f"foundation/{n}.py" for n in ("__init__", *names))
 
 
 def _thresholds(config: Config) -> dict:
@@ -124,6 +134,9 @@ class Run:
         other.scene, other.store, other.times, other._artefacts, other._codes = self.scene, self.store, {}, {}, {}
         other.__dict__["scene_key"] = self.scene_key  # hashing all images again would take longer than most keys
         other.config = self.config.with_settings({k.replace("__", "."): v for k, v in settings.items()})
+        same = all(getattr(other.config, k) == getattr(self.config, k) for k in ("front_end", "masks", "device"))
+        if same and "front_end" in self.__dict__:
+            other.__dict__["front_end"] = self.front_end  # loaded models are shared
         return other
 
     # ------------------------------------------------------------------ stages
@@ -147,7 +160,7 @@ class Run:
             settings=spec.settings(self.config),
             inputs=inputs,
             # of this file only the stage's own builder counts
-            code=code_version(("scenes", *spec.modules), *(getattr(type(self), m) for m in (f"_build_{stage}", *spec.methods))),
+            code=code_version(("scenes", *spec.modules, *_role_modules(self.config, spec.role)), *(getattr(type(self), m) for m in (f"_build_{stage}", *spec.methods))),
             seed=self.config.seed if spec.seeded else None,
         )
 
@@ -178,7 +191,7 @@ class Run:
         return artefact
 
     def _build_candidates(self, folder: Path) -> dict:
-        removed: dict[str, int] = {}
+        counts: dict[str, int] = {}
         found = 0
         for view in progress(self.scene.training_views, "candidates"):
             path = folder / view_file(view)
@@ -187,9 +200,9 @@ class Run:
             with np.load(path) as data:
                 found += len(data["output"])
                 for k in data.files:
-                    if k.startswith("removed_"):
-                        removed[k.removeprefix("removed_")] = removed.get(k.removeprefix("removed_"), 0) + int(data[k])
-        return {"n_candidates": found, "removed": removed}
+                    if k.startswith("count_"):
+                        counts[k.removeprefix("count_")] = counts.get(k.removeprefix("count_"), 0) + int(data[k])
+        return {"n_candidates": found, "generator": counts}
 
     def _build_masks(self, folder: Path) -> dict:
         totals = {k: 0 for k in FilterCounts.__dataclass_fields__}

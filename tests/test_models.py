@@ -104,16 +104,19 @@ def test_outputs_keep_their_identity(picture):
     again = sam.SamMasks(model, SamConfig(points_per_side=4, points_per_batch=5), OPEN).propose_image(picture)
     # the last bits of a batched product may differ, and with them single pixels of these random masks
     assert len(again.masks) == len(c.masks) and np.array_equal(again.output, c.output) and (again.masks != c.masks).mean() < 1e-3
-    counts = c.removed
+    counts = c.counts
     assert counts["prompts"] == 16 and counts["outputs"] == 48
-    assert counts["outputs"] - counts["low_predicted_iou"] - counts["unstable"] - counts["same_box"] == len(c.masks)
+    assert counts["outputs"] - sum(counts[k] for k in ("low_predicted_iou", "unstable", "crop_edge", "same_box")) == len(c.masks)
+    assert counts["unstable"] == counts["crop_edge"] == 0  # nothing is asked of stability here, and there are no crops
 
 
-def test_each_output_is_filtered_as_the_package_filters_it(picture):
+@pytest.mark.parametrize("crop_layers", [0, 1])
+def test_each_output_is_filtered_as_the_package_filters_it(picture, crop_layers):
     """Output k alone, through segment_anything's own generator: the same masks in the same order."""
-    model = random_mini_sam(1)
-    filters = MaskConfig(predicted_iou_min=0.0, stability_min=0.4)
-    c = sam.SamMasks(model, SamConfig(points_per_side=5), filters).propose_image(picture)
+    model = random_mini_sam(2)
+    filters = MaskConfig(predicted_iou_min=0.0, stability_min=0.0)
+    c = sam.SamMasks(model, SamConfig(points_per_side=5, crop_layers=crop_layers), filters).propose_image(picture)
+    assert set(c.output.tolist()) == {0, 1, 2} and len(c.masks) > 20
     for k in (0, 1, 2):
 
         class Alone(type(model.mask_decoder)):
@@ -124,7 +127,7 @@ def test_each_output_is_filtered_as_the_package_filters_it(picture):
         own = type(model.mask_decoder)
         model.mask_decoder.__class__ = Alone
         try:
-            g = SamAutomaticMaskGenerator(model, points_per_side=5, pred_iou_thresh=0.0, stability_score_thresh=0.4, crop_n_layers=0, box_nms_thresh=0.7)
+            g = SamAutomaticMaskGenerator(model, points_per_side=5, pred_iou_thresh=0.0, stability_score_thresh=0.0, crop_n_layers=crop_layers, box_nms_thresh=0.7, crop_nms_thresh=0.7)
             want = g.generate(picture)
         finally:
             model.mask_decoder.__class__ = own
@@ -134,14 +137,20 @@ def test_each_output_is_filtered_as_the_package_filters_it(picture):
             assert np.array_equal(c.masks[m], w["segmentation"]) and abs(c.predicted_iou[m] - np.clip(w["predicted_iou"], 0, 1)) < 1e-6
 
 
-def test_a_view_without_masks_is_a_result(picture):
-    adapter = sam.SamMasks(random_mini_sam(), SamConfig(points_per_side=3), MaskConfig(predicted_iou_min=1.0, stability_min=1.0))
+@pytest.mark.parametrize("crop_layers", [0, 1])
+def test_a_view_without_masks_is_a_result(picture, crop_layers):
+    adapter = sam.SamMasks(random_mini_sam(), SamConfig(points_per_side=3, crop_layers=crop_layers), MaskConfig(predicted_iou_min=1.0, stability_min=1.0))
     for p in (adapter.generator.predictor.model.mask_decoder.iou_prediction_head.layers[-1].bias,):
         p.data.fill_(-5)
     c = adapter.propose_image(picture)
     assert c.masks.shape == (0, *picture.shape[:2]) and len(c.output) == 0
     view, counts = build_view_masks(c, MaskConfig())
     assert len(view) == 0 and (view.sp == -1).all() and counts.kept == 0
+
+
+def test_what_a_crop_cuts_is_counted_as_such(picture):
+    counts = sam.SamMasks(random_mini_sam(), SamConfig(points_per_side=4, crop_layers=1), OPEN).propose_image(picture).counts
+    assert counts["crop_edge"] > 0 and counts["unstable"] == 0
 
 
 def test_crop_layers_and_image_sizes(picture):
@@ -159,7 +168,7 @@ def test_real_sam_end_to_end_from_a_file(name, picture, tmp_path):
     torch.save(sam_model_registry[name]().state_dict(), path)
     adapter = sam.sam_masks(SamConfig(model=name, checkpoint=str(path), points_per_side=2), OPEN)
     c = adapter.propose_image(picture)
-    assert c.masks.shape[1:] == picture.shape[:2] and c.removed["prompts"] == 4
+    assert c.masks.shape[1:] == picture.shape[:2] and c.counts["prompts"] == 4
     with pytest.raises(ModelError, match="not the weights of SAM vit_l"):
         models.fill(_meta(lambda: sam_model_registry["vit_l"]()), models.load_weights(path, "SAM vit_l"), path, "SAM vit_l")
 
@@ -269,7 +278,7 @@ def test_unusable_weights_are_one_clear_error(tmp_path, capsys):
         models.fill(mini_sam.build_mini_sam(), good, whole, what)
     with pytest.raises(ModelError, match="needs front_end.sam.checkpoint"):
         models.load_sam("vit_h")
-    with pytest.raises(ModelError, match="unknown to open_clip"):
+    with pytest.raises(ModelError, match="is not supported; use one of mini, ViT-B-32"):
         models.load_clip("ViT-Z-99")
     with pytest.raises(ModelError, match="needs front_end.clip.checkpoint"):
         models.load_clip("ViT-B-16")

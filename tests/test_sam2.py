@@ -114,7 +114,7 @@ def test_the_run_uses_it_and_its_key_knows_the_weights(checkpoint, tmp_path):
     scene = load_scene(write_plane_scene(tmp_path))
     c = config.profile("mini", **{"front_end.propagation": "sam2", "front_end.sam2.model": MODEL, "front_end.sam2.checkpoint": str(checkpoint)})
     front = build_front_end(c, scene)
-    assert isinstance(front.propagator, Sam2Propagation) and "SAM2 sam2.1_hiera_tiny" in front.label
+    assert isinstance(front.propagator, Sam2Propagation) and "SAM2.1_hiera_tiny" in front.label
     other = tmp_path / "other.pt"
     other.write_bytes(checkpoint.read_bytes() + b"\0")
     changed = c.with_settings({"front_end.sam2.checkpoint": str(other)})

@@ -57,6 +57,8 @@ def test_a_stopped_training_goes_on_to_the_same_weights(scenes, tmp_path, monkey
     assert curves["dice"] == again["dice"] and len(curves["dice"]) == 4
     with pytest.raises(ModelError, match="asked for 5 steps"):
         loop.fit(sam.model(0), None, tmp_path / "a", steps=5, seed=0, lr=1e-3)
+    with pytest.raises(ModelError, match="code and data other"):
+        loop.fit(sam.model(0), None, tmp_path / "a", steps=4, seed=0, lr=1e-3, made_from="other")
     (tmp_path / "a" / "state.pt").write_bytes(b"not a checkpoint")
     with pytest.raises(ModelError, match="delete it to start over"):
         train(tmp_path / "a")
@@ -148,6 +150,9 @@ def test_scores_of_a_model_that_knows_nothing(scenes):
     got = score.score_sam(sam.model(0).eval(), scenes)
     for level in ("subpart", "part", "whole"):
         assert 0 <= got[f"click_iou_{level}"]["mean"] < 0.6 and got[f"click_iou_{level}"]["n"] > 0
+    # The subpart map repeats what has no subparts: only the dot is a subpart of its own.
+    assert got["click_iou_subpart_own"]["n"] == 4 < got["click_iou_subpart"]["n"] and "click_iou_part_own" not in got
+    for level in ("subpart", "part", "whole"):
         assert sum(r["n"] for r in got[f"click_iou_{level}_by_area"]) >= got[f"click_iou_{level}"]["n"]
     tokenizer = WordTokenizer(clip.vocabulary(scenes))
     got = score.score_clip(clip.model(0, tokenizer).eval(), tokenizer, scenes)

@@ -6,8 +6,9 @@ dialled-in imperfection; the real SAM, SAM2 and CLIP adapters implement the same
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -27,19 +28,19 @@ class Candidates:
     output: np.ndarray  # [M] int: which of SAM's three outputs, 0 subpart, 1 part, 2 whole
     predicted_iou: np.ndarray  # [M] float64 in 0..1
     stability: np.ndarray  # [M] float64 in 0..1
-    removed: dict[str, int] = field(default_factory=dict)  # by the generator's own filters, for the notebooks
+    counts: dict[str, int] = field(default_factory=dict)  # prompts, outputs, and what the generator's own filters removed, for the notebooks
 
     def pack(self) -> dict[str, np.ndarray]:
         """Arrays to store, the masks as run lengths."""
-        counts = {f"removed_{k}": np.int64(v) for k, v in self.removed.items()}
+        counts = {f"count_{k}": np.int64(v) for k, v in self.counts.items()}
         return pack_masks(self.masks) | counts | {"shape": np.array(self.masks.shape[1:], np.int64), "output": self.output, "predicted_iou": self.predicted_iou, "stability": self.stability}
 
     @classmethod
     def unpack(cls, arrays: dict[str, np.ndarray]) -> Candidates:
         """Inverse of `pack`. Raises MaskError for run lengths that don't fill the view."""
-        removed = {k.removeprefix("removed_"): int(v) for k, v in arrays.items() if k.startswith("removed_")}
+        counts = {k.removeprefix("count_"): int(v) for k, v in arrays.items() if k.startswith("count_")}
         masks = unpack_masks(arrays, tuple(arrays["shape"].tolist()))
-        return cls(masks, arrays["output"], arrays["predicted_iou"], arrays["stability"], removed)
+        return cls(masks, arrays["output"], arrays["predicted_iou"], arrays["stability"], counts)
 
 
 class MaskProposer(Protocol):
@@ -77,45 +78,63 @@ class ImageTextEncoder(Protocol):
         ...
 
 
-@dataclass(frozen=True)
 class FrontEnd:
-    """The three models of a run, and how figures must label what they produce."""
+    """The three models of a run, each loaded when it is first asked for, and how figures must label what they produce."""
 
-    masks: MaskProposer
-    propagator: MaskPropagator
-    encoder: ImageTextEncoder
-    label: str  # e.g. "simulated front end"; printed in every figure's footer
+    def __init__(self, label: str, masks: Callable[[], MaskProposer], propagator: Callable[[], MaskPropagator], encoder: Callable[[], ImageTextEncoder]):
+        self.label = label  # e.g. "simulated front end"; printed in every figure's footer
+        self._load = {"masks": masks, "propagator": propagator, "encoder": encoder}
+
+    @cached_property
+    def masks(self) -> MaskProposer:
+        return self._load["masks"]()
+
+    @cached_property
+    def propagator(self) -> MaskPropagator:
+        return self._load["propagator"]()
+
+    @cached_property
+    def encoder(self) -> ImageTextEncoder:
+        return self._load["encoder"]()
 
 
 def build_front_end(config: Config, scene: Scene) -> FrontEnd:
-    """The front end of a configuration. Raises ModelError for weights that cannot be used, SceneError for a simulation without ground truth."""
+    """The front end of a configuration. Raises SceneError for a simulation without ground truth; a model that is
+    asked for raises ModelError when its weights cannot be used.
+    """
     f = config.front_end
     if f.kind == "simulated":
         from .simulated import simulated_front_end
 
         return simulated_front_end(scene, f.simulation)
-    from .clip import clip_encoder
-    from .sam import sam_masks
-    from .simulated import NoPropagation, simulated_front_end
 
-    if f.propagation == "sam2":
-        from .sam2 import sam2_propagation
+    def masks():
+        from .sam import sam_masks
 
-        propagator, tracks = sam2_propagation(f.sam2, config.device), f"SAM2 {f.sam2.model}"
-    elif f.propagation == "none":
-        propagator, tracks = NoPropagation(), "no tracks"
-    elif scene.ground_truth is None:
+        return sam_masks(f.sam, config.masks, config.device)
+
+    def encoder():
+        from .clip import clip_encoder
+
+        return clip_encoder(f.clip, config.device)
+
+    def propagator():
+        if f.propagation == "sam2":
+            from .sam2 import sam2_propagation
+
+            return sam2_propagation(f.sam2, config.device)
+        from .simulated import NoPropagation, simulated_front_end
+
+        return NoPropagation() if f.propagation == "none" else simulated_front_end(scene, f.simulation).propagator
+
+    if f.propagation == "simulated" and scene.ground_truth is None:
         raise SceneError(
             f"{scene.path}: tracks are simulated from ground truth ids here, and the scene has none; use --set front_end.propagation=sam2 "
             "(with a fetched checkpoint), =none (only the first view's masks get track labels), or a scene that has ground_truth/ or instances/"
         )
-    else:
-        propagator, tracks = simulated_front_end(scene, f.simulation).propagator, "simulated tracks"
     name = lambda kind, model: f"mini-{kind}" if model == "mini" else f"{kind} {model}"  # noqa: E731
-    return FrontEnd(
-        sam_masks(f.sam, config.masks, config.device), propagator, clip_encoder(f.clip, config.device),
-        f"{name('SAM', f.sam.model)}, {name('CLIP', f.clip.model)}, {tracks}",
-    )
+    tracks = {"sam2": f.sam2.model.replace("sam2", "SAM2", 1), "none": "no tracks", "simulated": "simulated tracks"}[f.propagation]
+    return FrontEnd(f"{name('SAM', f.sam.model)}, {name('CLIP', f.clip.model)}, {tracks}", masks, propagator, encoder)
 
 
 def identities(config: Config) -> dict[str, str]:

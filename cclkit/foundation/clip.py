@@ -54,6 +54,8 @@ class ClipEncoder:
 
     def encode_text(self, phrases: Sequence[str]) -> np.ndarray:
         """Phrases -> unit vectors [P, dim] float32; each phrase is encoded once."""
+        if not phrases:
+            return np.zeros((0, self.dim), np.float32)
         new = [p for p in dict.fromkeys(phrases) if p not in self._texts]
         if new:
             forms = ENSEMBLE if self.config.prompts == "ensemble" else ("{}",)
@@ -69,7 +71,7 @@ class ClipEncoder:
         return self.tokenizer.unknown(phrase) if hasattr(self.tokenizer, "unknown") else []
 
     def _autocast(self):
-        return torch.autocast(self.device, torch.bfloat16, enabled=self.config.precision == "bfloat16")
+        return torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.config.precision == "bfloat16")
 
 
 def clip_encoder(config: ClipConfig, device: str = "cpu") -> ClipEncoder:

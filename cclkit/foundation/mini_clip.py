@@ -51,4 +51,4 @@ class WordTokenizer:
 
 
 def words_of(text: str) -> list[str]:
-    return re.findall(r"[a-z0-9]+", text.lower().replace("'s", ""))
+    return re.findall(r"[^\W_]+", text.lower().replace("'s", ""))

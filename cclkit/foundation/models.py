@@ -23,6 +23,8 @@ FETCHED = {"vit_b": "sam_vit_b", "vit_l": "sam_vit_l", "vit_h": "sam_vit_h", "Vi
     name: name for family in ("sam2.1", "sam2") for size in ("tiny", "small", "base_plus", "large") for name in (f"{family}_hiera_{size}",)
 }
 """Names in the registry of the checkpoints that are used when a model is named without one."""
+CLIP_MODELS = ("mini", "ViT-B-32", "ViT-B-16", "ViT-L-14", "ViT-H-14", "ViT-g-14", "ViT-bigG-14")
+"""Those of open_clip whose pictures are normalised as CLIP's and whose tokenizer needs no download."""
 MINI_SAM, MINI_CLIP, MINI_CLIP_WORDS = "mini_sam.safetensors", "mini_clip.safetensors", "mini_clip_words.txt"
 
 
@@ -120,8 +122,8 @@ def load_clip(model: str, checkpoint: str = ""):
     import open_clip
 
     what = f"OpenCLIP {model}"
-    if model not in open_clip.list_models():
-        raise ModelError(f"front_end.clip.model={model!r} is unknown to open_clip; use mini or a name such as ViT-B-16")
+    if model not in CLIP_MODELS:
+        raise ModelError(f"front_end.clip.model={model!r} is not supported; use one of {', '.join(CLIP_MODELS)}")
     checkpoint = checkpoint or fetched(model)
     if not checkpoint:
         raise ModelError(f"front_end.clip.model={model!r} needs front_end.clip.checkpoint=PATH; {_remedy(what)}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from segment_anything import SamAutomaticMaskGenerator, SamPredictor
-from segment_anything.utils.amg import MaskData, rle_to_mask
+from segment_anything.utils.amg import MaskData, calculate_stability_score, rle_to_mask
 
 from ..config import MaskConfig, SamConfig
 from ..scenes.scene import View
@@ -34,11 +34,11 @@ class SamMasks:
     def propose_image(self, image: np.ndarray) -> Candidates:  # [H, W, 3] uint8
         """Candidates of a picture, each with the output it came from; none at all is a result, not an error."""
         g = self.generator
-        g.counts = dict.fromkeys(("prompts", "outputs", "low_predicted_iou", "unstable", "same_box"), 0)
-        with torch.no_grad(), torch.autocast(self.device, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
+        g.counts = dict.fromkeys(("prompts", "outputs", "low_predicted_iou", "unstable", "crop_edge", "same_box"), 0)
+        with torch.no_grad(), self._autocast():
             data = g._generate_masks(np.ascontiguousarray(image))
         kept = len(data["rles"])
-        g.counts["same_box"] = g.counts["outputs"] - g.counts["low_predicted_iou"] - g.counts["unstable"] - kept
+        g.counts["same_box"] = g.counts["outputs"] - kept - sum(g.counts[k] for k in ("low_predicted_iou", "unstable", "crop_edge"))
         masks = np.stack([rle_to_mask(r) for r in data["rles"]]) if kept else np.zeros((0, *image.shape[:2]), bool)
         return Candidates(
             masks.astype(bool),
@@ -51,12 +51,15 @@ class SamMasks:
     def click(self, image: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The three masks [P, 3, H, W] bool and predicted IoUs [P, 3] of single clicks [P, 2] (x, y in pixels)."""
         p = self.generator.predictor
-        with torch.no_grad():
+        with torch.no_grad(), self._autocast():
             p.set_image(np.ascontiguousarray(image))
             at = torch.as_tensor(p.transform.apply_coords(np.asarray(points, float), image.shape[:2]), device=self.device)
             masks, scores, _ = SamPredictor.predict_torch(p, at[:, None], torch.ones(len(at), 1, device=self.device), multimask_output=True)
             p.reset_image()
         return masks.cpu().numpy(), scores.float().cpu().numpy()
+
+    def _autocast(self):
+        return torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.config.precision == "bfloat16")
 
 
 def sam_masks(config: SamConfig, masks: MaskConfig, device: str = "cpu") -> SamMasks:
@@ -99,11 +102,20 @@ class OutputKeepingGenerator(SamAutomaticMaskGenerator):
             n = len(data["rles"])
             data["output"] = torch.full((n,), k)
             data["boxes"] = data["boxes"] + k * APART  # the NMS that follows compares boxes
-            confident = int((self.predictor.decoded[1][:, k].float() > self.pred_iou_thresh).sum()) if self.pred_iou_thresh > 0 else len(points)
-            self.counts["low_predicted_iou"] += len(points) - confident
-            self.counts["unstable"] += confident - n
+            masks, scores = (x[:, k].float() for x in self.predictor.decoded[:2])
+            confident = scores > self.pred_iou_thresh if self.pred_iou_thresh > 0 else torch.ones_like(scores, dtype=torch.bool)
+            stable = calculate_stability_score(masks[confident], self.predictor.model.mask_threshold, self.stability_score_offset) >= self.stability_score_thresh
+            stable = int(stable.sum()) if self.stability_score_thresh > 0 else int(confident.sum())
+            self.counts["low_predicted_iou"] += len(points) - int(confident.sum())
+            self.counts["unstable"] += int(confident.sum()) - stable
+            self.counts["crop_edge"] += stable - n
             out.cat(data)
         self.counts["prompts"] += len(points)
         self.counts["outputs"] += OUTPUTS * len(points)
         self.predictor.decoded = None
         return out
+
+    def _process_crop(self, *args, **kwargs) -> MaskData:
+        data = super()._process_crop(*args, **kwargs)
+        data["crop_boxes"] = data["crop_boxes"].reshape(-1, 4)  # where nothing was found the package leaves no second axis
+        return data

@@ -31,7 +31,7 @@ def simulated_front_end(scene: Scene, config: SimulationConfig) -> FrontEnd:
             "add instances/<view>.png with instances/classes.json, or use a scene that has ground_truth/"
         )
     world = SimulatedWorld(scene, config)
-    return FrontEnd(SimulatedMasks(world), SimulatedPropagation(world), SimulatedEncoder(world), "simulated front end")
+    return FrontEnd("simulated front end", lambda: SimulatedMasks(world), lambda: SimulatedPropagation(world), lambda: SimulatedEncoder(world))
 
 
 def seeded(*parts: object) -> np.random.Generator:

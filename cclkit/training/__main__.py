@@ -1,4 +1,4 @@
-"""python -m cclkit.training render|sam|clip FOLDER: how the bundled small models were made."""
+"""python -m cclkit.training render|sam|clip|score FOLDER: how the bundled small models were made."""
 
 from __future__ import annotations
 
@@ -27,12 +27,20 @@ def main(argv=None) -> int:
         t.add_argument("--steps", type=int, default=STEPS[name])
         t.add_argument("--seed", type=int, default=SEED)
         t.add_argument("--threads", type=int, default=2)
+    t = sub.add_parser("score", help="score the weights again on the held-out scenes in FOLDER")
+    t.add_argument("folder", type=Path)
+    t.add_argument("--out", type=Path, help="folder of the weights (default: data/models)")
+    t.add_argument("--threads", type=int, default=2)
     a = p.parse_args(argv)
     try:
         if a.what == "render":
             from .data import render
 
             render(a.folder, a.scenes, a.studio, workers=a.workers)
+        elif a.what == "score":
+            from .make import score_again
+
+            score_again(a.folder, a.out, threads=a.threads)
         else:
             from .make import make_clip, make_sam
 

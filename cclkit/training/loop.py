@@ -12,9 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
+from ..artefacts import atomic_write
 from ..errors import ModelError
 
 SAVE_EVERY = 100
@@ -31,12 +32,14 @@ def fit(
     weight_decay: float = 0.02,
     warmup: int = 100,
     average: float = 0.998,
+    made_from: str = "",
     log: Callable[[str], None] = print,
 ) -> tuple[nn.Module, dict[str, list[float]]]:
     """Adam with a cosine schedule; returns the averaged model and the curves.
 
     ``loss_of(step, generator)`` gives named losses, "total" among them. Each step has its own
     generator made from (seed, step), so a resumed run sees the same data as an uninterrupted one.
+    ``made_from`` names code and data: a training is not continued with others.
     """
     folder.mkdir(parents=True, exist_ok=True)
     state_path = folder / "state.pt"
@@ -51,8 +54,11 @@ def fit(
             state = torch.load(state_path, weights_only=True)
         except Exception as e:  # torch raises many kinds for a damaged file
             raise ModelError(f"{state_path}: the checkpoint of a stopped training cannot be read ({e}); delete it to start over") from e
-        if (state["steps"], state["seed"]) != (steps, seed):
-            raise ModelError(f"{state_path}: a training of {state['steps']} steps with seed {state['seed']} was stopped here, asked for {steps} steps with seed {seed}; use another folder or delete the file")
+        if (state.get("steps"), state.get("seed"), state.get("made_from")) != (steps, seed, made_from):
+            raise ModelError(
+                f"{state_path}: a training of {state.get('steps')} steps with seed {state.get('seed')} (code and data {state.get('made_from')}) was made here, "
+                f"asked for {steps} steps with seed {seed} (code and data {made_from}); use another folder or delete the file"
+            )
         model.load_state_dict(state["model"])
         mean.load_state_dict(state["mean"])
         optimiser.load_state_dict(state["optimiser"])
@@ -80,7 +86,7 @@ def fit(
             recent = {k: round(float(np.mean(v[-50:])), 4) for k, v in curves.items()}
             log(f"step {step + 1}/{steps}  {seconds:.0f} s, {seconds / (step + 1) * (steps - step - 1):.0f} s to go  {json.dumps(recent)}")
         if (step + 1) % SAVE_EVERY == 0 or step + 1 == steps:
-            state = {"step": step + 1, "steps": steps, "seed": seed, "seconds": spent + time.monotonic() - start, "curves": curves,
+            state = {"step": step + 1, "steps": steps, "seed": seed, "made_from": made_from, "seconds": spent + time.monotonic() - start, "curves": curves,
                      "model": model.state_dict(), "mean": mean.state_dict(), "optimiser": optimiser.state_dict()}
             torch.save(state, state_path.with_suffix(".part"))
             os.replace(state_path.with_suffix(".part"), state_path)
@@ -91,5 +97,4 @@ def fit(
 def write_weights(model: nn.Module, path: Path) -> None:
     """Weights in half precision as safetensors."""
     tensors = {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in model.state_dict().items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, path)
+    atomic_write(path, save(tensors))

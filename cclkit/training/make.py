@@ -11,45 +11,65 @@ import numpy as np
 import torch
 
 from .. import __version__
-from ..artefacts import atomic_write, code_version, save_json
+from ..artefacts import atomic_write, code_version, content_key, save_json
+from ..errors import ModelError
 from ..foundation import models
 from ..foundation.mini_clip import WordTokenizer
+from ..tabletop.random_scenes import STUDIO_SEEDS
 from . import clip, sam, score
-from .data import Scenes, held_out_seeds, load
+from .data import HELD_OUT_SEED, held_out_seeds, load
 from .loop import fit, write_weights
 
 
 def make_sam(folder: Path, out: Path | None, *, steps: int, seed: int, threads: int) -> dict:
-    """Train mini-SAM on the scenes of ``folder``, score it on held-out ones, write weights and provenance to ``out``."""
+    """Train mini-SAM on the scenes of ``folder``, write weights and provenance to ``out``, score it on held-out scenes."""
     torch.set_num_threads(threads)
-    code = _code()
+    code, recipe = _code(), _recipe(folder)
     scenes = load(folder)
     model = sam.model(seed)
-    mean, curves = fit(model, sam.Losses(model, scenes, steps), folder / "sam", steps=steps, seed=seed, lr=1e-3, log=_say)
-    path = (out or models.folder()) / "mini_sam.safetensors"
+    mean, curves = fit(model, sam.Losses(model, scenes, steps), folder / "sam", steps=steps, seed=seed, lr=1e-3, made_from=content_key(code=code["code"], data=recipe), log=_say)
+    path = (out or models.folder()) / models.MINI_SAM
     write_weights(mean, path)
-    return _provenance(path, "mini-SAM", "python -m cclkit.training sam", folder, scenes, curves, steps, seed, code, score.score_sam(models.load_mini_sam(path), load(folder, held_out_seeds())))
+    return _provenance(path, "mini-SAM", "python -m cclkit.training sam", recipe, curves, steps, seed, code, score_weights("sam", folder, path))
 
 
 def make_clip(folder: Path, out: Path | None, *, steps: int, seed: int, threads: int) -> dict:
-    """Train mini-CLIP on the scenes of ``folder``, score it on held-out ones, write weights, vocabulary and provenance to ``out``."""
+    """Train mini-CLIP on the scenes of ``folder``, write weights, vocabulary and provenance to ``out``, score it on held-out scenes."""
     torch.set_num_threads(threads)
-    code = _code()
+    code, recipe = _code(), _recipe(folder)
     scenes = load(folder)
     tokenizer = WordTokenizer(clip.vocabulary(scenes))
     model = clip.model(seed, tokenizer)
-    mean, curves = fit(model, clip.Losses(model, tokenizer, scenes), folder / "clip", steps=steps, seed=seed, lr=1.5e-3, log=_say)
-    path = (out or models.folder()) / "mini_clip.safetensors"
+    mean, curves = fit(model, clip.Losses(model, tokenizer, scenes), folder / "clip", steps=steps, seed=seed, lr=1.5e-3, made_from=content_key(code=code["code"], data=recipe), log=_say)
+    path = (out or models.folder()) / models.MINI_CLIP
     write_weights(mean, path)
-    atomic_write(path.with_name("mini_clip_words.txt"), ("\n".join(tokenizer.words) + "\n").encode())
-    return _provenance(path, "mini-CLIP", "python -m cclkit.training clip", folder, scenes, curves, steps, seed, code, score.score_clip(*models.load_mini_clip(path), load(folder, held_out_seeds())))
+    atomic_write(path.with_name(models.MINI_CLIP_WORDS), ("\n".join(tokenizer.words) + "\n").encode())
+    return _provenance(path, "mini-CLIP", "python -m cclkit.training clip", recipe, curves, steps, seed, code, score_weights("clip", folder, path))
+
+
+def score_weights(which: str, folder: Path, path: Path) -> dict:
+    """Scores of weights on the held-out scenes of ``folder``."""
+    held_out = load(folder, held_out_seeds())
+    return score.score_sam(models.load_mini_sam(path), held_out) if which == "sam" else score.score_clip(*models.load_mini_clip(path), held_out)
+
+
+def score_again(folder: Path, out: Path | None, *, threads: int) -> None:
+    """Score the weights in ``out`` again and write the scores into their records: after a change of the scores or of the filters."""
+    torch.set_num_threads(threads)
+    for which, name in (("sam", models.MINI_SAM), ("clip", models.MINI_CLIP)):
+        path = (out or models.folder()) / name
+        record = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        if models.digest(path) != record["sha256"]:
+            raise ModelError(f"{path}: not the weights that {path.with_suffix('.json').name} describes; train them again")
+        save_json(path.with_suffix(".json"), record | {"scores": score_weights(which, folder, path)})
+        _say(f"{name}: scored")
 
 
 def _say(line: str) -> None:
     print(line, flush=True)
 
 
-def _provenance(path: Path, name: str, command: str, folder: Path, scenes: Scenes, curves: dict, steps: int, seed: int, code: dict, scores: dict) -> dict:
+def _provenance(path: Path, name: str, command: str, recipe: dict, curves: dict, steps: int, seed: int, code: dict, scores: dict) -> dict:
     seconds = curves.pop("seconds")[0]
     smooth = {k: [round(float(x.mean()), 5) for x in np.array_split(np.asarray(v), max(1, len(v) // 20))] for k, v in curves.items()}
     record = {
@@ -58,12 +78,7 @@ def _provenance(path: Path, name: str, command: str, folder: Path, scenes: Scene
         "bytes": path.stat().st_size,
         "command": f"{command} FOLDER --steps {steps} --seed {seed}",
         "licence": "Apache-2.0",
-        "data": {
-            "source": "random Tabletop scenes (cclkit.tabletop.random_scenes), from seeds disjoint from the benchmark's",
-            "training_scenes": len(scenes.nodes),
-            "training_views": len(scenes.images),
-            "held_out_seeds": [held_out_seeds()[0], held_out_seeds()[-1]],
-        },
+        "data": recipe,
         "training": {"steps": steps, "seed": seed, "seconds": round(seconds), "threads": torch.get_num_threads(), "torch": torch.__version__, **code},
         "cclkit": __version__,
         "scores": scores,
@@ -72,6 +87,24 @@ def _provenance(path: Path, name: str, command: str, folder: Path, scenes: Scene
     save_json(path.with_suffix(".json"), record)
     _say(json.dumps(scores, indent=1))
     return record
+
+
+def _recipe(folder: Path) -> dict:
+    """Which rendered scenes a training reads, and what they hold: a half-rendered folder is another recipe."""
+    seeds = sorted(int(p.stem) for p in folder.glob("[0-9]*.npz"))
+    training = [s for s in seeds if s < HELD_OUT_SEED]
+    digest = hashlib.sha256()
+    for s in seeds:
+        digest.update(hashlib.sha256((folder / f"{s}.npz").read_bytes()).digest())
+    studio = [s for s in training if s in STUDIO_SEEDS]
+    with np.load(folder / f"{training[0]}.npz", allow_pickle=False) as z:
+        views, height, width = z["images"].shape[:3]
+    return {
+        "source": "random Tabletop scenes (cclkit.tabletop.random_scenes), from seeds disjoint from the benchmark's",
+        "command": f"python -m cclkit.training render FOLDER --scenes {len(training) - len(studio)} --studio {len(studio)}",
+        "training_scenes": len(training), "of_them_studio": len(studio), "first_seed": training[0], "training_views": len(training) * views, "size": [width, height],
+        "held_out_seeds": [held_out_seeds()[0], held_out_seeds()[-1]], "files_sha256": digest.hexdigest(),
+    }  # fmt: skip
 
 
 def _code() -> dict:

@@ -21,14 +21,17 @@ CLICK_AREA_PX = 60
 SIZE_BINS = (16, 30, 60, 120, 250, 500, 1000, 2000, 5000, 50000)
 WHOLE_AREA_PX = 400
 """Whole objects from this size on count for the recall of everything mode."""
-MINI_FILTERS = MaskConfig()
 
 
 def score_sam(sam, scenes: Scenes) -> dict:
-    """Click IoU per granularity at its own output, its curve over region size, recall of everything mode."""
-    adapter = SamMasks(sam, SamConfig(), MINI_FILTERS)
+    """Click IoU per granularity at its own output, its curve over region size, recall of everything mode.
+
+    A finer map repeats the coarser region where an object has nothing finer. "subpart" counts all regions of the
+    subpart map, as a click on them meets them; "subpart_own" only those that are finer than a part.
+    """
+    adapter = SamMasks(sam, SamConfig(), MaskConfig())
     rng = np.random.default_rng(0)
-    hits: dict[str, list[tuple[int, int, float, float]]] = {l: [] for l in LEVELS}  # block, area, IoU, predicted IoU
+    hits: dict[str, list[tuple[int, int, float, float, bool]]] = {l: [] for l in LEVELS}  # block, area, IoU, predicted IoU, of this level itself
     for v in range(len(scenes.images)):
         nodes = scenes.nodes[scenes.scene[v]]
         clicks, wanted = [], []
@@ -46,12 +49,15 @@ def score_sam(sam, scenes: Scenes) -> dict:
             for m, p, (k, level, i, area) in zip(masks, predicted, wanted[start: start + 64]):
                 truth = scenes.ids[v, k] == i
                 iou = (m[k] & truth).sum() / (m[k] | truth).sum()
-                hits[level].append((block(scenes, v), area, float(iou), float(p[k])))
+                hits[level].append((block(scenes, v), area, float(iou), float(p[k]), nodes[i]["level"] == level))
     out: dict = {"click_min_area_px": CLICK_AREA_PX}
     for level, rows in hits.items():
         a = np.array(rows)
         large = a[:, 1] >= CLICK_AREA_PX
         out[f"click_iou_{level}"] = _blocks(a[large, 0], a[large, 2])
+        own = large & (a[:, 4] > 0)
+        if level != "whole" and own.any():
+            out[f"click_iou_{level}_own"] = _blocks(a[own, 0], a[own, 2])
         out[f"click_iou_{level}_by_area"] = [
             {"from_px": lo, "to_px": hi, "n": int(s.sum()), "iou": round(float(a[s, 2].mean()), 4)}
             for lo, hi in zip(SIZE_BINS, SIZE_BINS[1:]) if (s := (a[:, 1] >= lo) & (a[:, 1] < hi)).any()
@@ -66,7 +72,7 @@ def everything(adapter: SamMasks, scenes: Scenes, every: int = 4) -> dict:
     for v in range(0, len(scenes.images), every):
         nodes = scenes.nodes[scenes.scene[v]]
         c = adapter.propose_image(scenes.images[v])
-        final, _ = build_view_masks(c, MINI_FILTERS)
+        final, _ = build_view_masks(c, MaskConfig())
         things = lambda k: np.where(np.isin(scenes.ids[v, k], [i for i, n in nodes.items() if not n["stuff"]]), scenes.ids[v, k], 0)  # noqa: E731
         ids = things(2)
         for i in np.unique(ids[ids > 0]):
@@ -79,7 +85,7 @@ def everything(adapter: SamMasks, scenes: Scenes, every: int = 4) -> dict:
         sub += [(block(scenes, v), 1.0)] * found + [(block(scenes, v), 0.0)] * (total - found)
     w, s = np.array(whole), np.array(sub)
     return {
-        "points_per_side": adapter.config.points_per_side, "everything_whole_min_area_px": WHOLE_AREA_PX,
+        "points_per_side": adapter.config.points_per_side, "predicted_iou_min": MaskConfig().predicted_iou_min, "stability_min": MaskConfig().stability_min, "everything_whole_min_area_px": WHOLE_AREA_PX,
         "everything_recall_whole": _blocks(w[:, 0], w[:, 1]), "sp_map_recall_subpart": _blocks(s[:, 0], s[:, 1]),
     }
 
