@@ -8,10 +8,10 @@ import torch
 from segment_anything.modeling.transformer import Attention
 from torch.nn import functional as F
 
-from ..foundation.mini_sam import IMAGE_SIZE, build_mini_sam
+from ..foundation.mini_sam import IMAGE_SIZE, STRIDE, WIDTH, build_mini_sam
 from .data import Scenes
 
-VIEWS, CLICKS = 2, 16
+VIEWS, CLICKS = 3, 12
 """Per step: views, and clicks in each. Few of them, because many small steps learn faster than few large ones here."""
 ON_STUFF = 0.12
 """Share of clicks on tables and walls."""
@@ -21,6 +21,8 @@ FOCAL, DICE, SCORE = 20.0, 1.0, 1.0
 """Weights of the three losses, SAM's own."""
 BALANCED_SHARE = 0.4
 """Share of the steps over which a balanced cross-entropy fades out and the focal loss in."""
+NAMES = 0.5
+"""Weight of naming every pixel, a task beside the clicks that is dropped with its weights after training."""
 PE_FREQUENCIES = (0.5, 2.0)
 POINT_EMBEDDING, NECK, ATTENTION = 0.1, 0.5, 1.5
 
@@ -56,15 +58,21 @@ class Losses:
 
     def __init__(self, sam, scenes: Scenes, steps: int):
         self.sam, self.scenes, self.steps = sam, scenes, steps
+        # Clicks alone teach the encoder slowly: one region each. What everything is called teaches every pixel.
+        called = lambda n: (n["family"], n["texts"][0])  # noqa: E731
+        every = {name: k for k, name in enumerate(sorted({called(n) for t in scenes.nodes for n in t.values()}))}
+        self.names = [np.array([-1, *(every[called(t[i])] for i in sorted(t))]) for t in scenes.nodes]  # per scene: id -> name
+        sam.names = torch.nn.ModuleList(torch.nn.Conv2d(WIDTH, len(every), 1) for _ in range(3))
         self.stuff = [np.array([n["stuff"] for n in [{"stuff": False}, *(t[i] for i in sorted(t))]]) for t in scenes.nodes]
 
     def __call__(self, step: int, rng: np.random.Generator) -> dict[str, torch.Tensor]:
-        images, clicks, targets = [], [], []
+        images, clicks, targets, names = [], [], [], []
         for v in rng.integers(len(self.scenes.images), size=VIEWS):
             image, ids = augmented(self.scenes.images[v], self.scenes.ids[v], rng)
             points = sample_clicks(ids, self.stuff[self.scenes.scene[v]], CLICKS, rng)
             at = ids[:, points[:, 1], points[:, 0]]  # [3, P]
             images.append(image)
+            names.append(self.names[self.scenes.scene[v]][ids[:, STRIDE // 2:: STRIDE, STRIDE // 2:: STRIDE]])  # [3, h, w]
             clicks.append(points + 0.5)
             full = (ids[None] == at.T[:, :, None, None]) & (at.T > 0)[:, :, None, None]  # [P, 3, H, W]
             p, k, h, w = full.shape  # the decoder's cells are 2 x 2 pixels: a cell's target is the share of them inside
@@ -96,9 +104,11 @@ class Losses:
             t = target > 0.5
             iou = (hit & t).sum((-1, -2)) / (hit | t).sum((-1, -2)).clamp(min=1)
         known = (target.sum((-1, -2)) > 0).float()  # a region thinner than the decoder's grid teaches nothing
+        called = torch.from_numpy(np.stack(names))  # [V, 3, h, w]
+        naming = sum(F.cross_entropy(head(embedding)[..., : called.shape[2], : called.shape[3]], called[:, k], ignore_index=-1) for k, head in enumerate(self.sam.names)) / 3
         mean = lambda z: (z * known).sum() / known.sum().clamp(min=1)  # noqa: E731
-        out = {"balanced": mean((inside + outside) / 2), "focal": mean(focal), "dice": mean(dice), "score": mean((score - iou).square())}
-        out["total"] = early * out["balanced"] + (1 - early) * FOCAL * out["focal"] + DICE * out["dice"] + SCORE * out["score"]
+        out = {"balanced": mean((inside + outside) / 2), "focal": mean(focal), "dice": mean(dice), "score": mean((score - iou).square()), "naming": naming}
+        out["total"] = early * out["balanced"] + (1 - early) * FOCAL * out["focal"] + DICE * out["dice"] + SCORE * out["score"] + NAMES * out["naming"]
         for k, name in enumerate(("subpart", "part", "whole")):
             out[f"iou_{name}"] = (iou[:, k] * known[:, k]).sum() / known[:, k].sum().clamp(min=1)
         return out
