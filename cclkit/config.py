@@ -118,12 +118,14 @@ class Sam2Config:
 class FrontEndConfig:
     """Which models stand behind masks, tracks and features."""
 
-    kind: str = "models"
-    """"models" (segment_anything and open_clip) or "simulated" (ground truth with dialled-in imperfection, for controlled experiments)."""
+    masks: str = "simulated"
+    """What proposes masks: "sam" or "simulated" (ground truth with dialled-in imperfection). Paper: SAM. The profile mini has no small SAM that is good enough yet and simulates."""
+    features: str = "clip"
+    """What embeds masks and texts: "clip" or "simulated". Paper: CLIP."""
     sam: SamConfig = nested(default_factory=SamConfig)
-    """Masks."""
+    """Masks, with masks "sam"."""
     clip: ClipConfig = nested(default_factory=ClipConfig)
-    """Features."""
+    """Features, with features "clip"."""
     propagation: str = "simulated"
     """What carries the first view's masks to the others: "sam2", "simulated" (from ground truth) or "none" (only the first view's masks get labels). Paper: SAM2. The profile mini has no small SAM2 yet and simulates."""
     sam2: Sam2Config = nested(default_factory=Sam2Config)
@@ -311,7 +313,8 @@ _SHARE = (
 
 _CHOICES = {
     "device": ("cpu", "cuda"),
-    "front_end.kind": ("models", "simulated"),
+    "front_end.masks": ("sam", "simulated"),
+    "front_end.features": ("clip", "simulated"),
     "front_end.propagation": ("sam2", "simulated", "none"),
     "front_end.sam2.model": tuple(f"{family}_hiera_{size}" for family in ("sam2.1", "sam2") for size in ("tiny", "small", "base_plus", "large")),
     "front_end.sam2.precision": ("float32", "bfloat16"),
@@ -368,7 +371,7 @@ def profile(name: str = "mini", **settings: Any) -> Config:
         base = Config(
             profile="paper",
             device="cuda",
-            front_end=FrontEndConfig(sam=SamConfig(model="vit_h"), clip=ClipConfig(model="ViT-B-16"), propagation="sam2"),
+            front_end=FrontEndConfig(masks="sam", sam=SamConfig(model="vit_h"), clip=ClipConfig(model="ViT-B-16"), propagation="sam2"),
             gaussians=GaussiansConfig(init="points", start_gaussians=1_000_000, max_gaussians=5_000_000, iterations=30_000, sh_degree=3),
             field=FieldConfig(hidden=(128, 256), iterations=30_000, lr=1e-3, feature_lr=1e-3),
         )

@@ -80,32 +80,36 @@ def _settings(config: Config, *groups: str) -> dict:
     return {g: configs.as_dict(getattr(config, g)) for g in groups}
 
 
+_MODEL_OF = {"sam": "masks", "clip": "features", "propagation": "propagation"}
+"""Role -> the setting of the front end that says what stands behind it."""
+_NEUTRAL = ("checkpoint", "points_per_batch", "batch", "objects_per_chunk", "offload")
+"""Settings of models that change speed or memory, never results; a checkpoint counts by its content."""
+
+
 def _role(config: Config, role: str) -> dict:
     """What one role of the front end ("sam", "clip" or "propagation") depends on: weights by what they are, not where."""
     f = configs.as_dict(config.front_end)
-    if f["kind"] == "simulated" or (role == "propagation" and f["propagation"] == "simulated"):
-        return {"front_end": {"kind": "simulated", "simulation": f["simulation"]}}
-    if role == "propagation" and f["propagation"] == "none":
-        return {"front_end": "none"}
-    own = {k: v for k, v in f["sam2" if role == "propagation" else role].items() if k not in ("checkpoint", "points_per_batch", "batch", "objects_per_chunk", "offload")}
-    return {"front_end": own | {"weights": identities(config)[role], "device": config.device}}
+    by = f[_MODEL_OF[role]]
+    if by == "simulated":
+        return {"front_end": {"by": by, "simulation": f["simulation"]}}
+    if by == "none":
+        return {"front_end": {"by": by}}
+    own = {k: v for k, v in f[by].items() if k not in _NEUTRAL}
+    return {"front_end": own | {"by": by, "weights": identities(config)[role], "device": config.device}}
 
 
 def _role_modules(config: Config, role: str) -> tuple[str, ...]:
     """Files that answer for a role, so that an edit to one model's adapter leaves what others computed."""
-    f = config.front_end
     if not role:
         return ()
-    if f.kind == "simulated" or (role == "propagation" and f.propagation != "sam2"):
-        names = ("simulated",)
-    else:
-        names = ("models", *{"sam": ("sam", "mini_sam"), "clip": ("clip", "mini_clip"), "propagation": ("sam2",)}[role])
-    return tuple(f"foundation/{n}.py" for n in ("__init__", *names))
+    by = getattr(config.front_end, _MODEL_OF[role])
+    own = {"sam": ("models", "sam", "mini_sam"), "clip": ("models", "clip", "mini_clip"), "sam2": ("models", "sam2")}.get(by, ("simulated",))
+    return tuple(f"foundation/{n}.py" for n in ("__init__", *own))
 
 
 def _thresholds(config: Config) -> dict:
     """Those of the mask settings that segment_anything's generator applies itself."""
-    return {} if config.front_end.kind == "simulated" else {"masks": {k: getattr(config.masks, k) for k in ("predicted_iou_min", "stability_min")}}
+    return {} if config.front_end.masks == "simulated" else {"masks": {k: getattr(config.masks, k) for k in ("predicted_iou_min", "stability_min")}}
 
 
 class Run:

@@ -526,7 +526,7 @@ def test_offline_folder_is_linked(listed, tmp_path):
 
 
 def test_models_use_a_fetched_checkpoint(listed, tmp_path):
-    names = {"sam_vit_b": {}, "sam_vit_h": {}, "openclip_vit_b_16": {}}
+    names = {"sam_vit_b": {}, "sam_vit_h": {}, "openclip_vit_b_16": {}, "sam2.1_hiera_large": {}}
     root = listed(**names)
     with pytest.raises(ModelError, match="needs front_end.sam.checkpoint=PATH; run `cclkit data fetch sam_vit_h`"):
         models.load_sam("vit_h")

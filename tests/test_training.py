@@ -38,6 +38,8 @@ def test_a_stopped_training_goes_on_to_the_same_weights(scenes, tmp_path, monkey
     monkeypatch.setattr(loop, "SAVE_EVERY", 2)
 
     def train(folder, stop_at=None):
+        monkeypatch.setattr(sam, "NAMING_SHARE", 0.3)
+        monkeypatch.setattr(sam, "NAMING_VIEWS", 1)
         model = sam.model(0)
         losses = sam.Losses(model, scenes, 4)
 
@@ -54,7 +56,7 @@ def test_a_stopped_training_goes_on_to_the_same_weights(scenes, tmp_path, monkey
     resumed, again = train(tmp_path / "b")
     for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values()):
         assert torch.equal(a, b), name
-    assert curves["dice"] == again["dice"] and len(curves["dice"]) == 4
+    assert curves["naming"] == again["naming"] and len(curves["naming"]) == 4 and curves["dice"] == again["dice"] and len(curves["dice"]) == 2
     with pytest.raises(ModelError, match="asked for 5 steps"):
         loop.fit(sam.model(0), None, tmp_path / "a", steps=5, seed=0, lr=1e-3)
     with pytest.raises(ModelError, match="code and data other"):
@@ -168,7 +170,10 @@ def test_a_folder_without_scenes_or_with_a_damaged_one_is_named(tmp_path):
         data.load(tmp_path)
 
 
-@pytest.mark.parametrize("name", [models.MINI_SAM, models.MINI_CLIP])
+BUNDLED = sorted(p.name for p in models.folder().glob("*.safetensors"))
+
+
+@pytest.mark.parametrize("name", BUNDLED)
 def test_bundled_weights_are_what_their_record_says(name):
     record = models.provenance(name)
     path = models.folder() / name
@@ -179,6 +184,6 @@ def test_bundled_weights_are_what_their_record_says(name):
 
 
 def test_bundled_weights_are_small():
-    sizes = {n: (models.folder() / n).stat().st_size for n in (models.MINI_SAM, models.MINI_CLIP)}
-    assert sum(sizes.values()) <= 12e6, sizes
+    sizes = {n: (models.folder() / n).stat().st_size for n in BUNDLED}
+    assert models.MINI_CLIP in sizes and sum(sizes.values()) <= 12e6, sizes
     assert json.loads((models.folder() / "mini_clip.json").read_text())["scores"]["classes"] >= 25

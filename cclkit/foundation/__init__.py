@@ -102,18 +102,29 @@ def build_front_end(config: Config, scene: Scene) -> FrontEnd:
     """The front end of a configuration. Raises SceneError for a simulation without ground truth; a model that is
     asked for raises ModelError when its weights cannot be used.
     """
-    f = config.front_end
-    if f.kind == "simulated":
-        from .simulated import simulated_front_end
+    from .simulated import NoPropagation, simulated_front_end
 
-        return simulated_front_end(scene, f.simulation)
+    f = config.front_end
+    roles = {"masks": f.masks, "tracks": f.propagation, "features": f.features}
+    pretended = [role for role, by in roles.items() if by == "simulated"]
+    if pretended and scene.ground_truth is None:
+        raise SceneError(
+            f"{scene.path}: {' and '.join(pretended)} are simulated from ground truth ids under these settings, and the scene has none; "
+            "use --set front_end.masks=sam, front_end.features=clip and front_end.propagation=sam2 (with a fetched checkpoint) or =none "
+            "(only the first view's masks get track labels), or a scene that has ground_truth/ or instances/"
+        )
+    simulated = simulated_front_end(scene, f.simulation) if pretended else None
 
     def masks():
+        if f.masks == "simulated":
+            return simulated.masks
         from .sam import sam_masks
 
         return sam_masks(f.sam, config.masks, config.device)
 
     def encoder():
+        if f.features == "simulated":
+            return simulated.encoder
         from .clip import clip_encoder
 
         return clip_encoder(f.clip, config.device)
@@ -123,26 +134,21 @@ def build_front_end(config: Config, scene: Scene) -> FrontEnd:
             from .sam2 import sam2_propagation
 
             return sam2_propagation(f.sam2, config.device)
-        from .simulated import NoPropagation, simulated_front_end
+        return NoPropagation() if f.propagation == "none" else simulated.propagator
 
-        return NoPropagation() if f.propagation == "none" else simulated_front_end(scene, f.simulation).propagator
-
-    if f.propagation == "simulated" and scene.ground_truth is None:
-        raise SceneError(
-            f"{scene.path}: tracks are simulated from ground truth ids here, and the scene has none; use --set front_end.propagation=sam2 "
-            "(with a fetched checkpoint), =none (only the first view's masks get track labels), or a scene that has ground_truth/ or instances/"
-        )
     name = lambda kind, model: f"mini-{kind}" if model == "mini" else f"{kind} {model}"  # noqa: E731
-    tracks = {"sam2": f.sam2.model.replace("sam2", "SAM2", 1), "none": "no tracks", "simulated": "simulated tracks"}[f.propagation]
-    return FrontEnd(f"{name('SAM', f.sam.model)}, {name('CLIP', f.clip.model)}, {tracks}", masks, propagator, encoder)
+    names = {
+        "masks": name("SAM", f.sam.model), "features": name("CLIP", f.clip.model),
+        "tracks": {"sam2": f.sam2.model.replace("sam2", "SAM2", 1), "none": "no tracks"}.get(f.propagation, ""),
+    }  # fmt: skip
+    told = [f"simulated {role}" if by == "simulated" else names[role] for role, by in roles.items()]
+    return FrontEnd("simulated front end" if len(pretended) == 3 else ", ".join(told), masks, propagator, encoder)
 
 
 def identities(config: Config) -> dict[str, str]:
     """What the weights of a configuration are, for artefact keys: digests of their files."""
-    if config.front_end.kind == "simulated":
-        return {}
     from . import models
 
     f = config.front_end
-    sam2 = {"propagation": models.identity(f.sam2.model, f.sam2.checkpoint, "")} if f.propagation == "sam2" else {}
-    return sam2 | {"sam": models.identity(f.sam.model, f.sam.checkpoint, models.MINI_SAM), "clip": models.identity(f.clip.model, f.clip.checkpoint, models.MINI_CLIP)}
+    used = {"sam": (f.masks == "sam", f.sam, models.MINI_SAM), "clip": (f.features == "clip", f.clip, models.MINI_CLIP), "propagation": (f.propagation == "sam2", f.sam2, "")}
+    return {role: models.identity(c.model, c.checkpoint, bundled) for role, (is_used, c, bundled) in used.items() if is_used}

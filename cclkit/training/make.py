@@ -28,7 +28,7 @@ def make_sam(folder: Path, out: Path | None, *, steps: int, seed: int, threads: 
     scenes = load(folder)
     model = sam.model(seed)
     losses = sam.Losses(model, scenes, steps)  # adds what is trained beside the model, so before the optimiser sees it
-    mean, curves = fit(model, losses, folder / "sam", steps=steps, seed=seed, lr=1e-3, made_from=content_key(code=code["code"], data=recipe), log=_say)
+    mean, curves = fit(model, losses, folder / "sam", steps=steps, seed=seed, lr=1e-3, made_from=content_key(code=_made_with("sam"), data=recipe), log=_say)
     del mean.names  # only there to teach
     path = (out or models.folder()) / models.MINI_SAM
     write_weights(mean, path)
@@ -42,7 +42,7 @@ def make_clip(folder: Path, out: Path | None, *, steps: int, seed: int, threads:
     scenes = load(folder)
     tokenizer = WordTokenizer(clip.vocabulary(scenes))
     model = clip.model(seed, tokenizer)
-    mean, curves = fit(model, clip.Losses(model, tokenizer, scenes), folder / "clip", steps=steps, seed=seed, lr=1.5e-3, made_from=content_key(code=code["code"], data=recipe), log=_say)
+    mean, curves = fit(model, clip.Losses(model, tokenizer, scenes), folder / "clip", steps=steps, seed=seed, lr=1.5e-3, made_from=content_key(code=_made_with("clip"), data=recipe), log=_say)
     path = (out or models.folder()) / models.MINI_CLIP
     write_weights(mean, path)
     atomic_write(path.with_name(models.MINI_CLIP_WORDS), ("\n".join(tokenizer.words) + "\n").encode())
@@ -107,6 +107,11 @@ def _recipe(folder: Path) -> dict:
         "training_scenes": len(training), "of_them_studio": len(studio), "first_seed": training[0], "training_views": len(training) * views, "size": [width, height],
         "held_out_seeds": [held_out_seeds()[0], held_out_seeds()[-1]], "files_sha256": digest.hexdigest(),
     }  # fmt: skip
+
+
+def _made_with(which: str) -> str:
+    """Digest of the code that decides what a training ends in."""
+    return code_version(("training/loop.py", "training/data.py", f"training/{which}.py", f"foundation/mini_{which}.py"))
 
 
 def _code() -> dict:

@@ -11,18 +11,21 @@ from torch.nn import functional as F
 from ..foundation.mini_sam import IMAGE_SIZE, STRIDE, WIDTH, build_mini_sam
 from .data import Scenes
 
+NAMING_SHARE, NAMING_VIEWS = 0.45, 8
+"""Share of the steps in which only the encoder learns, by naming every pixel, and views per such step. A click teaches one
+region and costs as much as a view through the encoder, so a decoder that starts on an encoder that knows nothing starves."""
 VIEWS, CLICKS = 3, 12
-"""Per step: views, and clicks in each. Few of them, because many small steps learn faster than few large ones here."""
+"""Per later step: views, and clicks in each. Few of them, because many small steps learn faster than few large ones here."""
 ON_STUFF = 0.12
 """Share of clicks on tables and walls."""
 MIN_AREA_PX = 16
 """Regions smaller than this are not clicked on in training."""
 FOCAL, DICE, SCORE = 20.0, 1.0, 1.0
 """Weights of the three losses, SAM's own."""
-BALANCED_SHARE = 0.4
-"""Share of the steps over which a balanced cross-entropy fades out and the focal loss in."""
+BALANCED = (1.0, 0.2)
+"""Weight of a balanced cross-entropy at the first and at the last click; the focal loss takes its place."""
 NAMES = 0.5
-"""Weight of naming every pixel, a task beside the clicks that is dropped with its weights after training."""
+"""Weight of naming every pixel beside the clicks. What names them is dropped after training."""
 PE_FREQUENCIES = (0.5, 2.0)
 POINT_EMBEDDING, NECK, ATTENTION = 0.1, 0.5, 1.5
 
@@ -66,20 +69,22 @@ class Losses:
         self.stuff = [np.array([n["stuff"] for n in [{"stuff": False}, *(t[i] for i in sorted(t))]]) for t in scenes.nodes]
 
     def __call__(self, step: int, rng: np.random.Generator) -> dict[str, torch.Tensor]:
-        images, clicks, targets, names = [], [], [], []
-        for v in rng.integers(len(self.scenes.images), size=VIEWS):
-            image, ids = augmented(self.scenes.images[v], self.scenes.ids[v], rng)
+        first_click = NAMING_SHARE * self.steps
+        views = [(v, *augmented(self.scenes.images[v], self.scenes.ids[v], rng)) for v in rng.integers(len(self.scenes.images), size=NAMING_VIEWS if step < first_click else VIEWS)]
+        x = torch.from_numpy(np.stack([image for _, image, _ in views])).permute(0, 3, 1, 2).float()
+        x = torch.stack([self.sam.preprocess(i) for i in x]).contiguous(memory_format=torch.channels_last)
+        embedding = self.sam.image_encoder(x)
+        naming = self.naming(embedding, views)
+        if step < first_click:
+            return {"naming": naming, "total": naming}
+        clicks, targets = [], []
+        for v, _, ids in views:
             points = sample_clicks(ids, self.stuff[self.scenes.scene[v]], CLICKS, rng)
             at = ids[:, points[:, 1], points[:, 0]]  # [3, P]
-            images.append(image)
-            names.append(self.names[self.scenes.scene[v]][ids[:, STRIDE // 2:: STRIDE, STRIDE // 2:: STRIDE]])  # [3, h, w]
             clicks.append(points + 0.5)
             full = (ids[None] == at.T[:, :, None, None]) & (at.T > 0)[:, :, None, None]  # [P, 3, H, W]
             p, k, h, w = full.shape  # the decoder's cells are 2 x 2 pixels: a cell's target is the share of them inside
             targets.append(full.reshape(p, k, h // 2, 2, w // 2, 2).mean((3, 5), dtype=np.float32))
-        x = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float()
-        x = torch.stack([self.sam.preprocess(i) for i in x]).contiguous(memory_format=torch.channels_last)
-        embedding = self.sam.image_encoder(x)
         where = self.sam.prompt_encoder.get_dense_pe()
         logits, scores = [], []
         for e, p in zip(embedding, clicks):
@@ -97,21 +102,27 @@ class Losses:
         # Inside and outside count alike, so that a constant answer gains nothing; later the focal loss, because this one paints too much.
         inside = (entropy * target).sum((-1, -2)) / target.sum((-1, -2)).clamp(min=1)
         outside = (entropy * (1 - target)).sum((-1, -2)) / (1 - target).sum((-1, -2)).clamp(min=1)
-        early = max(0.0, 1 - step / (BALANCED_SHARE * self.steps))
+        late = (step - first_click) / (self.steps - first_click)
+        balanced = BALANCED[0] + (BALANCED[1] - BALANCED[0]) * late
         dice = 1 - (2 * (p * target).sum((-1, -2)) + 1) / (p.sum((-1, -2)) + target.sum((-1, -2)) + 1)
         with torch.no_grad():
             hit = logit > 0
             t = target > 0.5
             iou = (hit & t).sum((-1, -2)) / (hit | t).sum((-1, -2)).clamp(min=1)
         known = (target.sum((-1, -2)) > 0).float()  # a region thinner than the decoder's grid teaches nothing
-        called = torch.from_numpy(np.stack(names))  # [V, 3, h, w]
-        naming = sum(F.cross_entropy(head(embedding)[..., : called.shape[2], : called.shape[3]], called[:, k], ignore_index=-1) for k, head in enumerate(self.sam.names)) / 3
         mean = lambda z: (z * known).sum() / known.sum().clamp(min=1)  # noqa: E731
         out = {"balanced": mean((inside + outside) / 2), "focal": mean(focal), "dice": mean(dice), "score": mean((score - iou).square()), "naming": naming}
-        out["total"] = early * out["balanced"] + (1 - early) * FOCAL * out["focal"] + DICE * out["dice"] + SCORE * out["score"] + NAMES * out["naming"]
+        out["total"] = balanced * out["balanced"] + (1 - balanced) * FOCAL * out["focal"] + DICE * out["dice"] + SCORE * out["score"] + NAMES * out["naming"]
         for k, name in enumerate(("subpart", "part", "whole")):
             out[f"iou_{name}"] = (iou[:, k] * known[:, k]).sum() / known[:, k].sum().clamp(min=1)
         return out
+
+    def naming(self, embedding: torch.Tensor, views) -> torch.Tensor:
+        """Cross-entropy of every cell's name, whole, part and subpart, from the embedding alone."""
+        cells = [self.names[self.scenes.scene[v]][ids[:, STRIDE // 2:: STRIDE, STRIDE // 2:: STRIDE]] for v, _, ids in views]
+        called = torch.from_numpy(np.stack(cells))  # [V, 3, h, w]
+        h, w = called.shape[-2:]
+        return sum(F.cross_entropy(head(embedding)[..., :h, :w], called[:, k], ignore_index=-1) for k, head in enumerate(self.sam.names)) / 3
 
 
 def sample_clicks(ids: np.ndarray, stuff: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:  # [n, 2] int x, y
