@@ -361,14 +361,15 @@ def clicks_figure(image: np.ndarray, clicks: Sequence[tuple[str, tuple[float, fl
 
 
 def candidates_figure(view: View, masks: np.ndarray, output: np.ndarray, points_per_side: int) -> Figure:
-    """The grid of clicks on a view, and what came back, output by output (SAM's subpart, part, whole)."""
+    """The grid of clicks on a view, and what came back, output by output (SAM's subpart, part, whole); 0 clicks: no grid."""
     fig, axes = grid(1, 4, width=2.9)
     image = view.image()
-    n = points_per_side
-    picture(axes[0, 0], image, f"{n} × {n} clicks on {view.name}")
-    at = (np.arange(n) + 0.5) / n
-    x, y = np.meshgrid(at * image.shape[1] - 0.5, at * image.shape[0] - 0.5)
-    axes[0, 0].scatter(x, y, s=2.5, color=YELLOW, edgecolors="none")
+    side = points_per_side
+    picture(axes[0, 0], image, f"{side} × {side} clicks on {view.name}" if side else view.name)
+    if side:
+        at = (np.arange(side) + 0.5) / side
+        x, y = np.meshgrid(at * image.shape[1] - 0.5, at * image.shape[0] - 0.5)
+        axes[0, 0].scatter(x, y, s=2.5, color=YELLOW, edgecolors="none")
     for n, (ax, name) in enumerate(zip(axes[0, 1:], OUTPUT_NAMES)):
         rows = np.flatnonzero(output == n)
         label = np.full(image.shape[:2], -1)
@@ -422,7 +423,8 @@ def orbit_figure(
             ax.plot(x, y, "o-", ms=3.5, color=color, label=label)
         ax.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
         ax.set_xlabel("view, along the orbit")
-        ax.legend(fontsize=8, loc="lower left")
+    a.legend(fontsize=8, loc="lower left")
+    b.legend(fontsize=8, loc="upper right")
     a.set_ylabel(f"cosine to the mean full {name}")
     b.set_ylabel(f"relevancy of “{name}”")
     b.axhline(0.5, color="0.6", lw=1, ls=":")
@@ -700,18 +702,4 @@ def training_figure(panels: Sequence[tuple[str, Mapping[str, tuple[Sequence[floa
         ax.set(title=title, xlabel="step", ylabel=ylabel)
         if len(curves) > 1:
             ax.legend(fontsize=8)
-    return fig
-
-
-def sizes_figure(curves: Mapping[str, Sequence[Mapping[str, float]]], targets: Mapping[str, float], smallest: int) -> Figure:
-    """IoU after one click over the size of the region clicked on, per granularity at its own output; dashed: what we wanted."""
-    fig, axes = plots(1, 1, size=(6.2, 3.4))
-    ax = axes[0, 0]
-    for (level, rows), color in zip(curves.items(), (ORANGE, GREEN, BLUE)):
-        x = [np.sqrt(r["from_px"] * r["to_px"]) for r in rows]
-        ax.plot(x, [r["iou"] for r in rows], "o-", color=color, label=level)
-        ax.plot([smallest, ax.get_xlim()[1]], [targets[level]] * 2, color=color, ls="--", lw=0.9)
-    ax.axvline(smallest, color="0.6", lw=1, ls=":")
-    ax.set(xscale="log", xlabel="pixels of the region", ylabel="IoU after one click", ylim=(0, 1))
-    ax.legend(fontsize=9, loc="upper left")
     return fig
