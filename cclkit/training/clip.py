@@ -22,8 +22,9 @@ MIN_AREA_PX = 60
 TEMPLATES = ("{}", "{}", "a {}", "the {}", "a photo of a {}", "a picture of the {}", "a close photo of a {}", "one {}")
 GENERIC_OBJECT = ("object", "things", "an object", "a thing")
 GENERIC_STUFF = ("stuff", "texture", "surface", "background")
-GENERIC_SHARE = 0.06
-"""Share of captions that say nothing in particular, so that the canonical phrases of a query mean what they say."""
+GENERIC_SHARE, GENERIC_WEIGHT = 0.06, 0.2
+"""Share of captions that say nothing in particular, so that the canonical phrases of a query mean what they say; and how
+much they count as positives beside a text that names the thing. Alike, no name could ever win against "object"."""
 MATERIAL_SHARE = 0.5
 """How often a text beyond the plain name is drawn."""
 
@@ -34,10 +35,6 @@ def vocabulary(scenes: Scenes) -> tuple[str, ...]:
     for text in (*TEMPLATES, *GENERIC_OBJECT, *GENERIC_STUFF, *CANONICAL):
         words |= set(words_of(text.replace("{}", "")))
     return tuple(sorted(words))
-
-
-def texts_of(node: dict) -> tuple[str, ...]:
-    return (*node["texts"], *(GENERIC_STUFF if node["stuff"] else GENERIC_OBJECT))
 
 
 def model(seed: int, tokenizer: WordTokenizer) -> torch.nn.Module:
@@ -95,36 +92,40 @@ class Losses:
                 options = node["texts"]
                 text = options[0] if rng.random() > MATERIAL_SHARE else str(rng.choice(options))
             texts.append(text)
-            fits.append(set(texts_of(node)))
+            fits.append({t: 1.0 for t in node["texts"]} | {t: GENERIC_WEIGHT for t in (GENERIC_STUFF if node["stuff"] else GENERIC_OBJECT)})
         shown = [TEMPLATES[rng.integers(len(TEMPLATES))].format(t) for t in texts]
         x = normalised(np.stack(crops)).contiguous(memory_format=torch.channels_last)
         image = F.normalize(self.clip.encode_image(x), dim=-1)
         text = F.normalize(self.clip.encode_text(self.tokenizer(shown)), dim=-1)
         logits = self.clip.logit_scale.clamp(max=np.log(50.0)).exp() * image @ text.T
-        positive = torch.tensor([[t in f for t in texts] for f in fits], dtype=torch.float32)
+        positive = torch.tensor([[f.get(t, 0.0) for t in texts] for f in fits])
         loss = (_soft(logits, positive) + _soft(logits.T, positive.T)) / 2
         with torch.no_grad():
-            right = positive.gather(1, logits.argmax(1, keepdim=True)).mean()
+            right = (positive.gather(1, logits.argmax(1, keepdim=True)) == 1).float().mean()
         return {"total": loss, "batch_accuracy": right, "scale": self.clip.logit_scale.exp()}
 
 
 def _soft(logits: torch.Tensor, positive: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy to a target that is uniform over the positives of each row."""
+    """Cross-entropy to a target in proportion to each row's positives."""
     return -(logits.log_softmax(1) * positive / positive.sum(1, keepdim=True)).sum(1).mean()
 
 
 def training_crop(scenes: Scenes, region: tuple[int, int, int], stuff: bool, rng: np.random.Generator) -> np.ndarray:  # [S, S, 3] uint8
-    """A square around a complete region, with what is around it; of stuff, a patch that is mostly it."""
+    """A square around a complete region, with what is around it; of stuff, all of it or a patch that is mostly it."""
     v, level, i = region
     image, mask = scenes.images[v], scenes.ids[v, level] == i
     h, w = mask.shape
     y, x = np.nonzero(mask)
-    if stuff:
+    if stuff and rng.random() < 0.5:  # all of it, with what stands on it
+        x0, x1, y0, y1 = x.min(), x.max() + 1, y.min(), y.max() + 1
+        side = max(x1 - x0, y1 - y0)
+        crop = _square(image, (x0 + x1 - side) / 2, (y0 + y1 - side) / 2, side)
+    elif stuff:
         for _ in range(8):
             k = rng.integers(len(y))
-            side = int(rng.uniform(0.2, 0.9) * h)
+            side = int(rng.uniform(0.2, 1) * h)
             x0, y0 = int(np.clip(x[k] - side // 2, 0, w - side)), int(np.clip(y[k] - side // 2, 0, h - side))
-            if mask[y0: y0 + side, x0: x0 + side].mean() > 0.7:
+            if mask[y0: y0 + side, x0: x0 + side].mean() > 0.5:
                 break
         crop = image[y0: y0 + side, x0: x0 + side]
     else:
