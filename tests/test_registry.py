@@ -526,13 +526,13 @@ def test_offline_folder_is_linked(listed, tmp_path):
 
 
 def test_models_use_a_fetched_checkpoint(listed, tmp_path):
-    names = {"sam_vit_b": {}, "sam_vit_h": {}, "openclip_vit_b_16": {}, "sam2.1_hiera_large": {}}
+    names = {"sam_vit_b": {}, "sam_vit_h": {}, "openclip_vit_b_16": {}}
     root = listed(**names)
     with pytest.raises(ModelError, match="needs front_end.sam.checkpoint=PATH; run `cclkit data fetch sam_vit_h`"):
         models.load_sam("vit_h")
     with pytest.raises(ModelError, match="needs front_end.clip.checkpoint=PATH; run `cclkit data fetch openclip_vit_b_16`"):
         models.load_clip("ViT-B-16")
-    paper = config.profile("paper")
+    paper = config.profile("paper", **{"front_end.propagation": "none"})  # SAM2 is not listed here
     assert identities(paper)["sam"] == "vit_h:none"
     source = tmp_path / "weights.pth"
     torch.save({"x": torch.zeros(2)}, source)
