@@ -302,3 +302,14 @@ def test_settings_of_the_models_are_checked():
         config.profile("mini", **{"front_end.sam.points_per_side": 0})
     paper = config.profile("paper").front_end
     assert (paper.sam.model, paper.sam.points_per_side, paper.clip.model, paper.clip.prompts) == ("vit_h", 32, "ViT-B-16", "raw")
+
+
+def test_a_text_is_the_same_whatever_is_asked_beside_it():
+    """Bit for bit: notebooks are compared, and a second run asks in another order."""
+    from cclkit.config import ClipConfig
+
+    words = ["red apple", "teapot", "a stuffed bear", "object", "stuff", "wooden table", "mug"]
+    together = clip.clip_encoder(ClipConfig()).encode_text(words)
+    backwards = clip.clip_encoder(ClipConfig()).encode_text(words[::-1])[::-1]
+    alone = clip.clip_encoder(ClipConfig())
+    assert np.array_equal(together, backwards) and np.array_equal(together, np.concatenate([alone.encode_text([w]) for w in words]))

@@ -56,14 +56,15 @@ class ClipEncoder:
         """Phrases -> unit vectors [P, dim] float32; each phrase is encoded once."""
         if not phrases:
             return np.zeros((0, self.dim), np.float32)
-        new = [p for p in dict.fromkeys(phrases) if p not in self._texts]
-        if new:
-            forms = ENSEMBLE if self.config.prompts == "ensemble" else ("{}",)
-            tokens = self.tokenizer([f.format(p) for p in new for f in forms]).to(self.device)
+        forms = ENSEMBLE if self.config.prompts == "ensemble" else ("{}",)
+        for phrase in dict.fromkeys(phrases):
+            if phrase in self._texts:
+                continue
+            # one at a time: the last bits of a batched product depend on what else is in the batch
+            tokens = self.tokenizer([f.format(phrase) for f in forms]).to(self.device)
             with torch.no_grad(), self._autocast():
                 f = torch.nn.functional.normalize(self.model.encode_text(tokens).float(), dim=-1)
-            mean = torch.nn.functional.normalize(f.view(len(new), len(forms), -1).mean(1), dim=-1).cpu().numpy()
-            self._texts |= dict(zip(new, mean))
+            self._texts[phrase] = torch.nn.functional.normalize(f.mean(0), dim=-1).cpu().numpy()
         return np.stack([self._texts[p] for p in phrases])
 
     def unknown_words(self, phrase: str) -> list[str]:
