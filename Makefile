@@ -12,7 +12,7 @@ help:
 	@echo "make figures   regenerate every figure and table of the notebooks (FRESH=1: from the photographs, PROFILE=paper)"
 	@echo "make test      unit tests, then every notebook twice, compared by nbval"
 	@echo "make lab       open the notebooks in JupyterLab"
-	@echo "make benchmark all bundled scenes, with and without the contrastive terms (half an hour)"
+	@echo "make benchmark all bundled scenes, with and without the contrastive terms (takes long)"
 	@echo "make bench     speed and memory of the numerical core"
 	@echo "make setup     only create .venv"
 	@echo "make clean     remove run folders and executed notebooks (figures and tables stay)"

@@ -138,7 +138,8 @@ def scene_ablation(run: Run, *, seeds: Sequence[int], arms: Sequence[str] = tupl
 def benchmark(scenes: Sequence[str] | None, config: Config, folder: Path) -> list[dict]:
     """Every scene through all stages, with and without the contrastive terms: rows, and ``benchmark.md`` in ``folder``.
 
-    The table is written anew after each scene, so that a stopped benchmark leaves what it has measured.    """
+    The table is written anew after each scene, so that a stopped benchmark leaves what it has measured.
+    """
     rows = []
     for name in scenes or bundled_scenes():
         run = Run(name, config)

@@ -306,6 +306,19 @@ def test_fresh_deletes_the_run_folder_only_when_asked(scene_folder, tmp_path, ca
     os.environ.pop("CCLKIT_NO_BUNDLE", None)
 
 
+def test_the_benchmark_writes_a_row_per_scene(scene_folder, tmp_path, monkeypatch):
+    from cclkit.experiments import benchmark
+
+    monkeypatch.setenv("CCLKIT_RESULTS", str(tmp_path))
+    (row,) = benchmark([str(scene_folder)], config.profile("mini", **SMALL), tmp_path / "tables")
+    run = Run(scene_folder, config.profile("mini", **SMALL))
+    assert run.ensure("evaluation").reused and row["both"] == 100 * run.evaluation()["aggregates"]["pooled"]["miou"]
+    baseline = run.vary(codebook__lambda_pull=0.0, codebook__lambda_push=0.0)
+    assert baseline.ensure("evaluation").reused and row["baseline"] == 100 * baseline.evaluation()["aggregates"]["pooled"]["miou"]
+    assert np.isnan(row["psnr"]) and row["minutes"] > 0  # this scene holds nothing out
+    assert f"{row['both']:.1f}" in (tmp_path / "tables" / "benchmark.md").read_text()
+
+
 def test_settings_are_listed_with_meaning(capsys):
     assert cli.main(["settings"]) == 0
     out = capsys.readouterr().out

@@ -187,3 +187,10 @@ def test_bundled_weights_are_small():
     sizes = {n: (models.folder() / n).stat().st_size for n in BUNDLED}
     assert models.MINI_CLIP in sizes and sum(sizes.values()) <= 12e6, sizes
     assert json.loads((models.folder() / "mini_clip.json").read_text())["scores"]["classes"] >= 25
+
+
+def test_scoring_nothing_is_one_clear_error(tmp_path):
+    from cclkit.training.make import score_again
+
+    with pytest.raises(ModelError, match="no weights here to score"):
+        score_again(tmp_path, tmp_path, threads=1)

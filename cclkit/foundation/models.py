@@ -169,6 +169,8 @@ def _bundled(name: str, what: str) -> tuple[Path, str, str]:
 
 
 def _remedy(what: str) -> str:
+    if what == "mini-SAM":
+        return "none ship in this version; use front_end.masks=simulated or a public checkpoint (front_end.sam.model=vit_b), or train it with python -m cclkit.training"
     if what.startswith("mini"):
         return "restore it from the repository, or train it again with python -m cclkit.training"
     kind, _, model = what.partition(" ")

@@ -58,13 +58,16 @@ def score_weights(which: str, folder: Path, path: Path) -> dict:
 def score_again(folder: Path, out: Path | None, *, threads: int) -> None:
     """Score the weights in ``out`` again and write the scores into their records: after a change of the scores or of the filters."""
     torch.set_num_threads(threads)
-    for which, name in (("sam", models.MINI_SAM), ("clip", models.MINI_CLIP)):
-        path = (out or models.folder()) / name
+    paths = {which: (out or models.folder()) / name for which, name in (("sam", models.MINI_SAM), ("clip", models.MINI_CLIP))}
+    there = {which: path for which, path in paths.items() if path.is_file()}
+    if not there:
+        raise ModelError(f"{out or models.folder()}: no weights here to score; train some with `python -m cclkit.training sam {folder}` or `clip`")
+    for which, path in there.items():
         record = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         if models.digest(path) != record["sha256"]:
             raise ModelError(f"{path}: not the weights that {path.with_suffix('.json').name} describes; train them again")
         save_json(path.with_suffix(".json"), record | {"scores": score_weights(which, folder, path)})
-        _say(f"{name}: scored")
+        _say(f"{path.name}: scored")
 
 
 def _say(line: str) -> None:

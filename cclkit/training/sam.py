@@ -8,7 +8,7 @@ import torch
 from segment_anything.modeling.transformer import Attention
 from torch.nn import functional as F
 
-from ..foundation.mini_sam import IMAGE_SIZE, STRIDE, WIDTH, build_mini_sam
+from ..foundation.mini_sam import STRIDE, WIDTH, build_mini_sam
 from .data import Scenes
 
 NAMING_SHARE, NAMING_VIEWS = 0.45, 8
