@@ -38,8 +38,8 @@ def test_a_stopped_training_goes_on_to_the_same_weights(scenes, tmp_path, monkey
     monkeypatch.setattr(loop, "SAVE_EVERY", 2)
 
     def train(folder, stop_at=None):
-        monkeypatch.setattr(sam, "NAMING_SHARE", 0.3)
-        monkeypatch.setattr(sam, "NAMING_VIEWS", 1)
+        monkeypatch.setattr(sam, "GROUPING_SHARE", 0.5)
+        monkeypatch.setattr(sam, "GROUPING_VIEWS", 1)
         model = sam.model(0)
         losses = sam.Losses(model, scenes, 4)
 
@@ -48,7 +48,7 @@ def test_a_stopped_training_goes_on_to_the_same_weights(scenes, tmp_path, monkey
                 raise KeyboardInterrupt
             return losses(step, rng)
 
-        return loop.fit(model, loss_of, folder, steps=4, seed=0, lr=1e-3, warmup=2, log=lambda line: None)
+        return loop.fit(model, loss_of, folder, steps=4, seed=0, lr=1e-3, warmup=2, restart=losses.first_click, log=lambda line: None)
 
     whole, curves = train(tmp_path / "a")
     with pytest.raises(KeyboardInterrupt):
@@ -56,7 +56,7 @@ def test_a_stopped_training_goes_on_to_the_same_weights(scenes, tmp_path, monkey
     resumed, again = train(tmp_path / "b")
     for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values()):
         assert torch.equal(a, b), name
-    assert curves["naming"] == again["naming"] and len(curves["naming"]) == 4 and curves["dice"] == again["dice"] and len(curves["dice"]) == 2
+    assert curves["grouping"] == again["grouping"] and len(curves["grouping"]) == 4 and curves["dice"] == again["dice"] and len(curves["dice"]) == 2
     with pytest.raises(ModelError, match="asked for 5 steps"):
         loop.fit(sam.model(0), None, tmp_path / "a", steps=5, seed=0, lr=1e-3)
     with pytest.raises(ModelError, match="code and data other"):

@@ -9,7 +9,7 @@ from pathlib import Path
 from ..errors import CclkitError
 
 SEED = 0
-STEPS = {"sam": 5600, "clip": 1300}
+STEPS = {"sam": 11700, "clip": 1300}
 
 
 def main(argv=None) -> int:

@@ -32,10 +32,11 @@ def fit(
     weight_decay: float = 0.02,
     warmup: int = 100,
     average: float = 0.998,
+    restart: int = 0,
     made_from: str = "",
     log: Callable[[str], None] = print,
 ) -> tuple[nn.Module, dict[str, list[float]]]:
-    """Adam with a cosine schedule; returns the averaged model and the curves.
+    """Adam with a cosine schedule, begun anew at step ``restart``; returns the averaged model and the curves.
 
     ``loss_of(step, generator)`` gives named losses, "total" among them. Each step has its own
     generator made from (seed, step), so a resumed run sees the same data as an uninterrupted one.
@@ -66,7 +67,8 @@ def fit(
     start = time.monotonic()
     for step in range(first, steps):
         model.train()
-        rate = lr * min(1, (step + 1) / warmup) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+        begin, end = (0, restart) if step < restart else (restart, steps)
+        rate = lr * min(1, (step - begin + 1) / warmup) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (step - begin) / (end - begin))))
         for g in optimiser.param_groups:
             g["lr"] = rate
         torch.manual_seed(seed * 1_000_003 + step)

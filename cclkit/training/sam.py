@@ -9,11 +9,12 @@ from segment_anything.modeling.transformer import Attention
 from torch.nn import functional as F
 
 from ..foundation.mini_sam import STRIDE, WIDTH, build_mini_sam
-from .data import Scenes
+from .data import LEVELS, Scenes
 
-NAMING_SHARE, NAMING_VIEWS = 0.45, 8
-"""Share of the steps in which only the encoder learns, by naming every pixel, and views per such step. A click teaches one
-region and costs as much as a view through the encoder, so a decoder that starts on an encoder that knows nothing starves."""
+GROUPING_SHARE, GROUPING_VIEWS, GROUPING_CLICKS = 0.77, 4, 32
+"""Share of the steps in which only the encoder learns, by grouping (see Grouping), views per such step, and clicks in each.
+Through the decoder a click costs as much as a view through the encoder, so a decoder that starts on an encoder that knows
+nothing starves; in a dot product of features it costs nothing."""
 VIEWS, CLICKS = 3, 12
 """Per later step: views, and clicks in each. Few of them, because many small steps learn faster than few large ones here."""
 ON_STUFF = 0.12
@@ -24,8 +25,11 @@ FOCAL, DICE, SCORE = 20.0, 1.0, 1.0
 """Weights of the three losses, SAM's own."""
 BALANCED = (1.0, 0.2)
 """Weight of a balanced cross-entropy at the first and at the last click; the focal loss takes its place."""
-NAMES = 0.5
-"""Weight of naming every pixel beside the clicks. What names them is dropped after training."""
+GROUPING, GROUPING_BALANCED = 0.5, 0.3
+"""Weight of grouping beside the decoder's losses, and of the balanced cross-entropy in it. What groups is dropped after training."""
+GROUPING_STRIDE, GROUPING_WIDTH = 4, 16
+DEGRADED, ZOOMED = 0.25, 0.25
+"""Share of views with a worse photograph, and zoomed in."""
 PE_FREQUENCIES = (0.5, 2.0)
 POINT_EMBEDDING, NECK, ATTENTION = 0.1, 0.5, 1.5
 
@@ -56,27 +60,40 @@ def model(seed: int) -> torch.nn.Module:
     return m
 
 
+class Grouping(torch.nn.Module):
+    """Which pixels belong to the region under a click, as the dot product of two features, for each of the three levels."""
+
+    def __init__(self):
+        super().__init__()
+        self.up = torch.nn.ConvTranspose2d(WIDTH, WIDTH, STRIDE // GROUPING_STRIDE, STRIDE // GROUPING_STRIDE)
+        self.key = torch.nn.Conv2d(WIDTH, 3 * GROUPING_WIDTH, 1)
+        self.query = torch.nn.Conv2d(WIDTH, 3 * (GROUPING_WIDTH + 1), 1)
+
+    def forward(self, embedding: torch.Tensor, xy: np.ndarray) -> torch.Tensor:
+        """Logits [V, P, 3, H / 4, W / 4] of clicks xy [V, P, 2] int in embeddings [V, WIDTH, H / 8, W / 8]."""
+        u = F.gelu(self.up(embedding))
+        key = self.key(u).unflatten(1, (3, GROUPING_WIDTH))
+        at = self.query(u).permute(0, 2, 3, 1)[np.arange(len(xy))[:, None], xy[..., 1] // GROUPING_STRIDE, xy[..., 0] // GROUPING_STRIDE]
+        at = at.unflatten(-1, (3, GROUPING_WIDTH + 1))  # the last entry is an offset
+        return torch.einsum("vplc,vlchw->vplhw", at[..., :-1], key) + at[..., -1, None, None]
+
+
 class Losses:
     """The loss of one step, as a function of its number and its generator."""
 
     def __init__(self, sam, scenes: Scenes, steps: int):
-        self.sam, self.scenes, self.steps = sam, scenes, steps
-        # Clicks alone teach the encoder slowly: one region each. What everything is called teaches every pixel.
-        called = lambda n: (n["family"], n["texts"][0])  # noqa: E731
-        every = {name: k for k, name in enumerate(sorted({called(n) for t in scenes.nodes for n in t.values()}))}
-        self.names = [np.array([-1, *(every[called(t[i])] for i in sorted(t))]) for t in scenes.nodes]  # per scene: id -> name
-        sam.names = torch.nn.ModuleList(torch.nn.Conv2d(WIDTH, len(every), 1) for _ in range(3))
+        self.sam, self.scenes, self.steps, self.first_click = sam, scenes, steps, round(GROUPING_SHARE * steps)
+        sam.grouping = Grouping()
         self.stuff = [np.array([n["stuff"] for n in [{"stuff": False}, *(t[i] for i in sorted(t))]]) for t in scenes.nodes]
 
     def __call__(self, step: int, rng: np.random.Generator) -> dict[str, torch.Tensor]:
-        first_click = NAMING_SHARE * self.steps
-        views = [(v, *augmented(self.scenes.images[v], self.scenes.ids[v], rng)) for v in rng.integers(len(self.scenes.images), size=NAMING_VIEWS if step < first_click else VIEWS)]
+        views = [(v, *augmented(self.scenes.images[v], self.scenes.ids[v], rng)) for v in rng.integers(len(self.scenes.images), size=GROUPING_VIEWS if step < self.first_click else VIEWS)]
         x = torch.from_numpy(np.stack([image for _, image, _ in views])).permute(0, 3, 1, 2).float()
-        x = torch.stack([self.sam.preprocess(i) for i in x]).contiguous(memory_format=torch.channels_last)
-        embedding = self.sam.image_encoder(x)
-        naming = self.naming(embedding, views)
-        if step < first_click:
-            return {"naming": naming, "total": naming}
+        x = self.sam.preprocess(x).contiguous(memory_format=torch.channels_last)
+        embedding = self.sam.image_encoder(x).contiguous()
+        grouping = self.grouping(embedding, views, rng)
+        if step < self.first_click:
+            return grouping | {"total": grouping["grouping"]}
         clicks, targets = [], []
         for v, _, ids in views:
             points = sample_clicks(ids, self.stuff[self.scenes.scene[v]], CLICKS, rng)
@@ -96,33 +113,54 @@ class Losses:
         h, w = target.shape[-2:]
         logit = torch.cat(logits)[..., :h, :w]
         score = torch.cat(scores)
-        p = logit.sigmoid()
-        entropy = F.binary_cross_entropy_with_logits(logit, target, reduction="none")
-        focal = (entropy * (p - target).square()).mean((-1, -2))
-        # Inside and outside count alike, so that a constant answer gains nothing; later the focal loss, because this one paints too much.
-        inside = (entropy * target).sum((-1, -2)) / target.sum((-1, -2)).clamp(min=1)
-        outside = (entropy * (1 - target)).sum((-1, -2)) / (1 - target).sum((-1, -2)).clamp(min=1)
-        late = (step - first_click) / (self.steps - first_click)
+        late = (step - self.first_click) / (self.steps - self.first_click)
         balanced = BALANCED[0] + (BALANCED[1] - BALANCED[0]) * late
-        dice = 1 - (2 * (p * target).sum((-1, -2)) + 1) / (p.sum((-1, -2)) + target.sum((-1, -2)) + 1)
-        with torch.no_grad():
-            hit = logit > 0
-            t = target > 0.5
-            iou = (hit & t).sum((-1, -2)) / (hit | t).sum((-1, -2)).clamp(min=1)
-        known = (target.sum((-1, -2)) > 0).float()  # a region thinner than the decoder's grid teaches nothing
-        mean = lambda z: (z * known).sum() / known.sum().clamp(min=1)  # noqa: E731
-        out = {"balanced": mean((inside + outside) / 2), "focal": mean(focal), "dice": mean(dice), "score": mean((score - iou).square()), "naming": naming}
-        out["total"] = balanced * out["balanced"] + (1 - balanced) * FOCAL * out["focal"] + DICE * out["dice"] + SCORE * out["score"] + NAMES * out["naming"]
-        for k, name in enumerate(("subpart", "part", "whole")):
-            out[f"iou_{name}"] = (iou[:, k] * known[:, k]).sum() / known[:, k].sum().clamp(min=1)
+        iou = _iou(logit, target)
+        known = target.sum((-1, -2)) > 0  # a region thinner than the decoder's grid teaches nothing
+        out = {"balanced": _mean(_balanced(logit, target), known), "focal": _mean(_focal(logit, target), known), "dice": _mean(_dice(logit.sigmoid(), target), known), "score": _mean((score - iou).square(), known), "grouping": grouping["grouping"]}
+        out["total"] = balanced * out["balanced"] + (1 - balanced) * FOCAL * out["focal"] + DICE * out["dice"] + SCORE * out["score"] + GROUPING * out["grouping"]
+        for k, level in enumerate(LEVELS):
+            out[f"iou_{level}"] = _mean(iou[:, k], known[:, k])
         return out
 
-    def naming(self, embedding: torch.Tensor, views) -> torch.Tensor:
-        """Cross-entropy of every cell's name, whole, part and subpart, from the embedding alone."""
-        cells = [self.names[self.scenes.scene[v]][ids[:, STRIDE // 2:: STRIDE, STRIDE // 2:: STRIDE]] for v, _, ids in views]
-        called = torch.from_numpy(np.stack(cells))  # [V, 3, h, w]
-        h, w = called.shape[-2:]
-        return sum(F.cross_entropy(head(embedding)[..., :h, :w], called[:, k], ignore_index=-1) for k, head in enumerate(self.sam.names)) / 3
+    def grouping(self, embedding: torch.Tensor, views, rng: np.random.Generator) -> dict[str, torch.Tensor]:
+        """Balanced cross-entropy and dice of masks that are dot products of features, and their IoU."""
+        xy = np.stack([sample_clicks(ids, self.stuff[self.scenes.scene[v]], GROUPING_CLICKS, rng) for v, _, ids in views])
+        half = GROUPING_STRIDE // 2
+        at = np.stack([ids[:, p[:, 1], p[:, 0]].T for (_, _, ids), p in zip(views, xy)])  # [V, P, 3]
+        cells = np.stack([ids[:, half:: GROUPING_STRIDE, half:: GROUPING_STRIDE] for _, _, ids in views])  # [V, 3, h, w]
+        target = torch.from_numpy(cells[:, None] == at[..., None, None]).float()
+        h, w = target.shape[-2:]
+        logit = self.sam.grouping(embedding[..., : h * GROUPING_STRIDE // STRIDE, : w * GROUPING_STRIDE // STRIDE], xy)
+        known = torch.from_numpy(at > 0) & (target.sum((-1, -2)) > 0)
+        return {"grouping": _mean(GROUPING_BALANCED * _balanced(logit, target) + _dice(logit.sigmoid(), target), known)} | {
+            f"grouping_iou_{level}": _mean(_iou(logit, target)[:, :, k], known[:, :, k]) for k, level in enumerate(LEVELS)
+        }
+
+
+def _balanced(logit: torch.Tensor, target: torch.Tensor) -> torch.Tensor:  # [..., H, W] twice -> [...]
+    """Cross-entropy in which inside and outside count alike, so that a constant answer gains nothing."""
+    entropy = F.binary_cross_entropy_with_logits(logit, target, reduction="none")
+    inside, outside = target.sum((-1, -2)), (1 - target).sum((-1, -2))
+    return ((entropy * target).sum((-1, -2)) / inside.clamp(min=1) + (entropy * (1 - target)).sum((-1, -2)) / outside.clamp(min=1)) / 2
+
+
+def _dice(p: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    return 1 - (2 * (p * target).sum((-1, -2)) + 1) / (p.sum((-1, -2)) + target.sum((-1, -2)) + 1)
+
+
+def _focal(logit: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    return (F.binary_cross_entropy_with_logits(logit, target, reduction="none") * (logit.sigmoid() - target).square()).mean((-1, -2))
+
+
+@torch.no_grad()
+def _iou(logit: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    hit, there = logit > 0, target > 0.5
+    return (hit & there).sum((-1, -2)) / (hit | there).sum((-1, -2)).clamp(min=1)
+
+
+def _mean(value: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+    return (value * known).sum() / known.sum().clamp(min=1)
 
 
 def sample_clicks(ids: np.ndarray, stuff: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:  # [n, 2] int x, y
@@ -147,7 +185,7 @@ def sample_clicks(ids: np.ndarray, stuff: np.ndarray, n: int, rng: np.random.Gen
 def augmented(image: np.ndarray, ids: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """A view and its ids [3, H, W], zoomed, mirrored, and photographed less well."""
     h, w = image.shape[:2]
-    if rng.random() < 0.6:  # zoom in
+    if rng.random() < ZOOMED:
         s = rng.uniform(0.55, 1)
         ch, cw = int(h * s), int(w * s)
         y, x = rng.integers(h - ch + 1), rng.integers(w - cw + 1)
@@ -155,7 +193,7 @@ def augmented(image: np.ndarray, ids: np.ndarray, rng: np.random.Generator) -> t
         ids = np.stack([cv2.resize(m[y: y + ch, x: x + cw], (w, h), interpolation=cv2.INTER_NEAREST_EXACT) for m in ids])
     if rng.random() < 0.5:
         image, ids = image[:, ::-1], ids[:, :, ::-1]
-    return degraded(image, rng), ids
+    return degraded(image, rng) if rng.random() < DEGRADED else np.ascontiguousarray(image), ids
 
 
 def degraded(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:  # [H, W, 3] uint8
