@@ -162,6 +162,14 @@ class TrackConfig:
 
     iou_min: float = 0.5
     """A mask takes the label of the propagated mask with the largest IoU if that IoU is above this, else -1. Paper: 0.5."""
+    reseed_every: int = 0
+    """Every how many views masks without a label start tracks of their own, through all views; 0 = never. Paper: only the first view's masks are propagated (0)."""
+    reseed_iou_max: float = 0.25
+    """A mask starts such a track only if no carried mask overlaps it by a larger IoU. Paper: no such tracks (ours: 0.25, because a piece of a tracked object would become a second track of it)."""
+    check_every: int = 0
+    """Every how many views the carried masks are propagated back to the check before; 0 = never. Paper: no such check (0)."""
+    check_iou_min: float = 0.5
+    """A carried mask that overlaps the one propagated back by a smaller IoU is withdrawn. Paper: no such check (ours: 0.5, as for labels)."""
 
 
 @dataclass(frozen=True)
@@ -305,7 +313,7 @@ _NOT_NEGATIVE = (
 )
 _SHARE = (
     "front_end.sam.box_nms_iou",
-    "tracks.iou_min", "masks.predicted_iou_min", "masks.stability_min", "masks.overlap_iou_max", "masks.score_min", "masks.inner_max",
+    "tracks.iou_min", "tracks.reseed_iou_max", "tracks.check_iou_min", "masks.predicted_iou_min", "masks.stability_min", "masks.overlap_iou_max", "masks.score_min", "masks.inner_max",
     "front_end.simulation.incomplete_rate", "front_end.simulation.incomplete_cut", "front_end.simulation.split_rate", "front_end.simulation.merge_rate",
     "front_end.simulation.missing_rate", "front_end.simulation.track_loss_rate", "front_end.simulation.between_object_cosine", "front_end.simulation.hierarchy",
 )
@@ -315,7 +323,7 @@ _CHOICES = {
     "device": ("cpu", "cuda"),
     "front_end.masks": ("sam", "simulated"),
     "front_end.features": ("clip", "simulated"),
-    "front_end.propagation": ("sam2", "simulated", "none"),
+    "front_end.propagation": ("sam2", "simulated", "geometric", "none"),
     "front_end.sam2.model": tuple(f"{family}_hiera_{size}" for family in ("sam2.1", "sam2") for size in ("tiny", "small", "base_plus", "large")),
     "front_end.sam2.precision": ("float32", "bfloat16"),
     "front_end.sam.model": ("mini", "vit_b", "vit_l", "vit_h"),

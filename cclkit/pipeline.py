@@ -33,10 +33,12 @@ from .evaluation import lerf_ovs, ovs3d
 from .evaluation.metrics import write_results
 from .features import view_features
 from .field import SemanticField, field_from_tensors, field_tensors, train_field
-from .foundation import Candidates, FrontEnd, build_front_end, identities
-from .gaussians import Gaussians, fit_rgb, from_scene, load_ply, save_ply
+from .foundation import Candidates, FrontEnd, MaskPropagator, build_front_end, identities
+from .foundation.geometric import GeometricPropagation
+from .gaussians import Gaussians, fit_rgb, from_scene, load_ply, rasterize, save_ply
 from .masks import LEVELS, FilterCounts, ViewMasks, build_view_masks, pack, unpack
 from .query import code_relevancy, code_softmax_relevancy, select_level_by_mask_mean, select_level_by_maximum, threshold_mask
+from .rle import unpack_masks
 from .scenes import Scene, View, content_hash, load_scene
 from .tracking import ViewTracks, track_masks
 
@@ -60,7 +62,7 @@ GRAPH: dict[str, Stage] = {
     "candidates": Stage((), lambda c: _role(c, "sam") | _thresholds(c), ("rle.py",), role="sam"),
     "masks": Stage(("candidates",), lambda c: _settings(c, "masks"), ("masks.py", "rle.py")),
     "features": Stage(("masks",), lambda c: _role(c, "clip"), ("features.py",), role="clip"),
-    "tracks": Stage(("masks",), lambda c: _role(c, "propagation") | _settings(c, "tracks"), ("tracking.py", "rle.py"), role="propagation"),
+    "tracks": Stage(("masks",), lambda c: _role(c, "propagation") | _settings(c, "tracks"), ("tracking.py", "rle.py"), ("_propagator",), role="propagation"),
     "codebook": Stage(("masks", "features", "tracks"), lambda c: _settings(c, "codebook"), ("codebook.py",), ("training_set",), seeded=True),
     "gaussians": Stage((), lambda c: _settings(c, "gaussians") | {"device": c.device}, ("gaussians",), seeded=True),
     "field": Stage(
@@ -92,7 +94,7 @@ def _role(config: Config, role: str) -> dict:
     by = f[_MODEL_OF[role]]
     if by == "simulated":
         return {"front_end": {"by": by, "simulation": f["simulation"]}}
-    if by == "none":
+    if by in ("none", "geometric"):
         return {"front_end": {"by": by}}
     own = {k: v for k, v in f[by].items() if k not in _NEUTRAL}
     return {"front_end": own | {"by": by, "weights": identities(config)[role], "device": config.device}}
@@ -103,7 +105,7 @@ def _role_modules(config: Config, role: str) -> tuple[str, ...]:
     if not role:
         return ()
     by = getattr(config.front_end, _MODEL_OF[role])
-    own = {"sam": ("models", "sam", "mini_sam"), "clip": ("models", "clip", "mini_clip"), "sam2": ("models", "sam2")}.get(by, ("simulated",))
+    own = {"sam": ("models", "sam", "mini_sam"), "clip": ("models", "clip", "mini_clip"), "sam2": ("models", "sam2"), "geometric": ("geometric",)}.get(by, ("simulated",))
     return tuple(f"foundation/{n}.py" for n in ("__init__", *own))
 
 
@@ -158,7 +160,7 @@ class Run:
         if stage not in GRAPH:
             raise ConfigError(f"unknown stage {stage!r}; stages are {', '.join(STAGES)}")
         spec = GRAPH[stage]
-        inputs = {"scene": self.scene_key} | {i: self.key(i) for i in spec.inputs}
+        inputs = {"scene": self.scene_key} | {i: self.key(i) for i in self._inputs(stage)}
         return content_key(
             stage=stage,
             settings=spec.settings(self.config),
@@ -168,6 +170,11 @@ class Run:
             seed=self.config.seed if spec.seeded else None,
         )
 
+    def _inputs(self, stage: str) -> tuple[str, ...]:
+        """Stages that a stage reads: those of the graph, and the Gaussians if they carry the masks."""
+        geometric = stage == "tracks" and self.config.front_end.propagation == "geometric"
+        return GRAPH[stage].inputs + (("gaussians",) if geometric else ())
+
     def ensure(self, stage: str) -> Artefact:
         """The artefact of a stage, computed with everything it needs if it is not there."""
         if stage in self._artefacts:
@@ -175,12 +182,12 @@ class Run:
         key = self.key(stage)
         artefact = self.store.find(stage, key)
         if artefact is None:
-            for before in GRAPH[stage].inputs:
+            for before in self._inputs(stage):
                 self.ensure(before)
             spec = GRAPH[stage]
             about = {
                 "scene": self.scene.name,
-                "inputs": {i: self.key(i) for i in spec.inputs} | {"scene": self.scene_key},
+                "inputs": {i: self.key(i) for i in self._inputs(stage)} | {"scene": self.scene_key},
                 "settings": spec.settings(self.config),
                 "seed": self.config.seed if spec.seeded else None,
                 "device": self.config.device,
@@ -234,12 +241,32 @@ class Run:
         views = self.scene.training_views
         masks = {v.name: self.masks(v) for v in views}
         with tqdm(total=len(views) * len(LEVELS), desc="tracks", disable=quiet()) as bar:
-            tracks, n_tracks = track_masks(views, masks, self.front_end.propagator, self.config.tracks, progress=bar.update, keep=folder)
-        arrays = {"length": np.array([len(tracks[v.name].label) for v in views], np.int64)}
+            tracks = track_masks(views, masks, self._propagator(), self.config.tracks, progress=bar.update, keep=folder)
+        per_view = [tracks.views[v.name] for v in views]
+        arrays = {"length": np.array([len(t.label) for t in per_view], np.int64)}
         for name in ("label", "match", "iou"):
-            arrays[name] = np.concatenate([getattr(tracks[v.name], name) for v in views])
-        save_npz(folder / "tracks.npz", **arrays)
-        return {"n_tracks": n_tracks, "share_unlabelled": float((arrays["label"] == -1).mean()) if len(arrays["label"]) else None}
+            arrays[name] = np.concatenate([getattr(t, name) for t in per_view])
+        save_npz(folder / "tracks.npz", **arrays, **{f"start.{level}": starts for level, starts in tracks.starts.items()})
+        for level, carried in tracks.carried.items():
+            runs = {k: np.concatenate([c[k] for c in carried]) for k in carried[0]}
+            save_npz(folder / f"carried_{level}.npz", **runs, runs_per_view=np.array([len(c["rle"]) for c in carried], np.int64))
+        return {
+            "n_tracks": {level: len(starts) for level, starts in tracks.starts.items()},
+            "of_them_from_later_views": {level: int((starts > 0).sum()) for level, starts in tracks.starts.items()},
+            "share_unlabelled": float((arrays["label"] == -1).mean()) if len(arrays["label"]) else None,
+        }
+
+    def _propagator(self) -> MaskPropagator:
+        if self.config.front_end.propagation == "geometric":
+            gaussians = self.gaussians()
+
+            def depth(view: View) -> np.ndarray:
+                with torch.no_grad():
+                    seen = rasterize(gaussians, view.camera)
+                return torch.where(seen.alpha > 0.5, seen.depth, 0).numpy()
+
+            return GeometricPropagation(depth)
+        return self.front_end.propagator
 
     def _build_codebook(self, folder: Path) -> dict:
         tensors, about, arrays = {}, {}, {}
@@ -332,6 +359,18 @@ class Run:
         arrays = self.ensure("tracks").npz("tracks.npz")
         rows = self._rows(arrays["length"], view)
         return ViewTracks(arrays["label"][rows], arrays["match"][rows], arrays["iou"][rows])
+
+    def track_starts(self, level: str) -> np.ndarray:  # [K] int64
+        """Index of the training view in which each track of a level starts; 0 but for re-seeded ones."""
+        return self.ensure("tracks").npz("tracks.npz")[f"start.{level}"]
+
+    def carried(self, view: View | str, level: str) -> np.ndarray:  # [K, H, W] bool
+        """Masks of all tracks of a level as the propagator carried them to a training view; row k is track k + 1."""
+        view, arrays = self._training_view(view), self.ensure("tracks").npz(f"carried_{level}.npz")
+        i, K = [v.name for v in self.scene.training_views].index(view.name), len(self.track_starts(level))
+        start = int(arrays["runs_per_view"][:i].sum())
+        runs = {"rle": arrays["rle"][start: start + int(arrays["runs_per_view"][i])], "rle_length": arrays["rle_length"][i * K: (i + 1) * K]}
+        return unpack_masks(runs, (view.camera.height, view.camera.width))
 
     def training_set(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """All masks of all training views, in order: features [M, d], track labels [M], level [M]."""

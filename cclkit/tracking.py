@@ -2,6 +2,9 @@
 
 Per level, mask M_i of a view takes the label of the propagated mask with the largest IoU if that
 IoU exceeds 0.5, else -1 (paper §3; labels are 1..K in the order of the first view's masks).
+
+Two additions, off by default: `TrackConfig.check_every` withdraws carried masks that don't come back to
+where they started, `TrackConfig.reseed_every` starts tracks in later views from what has none yet.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from .config import TrackConfig
 from .errors import MaskError
 from .foundation import MaskPropagator
 from .masks import LEVELS, ViewMasks
+from .rle import pack_masks, unpack_masks
 from .scenes.scene import View
 
 
@@ -52,6 +56,15 @@ def iou_matrix(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.divide(inter, union, out=np.zeros_like(inter), where=union > 0)
 
 
+@dataclass(frozen=True)
+class Tracks:
+    """Tracks of a scene: the labels of all masks, and what the propagator carried."""
+
+    views: dict[str, ViewTracks]  # by view name
+    starts: dict[str, np.ndarray]  # level -> [K] int64: index of the view in which track k+1 starts
+    carried: dict[str, list[dict[str, np.ndarray]]]  # level -> per view the K carried masks as run lengths
+
+
 def track_masks(
     views: Sequence[View],
     masks: Mapping[str, ViewMasks],  # view name -> masks
@@ -59,33 +72,92 @@ def track_masks(
     config: TrackConfig,
     progress=lambda views: views,
     keep: Path | None = None,
-) -> tuple[dict[str, ViewTracks], dict[str, int]]:
-    """Labels of all masks of all views, and K per level.
+) -> Tracks:
+    """Labels of all masks of all views, and the tracks behind them.
 
     The first view of ``views`` is the one whose masks are propagated; ``keep`` is a folder in which the
     propagator may leave what a stopped run goes on from. A first view without masks is
-    no error: all labels are -1 and the codebook learns from the matching loss alone. Raises
+    no error: without re-seeding all labels are -1 and the codebook learns from the matching loss alone. Raises
     MaskError when a view has no entry in ``masks``.
     """
     for v in views:
         if v.name not in masks:
             raise MaskError(f"view {v.name!r} has no masks, so nothing can be tracked through it; recompute the masks")
-    first = masks[views[0].name]
-    rows = {level: np.flatnonzero(first.level == n) for n, level in enumerate(LEVELS)}
-    out = {v.name: {} for v in views}
+    tracks = {v.name: ViewTracks(np.full(len(masks[v.name]), -1, np.int64), np.full(len(masks[v.name]), -1, np.int64), np.zeros(len(masks[v.name]))) for v in views}
+    starts, carried = {}, {}
     for n, level in enumerate(LEVELS):
-        if len(rows[level]) == 0:
-            continue
-        for view, carried in propagator.propagate(views, first.masks[rows[level]], keep and keep / level):
-            m = masks[view.name]
-            mine = np.flatnonzero(m.level == n)
-            out[view.name][level] = (mine, *associate(m.masks[mine], carried, config.iou_min))
-            progress(1)
-    tracks = {}
-    for v in views:
-        M = len(masks[v.name])
-        t = ViewTracks(np.full(M, -1, np.int64), np.full(M, -1, np.int64), np.zeros(M))
-        for mine, label, match, iou in out[v.name].values():
-            t.label[mine], t.match[mine], t.iou[mine] = label, match, iou
-        tracks[v.name] = t
-    return tracks, {level: len(rows[level]) for level in LEVELS}
+        rows = [np.flatnonzero(masks[v.name].level == n) for v in views]
+        found = _Level(views, [masks[v.name].masks[r] for v, r in zip(views, rows)], propagator, config, progress, keep and keep / level)
+        starts[level], carried[level] = np.array(found.starts, np.int64), found.carried
+        for v, r, label, match, iou in zip(views, rows, found.label, found.match, found.iou):
+            tracks[v.name].label[r], tracks[v.name].match[r], tracks[v.name].iou[r] = label, match, iou
+    return Tracks(tracks, starts, carried)
+
+
+class _Level:
+    """Tracks of one level. Carried masks are held as run lengths, so that memory does not grow with views x tracks."""
+
+    def __init__(self, views, masks: list[np.ndarray], propagator, config: TrackConfig, progress, keep: Path | None):
+        self.views, self.masks, self.propagator, self.config, self.keep = views, masks, propagator, config, keep
+        self.starts: list[int] = []
+        self.carried = [pack_masks([]) for _ in views]
+        self.label = [np.full(len(m), -1, np.int64) for m in masks]
+        self.match = [np.full(len(m), -1, np.int64) for m in masks]
+        self.iou = [np.zeros(len(m)) for m in masks]
+        self._start(0, np.arange(len(masks[0])), progress)
+        if config.reseed_every:
+            for s in range(config.reseed_every, len(views), config.reseed_every):
+                # What overlaps a carried mask somewhat is likelier a piece of a tracked object than a new one.
+                self._start(s, np.flatnonzero((self.label[s] == -1) & (self.iou[s] <= config.reseed_iou_max)), progress)
+
+    def _start(self, s: int, rows: np.ndarray, progress) -> None:
+        """Tracks from these masks of view s through all views; what has a label keeps it."""
+        seeds, first = self.masks[s][rows], len(self.starts)
+        if not len(seeds):
+            return
+        self.starts += [s] * len(seeds)
+        new: dict[int, dict[str, np.ndarray]] = {}
+        for way, order in (("forward", range(s, len(self.views))), ("backward", range(s, -1, -1))):
+            if len(order) == 1 and new:
+                continue
+            folder = self.keep and (self.keep / f"{s:04d}_{way}")
+            for t, (_, found) in zip(order, self._propagate(order, seeds, folder)):
+                new[t] = _packed(found)
+                progress(1)
+            if self.config.check_every:
+                self._withdraw(new, order, folder)
+        for t, packed in sorted(new.items()):
+            self.carried[t] = {k: np.concatenate([self.carried[t][k], packed[k]]) for k in packed}
+            label, match, iou = associate(self.masks[t], self._unpacked(packed, t), self.config.iou_min)
+            take = (iou > self.iou[t]) & (self.label[t] == -1)
+            self.label[t] = np.where(take & (label > 0), label + first, self.label[t])
+            self.match[t] = np.where(take & (match >= 0), match + first, self.match[t])
+            self.iou[t] = np.where(take, iou, self.iou[t])
+
+    def _withdraw(self, new: dict[int, dict[str, np.ndarray]], order: range, keep: Path | None) -> None:
+        """Empty the carried masks that a propagation the other way does not find again.
+
+        From every ``check_every``-th view the carried masks go back to the check before; where forth and
+        back overlap by less than ``check_iou_min``, neither is trusted. A mask lost at the check says nothing.
+        """
+        for i in range(0, len(order) - 1, self.config.check_every):
+            back = order[i + 1: i + 1 + self.config.check_every][::-1]
+            ends = self._unpacked(new[back[0]], back[0])
+            there = np.flatnonzero(ends.any((1, 2)))
+            if not len(there) or len(back) == 1:
+                continue
+            for t, (_, found) in zip(back, self._propagate(back, ends[there], keep and keep / f"back_from_{back[0]:04d}")):
+                forth = self._unpacked(new[t], t)
+                same = (forth[there] & found).sum((1, 2)) / np.maximum(1, (forth[there] | found).sum((1, 2)))
+                forth[there[same < self.config.check_iou_min]] = False
+                new[t] = _packed(forth)
+
+    def _propagate(self, order: range, masks: np.ndarray, keep: Path | None):
+        return self.propagator.propagate([self.views[t] for t in order], masks, keep)
+
+    def _unpacked(self, packed: dict[str, np.ndarray], t: int) -> np.ndarray:
+        return unpack_masks(packed, self.masks[t].shape[1:])
+
+
+def _packed(masks: np.ndarray) -> dict[str, np.ndarray]:
+    return pack_masks(list(masks))

@@ -6,7 +6,9 @@ import pytest
 from cclkit.config import MaskConfig, TrackConfig
 from cclkit.errors import MaskError
 from cclkit.foundation import Candidates
-from cclkit.masks import build_view_masks
+from cclkit.foundation.geometric import GeometricPropagation
+from cclkit.masks import LEVELS, build_view_masks
+from cclkit.rle import unpack_masks
 from cclkit.scenes import Camera, View
 from cclkit.tracking import associate, iou_matrix, track_masks
 
@@ -64,8 +66,10 @@ def view_masks(masks):
 def test_tracks_follow_objects_and_losses():
     views = make_views(4)
     masks = {v.name: view_masks(np.roll(boxes((2, 2, 10, 10), (14, 2, 22, 10)), n, axis=2)) for n, v in enumerate(views)}
-    tracks, K = track_masks(views, masks, Shifting(), TrackConfig())
-    assert K == {"sp": 2, "wp": 2}
+    found = track_masks(views, masks, Shifting(), TrackConfig())
+    tracks = found.views
+    assert {level: starts.tolist() for level, starts in found.starts.items()} == {"sp": [0, 0], "wp": [0, 0]}
+    assert np.array_equal(unpack_masks(found.carried["wp"][1], (20, 30)), np.roll(masks["0.jpg"].masks[masks["0.jpg"].level == 1], 1, axis=2))
     for n, v in enumerate(views):
         expected = [1, 2] if n < 2 else [1, -1]
         for level in (0, 1):
@@ -76,11 +80,75 @@ def test_tracks_follow_objects_and_losses():
 def test_first_view_without_masks_leaves_everything_unlabelled():
     views = make_views(2)
     masks = {"0.jpg": view_masks(np.zeros((0, 20, 30), bool)), "1.jpg": view_masks(boxes((2, 2, 10, 10)))}
-    tracks, K = track_masks(views, masks, Shifting(), TrackConfig())
-    assert K == {"sp": 0, "wp": 0} and (tracks["1.jpg"].label == -1).all() and len(tracks["0.jpg"].label) == 0
+    found = track_masks(views, masks, Shifting(), TrackConfig())
+    tracks = found.views
+    assert [len(s) for s in found.starts.values()] == [0, 0] and (tracks["1.jpg"].label == -1).all() and len(tracks["0.jpg"].label) == 0
 
 
 def test_a_view_without_a_mask_file_is_an_error():
     views = make_views(2)
     with pytest.raises(MaskError, match="1.jpg"):
         track_masks(views, {"0.jpg": view_masks(boxes((2, 2, 10, 10)))}, Shifting(), TrackConfig())
+
+
+def test_reseeding_starts_tracks_where_something_new_appears():
+    views = make_views(6)
+    old, new = (2, 2, 10, 10), (14, 2, 22, 10)
+    masks = {v.name: view_masks(np.roll(boxes(*((old,) if n < 2 else (old, new))), n, axis=2)) for n, v in enumerate(views)}
+    without = track_masks(views, masks, Moving(), TrackConfig()).views
+    found = track_masks(views, masks, Moving(), TrackConfig(reseed_every=3))
+    for level in (0, 1):
+        assert found.starts[LEVELS[level]].tolist() == [0, 3]
+        for n in range(6):
+            m = masks[f"{n}.jpg"].level == level
+            assert without[f"{n}.jpg"].label[m].tolist() == ([1] if n < 2 else [1, -1])
+            assert found.views[f"{n}.jpg"].label[m].tolist() == ([1] if n < 2 else [1, 2])  # backwards too: view 2 comes before its key view
+    # a piece of a tracked object starts no track of its own
+    pieces = {name: m for name, m in masks.items()} | {"3.jpg": view_masks(np.roll(boxes((2, 2, 6, 10), new), 3, axis=2))}
+    found = track_masks(views, pieces, Moving(), TrackConfig(reseed_every=3))
+    assert found.starts["wp"].tolist() == [0, 3] and found.views["3.jpg"].label[pieces["3.jpg"].level == 1].tolist() == [-1, 2]
+
+
+class Moving:
+    """A propagator that moves masks by one pixel per view, whichever way the views come."""
+
+    def propagate(self, views, masks, keep=None):
+        start = int(views[0].name.split(".")[0])
+        for v in views:
+            yield v, np.roll(masks, int(v.name.split(".")[0]) - start, axis=2)
+
+
+class Drifting(Moving):
+    """Forwards the second object ends on something else from view 3 on, which going back is followed faithfully."""
+
+    def propagate(self, views, masks, keep=None):
+        forward = len(views) > 1 and int(views[1].name.split(".")[0]) > int(views[0].name.split(".")[0])
+        for v, m in super().propagate(views, masks, keep):
+            m = m.copy()
+            if forward and int(v.name.split(".")[0]) >= 3 and len(m) > 1:
+                m[1] = np.roll(m[1], 9, axis=0)
+            yield v, m
+
+
+def test_what_does_not_come_back_is_withdrawn():
+    views = make_views(6)
+    masks = {v.name: view_masks(np.roll(boxes((2, 2, 10, 10), (14, 2, 22, 10)), n, axis=2)) for n, v in enumerate(views)}
+    found = track_masks(views, masks, Drifting(), TrackConfig(check_every=4))
+    kept = [unpack_masks(c, (20, 30)).any((1, 2)).tolist() for c in found.carried["wp"]]
+    assert kept[0] == [True, True]
+    # the drift starts at view 3; going back from the check at view 4 it is not where views 1 and 2 had it
+    assert kept[1] == kept[2] == [True, False] and kept[5] == [True, True]
+    assert [k[0] for k in kept] == [True] * 6
+
+
+def test_geometry_carries_what_both_views_see():
+    camera = lambda x: Camera(np.array([[30.0, 0, 15], [0, 30, 10], [0, 0, 1]]), np.array([[1.0, 0, 0, -x], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]), 30, 20)  # noqa: E731
+    views = [View("0.jpg", None, camera(0)), View("1.jpg", None, camera(0.2))]  # 0.2 to the right at depth 2: 3 pixels
+    far = np.full((20, 30), 2.0)
+    hidden = far.copy()
+    hidden[:, 12:14] = 1.0  # something in front, in the second view only
+    masks = boxes((10, 5, 20, 15))
+    carried = dict((v.name, m) for v, m in GeometricPropagation(lambda v: far if v.name == "0.jpg" else hidden).propagate(views, masks))
+    expected = boxes((7, 5, 17, 15))
+    expected[:, :, 12:14] = False
+    assert np.array_equal(carried["1.jpg"], expected) and np.array_equal(carried["0.jpg"], masks)

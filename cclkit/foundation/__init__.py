@@ -134,12 +134,12 @@ def build_front_end(config: Config, scene: Scene) -> FrontEnd:
             from .sam2 import sam2_propagation
 
             return sam2_propagation(f.sam2, config.device)
-        return NoPropagation() if f.propagation == "none" else simulated.propagator
+        return simulated.propagator if f.propagation == "simulated" else NoPropagation()  # "geometric" needs the Gaussians: the pipeline's
 
     name = lambda kind, model: f"mini-{kind}" if model == "mini" else f"{kind} {model}"  # noqa: E731
     names = {
         "masks": name("SAM", f.sam.model), "features": name("CLIP", f.clip.model),
-        "tracks": {"sam2": f.sam2.model.replace("sam2", "SAM2", 1), "none": "no tracks"}.get(f.propagation, ""),
+        "tracks": {"sam2": f.sam2.model.replace("sam2", "SAM2", 1), "geometric": "geometric tracks", "none": "no tracks"}.get(f.propagation, ""),
     }  # fmt: skip
     told = [f"simulated {role}" if by == "simulated" else names[role] for role, by in roles.items()]
     return FrontEnd("simulated front end" if len(pretended) == 3 else ", ".join(told), masks, propagator, encoder)
