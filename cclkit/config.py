@@ -101,7 +101,7 @@ class Sam2Config:
     """The sam2 video predictor that carries masks from view to view."""
 
     model: str = "sam2.1_hiera_large"
-    """"sam2.1_hiera_" or "sam2_hiera_" with tiny, small, base_plus or large. Paper: SAM2, variant not given (ours: 2.1 large)."""
+    """"mini" (256 pixels, whatever image_size says), or "sam2.1_hiera_" or "sam2_hiera_" with tiny, small, base_plus or large. Paper: SAM2, variant not given (ours: 2.1 large)."""
     checkpoint: str = ""
     """Path of the weights; empty: the one that `cclkit data fetch` brought. The file's sha256 counts for artefact keys, not its path."""
     image_size: int = 1024
@@ -324,7 +324,7 @@ _CHOICES = {
     "front_end.masks": ("sam", "simulated"),
     "front_end.features": ("clip", "simulated"),
     "front_end.propagation": ("sam2", "simulated", "geometric", "none"),
-    "front_end.sam2.model": tuple(f"{family}_hiera_{size}" for family in ("sam2.1", "sam2") for size in ("tiny", "small", "base_plus", "large")),
+    "front_end.sam2.model": ("mini", *(f"{family}_hiera_{size}" for family in ("sam2.1", "sam2") for size in ("tiny", "small", "base_plus", "large"))),
     "front_end.sam2.precision": ("float32", "bfloat16"),
     "front_end.sam.model": ("mini", "vit_b", "vit_l", "vit_h"),
     "front_end.sam.precision": ("float32", "bfloat16"),

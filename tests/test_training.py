@@ -9,7 +9,8 @@ import torch
 from cclkit.errors import ModelError, SceneError
 from cclkit.foundation import models
 from cclkit.foundation.mini_clip import WordTokenizer
-from cclkit.training import clip, data, loop, sam, score
+from cclkit.foundation.sam2 import load_sam2
+from cclkit.training import clip, data, loop, sam, sam2, score
 
 
 @pytest.fixture(scope="module")
@@ -194,3 +195,69 @@ def test_scoring_nothing_is_one_clear_error(tmp_path):
 
     with pytest.raises(ModelError, match="no weights here to score"):
         score_again(tmp_path, tmp_path, threads=1)
+
+
+@pytest.fixture(scope="module")
+def film():
+    """Two orbits of six views: a box and a ball that move to the right by 16 pixels a view, on a table."""
+    images = np.full((12, 192, 256, 3), 90, np.uint8)
+    ids = np.full((12, 3, 192, 256), 3, np.uint16)
+    for n in range(12):
+        x = 16 * (n % 6)
+        for i, (y, colour) in enumerate(((20, (210, 40, 40)), (110, (40, 40, 210))), 1):
+            images[n, y: y + 60, 20 + x: 90 + x] = colour
+            ids[n, :, y: y + 60, 20 + x: 90 + x] = i
+    node = lambda text, stuff=False: {"texts": [text], "family": text, "level": "whole", "stuff": stuff, "parent": 0, "colour": ""}  # noqa: E731
+    nodes = {1: node("box"), 2: node("ball"), 3: node("table", True)}
+    return data.Scenes(images, ids, np.repeat([0, 1], 6), [nodes, nodes], [frozenset()] * 12)
+
+
+@pytest.fixture(scope="module")
+def tracker():
+    return sam2.model(0, sam2.trunk_of(sam.model(1)))
+
+
+def test_clips_show_what_is_followed(film, tracker):
+    losses, rng = sam2.Losses(tracker, film, 10), np.random.default_rng(0)
+    ways = set()
+    for _ in range(30):
+        images, masks = losses.clip(3, rng)
+        assert images.shape == (3, 3, 256, 256) and masks.shape[0] == 3 and masks.shape[2:] == (192, 256)
+        assert (masks[0].sum((-1, -2)) >= sam2.MIN_AREA_PX).all()
+        things = masks.sum((-1, -2))[0] == 60 * 70
+        if things.any():
+            columns = [int(np.flatnonzero(m.any(0).numpy())[0]) for m in masks[:, things][:, 0]]
+            ways.add(np.sign(columns[1] - columns[0]))
+            assert abs(columns[1] - columns[0]) in (16, 32) and columns[2] - columns[1] == columns[1] - columns[0]
+    assert ways == {-1, 1}  # mirrored and played backwards, or not
+
+
+def test_one_step_follows_with_memory_and_teaches_every_part(film, tracker):
+    losses = sam2.Losses(tracker.train(), film, 10)
+    out = losses(0, np.random.default_rng(3))
+    out["total"].backward()
+    for part in ("image_encoder.trunk.stem.0.0", "memory_attention.layers.0.cross_attn_image.v_proj", "memory_encoder.mask_downsampler.encoder.0", "sam_mask_decoder.output_upscaling.0"):
+        assert tracker.get_parameter(part + ".weight").grad.abs().sum() > 0, part
+    assert 0.3 < float(out["iou_of_frame_before"]) < 0.95  # 16 of 70 columns a view, or all of the table
+    images, masks = losses.clip(3, np.random.default_rng(5))
+    with torch.no_grad():
+        one = sam2.follow(tracker.eval(), images, masks[0][:1])
+        two = sam2.follow(tracker, images, masks[0][[0, 0]])
+    assert torch.allclose(one[:, 0], two[:, 1], atol=1e-4)  # objects do not see each other
+
+
+def test_tracking_scores_count_copying(film, tracker):
+    got = score.score_sam2(tracker.eval(), film)
+    assert got["orbits"] == 2 and got["views"] == 6 and got["j_all"]["n"] == 2 * 5 * 2 * 3  # orbits, later views, objects, levels
+    expected = (70 - 16) / (70 + 16)
+    assert got["j_of_copying_all"]["mean"] == pytest.approx(expected, abs=1e-3) and 0 <= got["j_whole"]["mean"] <= 1
+
+
+def test_the_adapter_runs_mini_sam2_from_a_file(film, tracker, tmp_path):
+    loop.write_weights(tracker, tmp_path / "w.safetensors")
+    assert (tmp_path / "w.safetensors").stat().st_size <= 8e6
+    predictor = load_sam2("mini", str(tmp_path / "w.safetensors"))
+    for a, b in zip(tracker.state_dict().values(), predictor.state_dict().values()):
+        assert torch.allclose(a, b, rtol=1e-3, atol=1e-4)
+    with pytest.raises(ModelError, match="mini-SAM2"):
+        load_sam2("mini", str(tmp_path / "nothing.safetensors"))

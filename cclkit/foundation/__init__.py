@@ -139,7 +139,7 @@ def build_front_end(config: Config, scene: Scene) -> FrontEnd:
     name = lambda kind, model: f"mini-{kind}" if model == "mini" else f"{kind} {model}"  # noqa: E731
     names = {
         "masks": name("SAM", f.sam.model), "features": name("CLIP", f.clip.model),
-        "tracks": {"sam2": f.sam2.model.replace("sam2", "SAM2", 1), "geometric": "geometric tracks", "none": "no tracks"}.get(f.propagation, ""),
+        "tracks": {"sam2": "mini-SAM2" if f.sam2.model == "mini" else f.sam2.model.replace("sam2", "SAM2", 1), "geometric": "geometric tracks", "none": "no tracks"}.get(f.propagation, ""),
     }  # fmt: skip
     told = [f"simulated {role}" if by == "simulated" else names[role] for role, by in roles.items()]
     return FrontEnd("simulated front end" if len(pretended) == 3 else ", ".join(told), masks, propagator, encoder)
@@ -150,5 +150,5 @@ def identities(config: Config) -> dict[str, str]:
     from . import models
 
     f = config.front_end
-    used = {"sam": (f.masks == "sam", f.sam, models.MINI_SAM), "clip": (f.features == "clip", f.clip, models.MINI_CLIP), "propagation": (f.propagation == "sam2", f.sam2, "")}
+    used = {"sam": (f.masks == "sam", f.sam, models.MINI_SAM), "clip": (f.features == "clip", f.clip, models.MINI_CLIP), "propagation": (f.propagation == "sam2", f.sam2, models.MINI_SAM2)}
     return {role: models.identity(c.model, c.checkpoint, bundled) for role, (is_used, c, bundled) in used.items() if is_used}

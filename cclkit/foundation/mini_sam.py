@@ -68,13 +68,13 @@ def _down(a: int, b: int) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(a, b, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(b), nn.ReLU(inplace=True))
 
 
-class ConvEncoder(nn.Module):
-    """A residual pyramid whose coarse levels are added back at stride 8: [B, 3, S, S] -> [B, WIDTH, S/8, S/8]."""
+class Pyramid(nn.Module):
+    """A residual pyramid whose coarse levels are added back to the finer ones."""
 
-    def __init__(self, image_size: int = IMAGE_SIZE, widths: tuple[int, ...] = (32, 64, 96, 128, 144)):
+    def __init__(self, widths: tuple[int, ...] = (32, 64, 96, 128, 144)):
         super().__init__()
-        self.img_size = image_size  # segment_anything reads it under this name
         w2, w4, w8, w16, w32 = widths
+        self.channel_list = [w32, w16, w8, w4]  # sam2's neck reads it under this name, coarse first
         # No residual block at stride 4: with one, the same training groups pixels far worse (measured).
         self.stem = nn.Sequential(_down(3, w2), _down(w2, w4))
         self.stage8 = nn.Sequential(_down(w4, w8), Block(w8), Block(w8))
@@ -84,13 +84,25 @@ class ConvEncoder(nn.Module):
         self.from16 = nn.Conv2d(w16, w8, 1)
         self.merge16, self.merge8 = Block(w16), Block(w8)
         self.fine = nn.Conv2d(w4, w8, 2, stride=2)
-        self.neck = nn.Sequential(Place(w8), nn.Conv2d(w8, WIDTH, 1, bias=False), LayerNorm2d(WIDTH), nn.Conv2d(WIDTH, WIDTH, 3, padding=1, bias=False), LayerNorm2d(WIDTH))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:  # [B, 3, S, S] -> maps at strides 4, 8, 16, 32
         a = self.stem(x)
         b = self.stage8(a)
         c = self.stage16(b)
         d = self.stage32(c)
         c = self.merge16(c + F.interpolate(self.from32(d), scale_factor=2, mode="nearest"))
         b = self.merge8(b + self.fine(a) + F.interpolate(self.from16(c), scale_factor=2, mode="nearest"))
-        return self.neck(b)
+        return [a, b, c, d]
+
+
+class ConvEncoder(Pyramid):
+    """The pyramid's map at stride 8, as SAM's decoder wants it: [B, 3, S, S] -> [B, WIDTH, S/8, S/8]."""
+
+    def __init__(self, image_size: int = IMAGE_SIZE):
+        super().__init__()
+        self.img_size = image_size  # segment_anything reads it under this name
+        w8 = self.channel_list[-2]
+        self.neck = nn.Sequential(Place(w8), nn.Conv2d(w8, WIDTH, 1, bias=False), LayerNorm2d(WIDTH), nn.Conv2d(WIDTH, WIDTH, 3, padding=1, bias=False), LayerNorm2d(WIDTH))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.neck(super().forward(x)[1])

@@ -25,7 +25,7 @@ FETCHED = {"vit_b": "sam_vit_b", "vit_l": "sam_vit_l", "vit_h": "sam_vit_h", "Vi
 """Names in the registry of the checkpoints that are used when a model is named without one."""
 CLIP_MODELS = ("mini", "ViT-B-32", "ViT-B-16", "ViT-L-14", "ViT-H-14", "ViT-g-14", "ViT-bigG-14")
 """Those of open_clip whose pictures are normalised as CLIP's and whose tokenizer needs no download."""
-MINI_SAM, MINI_CLIP, MINI_CLIP_WORDS = "mini_sam.safetensors", "mini_clip.safetensors", "mini_clip_words.txt"
+MINI_SAM, MINI_CLIP, MINI_CLIP_WORDS, MINI_SAM2 = "mini_sam.safetensors", "mini_clip.safetensors", "mini_clip_words.txt", "mini_sam2.safetensors"
 
 
 def folder() -> Path:
@@ -115,6 +115,14 @@ def load_mini_clip(path: Path | None = None):
     return fill(build_mini_clip(len(tokenizer)), weights, path or folder() / MINI_CLIP, "mini-CLIP"), tokenizer
 
 
+def load_mini_sam2(path: Path | None = None):
+    """mini-SAM2 from a file (None: the bundled weights, whose digest is checked)."""
+    from .mini_sam2 import build_mini_sam2
+
+    weights = load_weights(*_bundled(MINI_SAM2, "mini-SAM2")) if path is None else load_weights(path, "mini-SAM2")
+    return fill(build_mini_sam2(), weights, path or folder() / MINI_SAM2, "mini-SAM2")
+
+
 def load_clip(model: str, checkpoint: str = ""):
     """An open_clip model and its tokenizer: "mini", or a name of open_clip with a checkpoint (ViT-B-16: fetched unless given)."""
     if model == "mini":
@@ -169,8 +177,8 @@ def _bundled(name: str, what: str) -> tuple[Path, str, str]:
 
 
 def _remedy(what: str) -> str:
-    if what == "mini-SAM":
-        return "none ship in this version; use front_end.masks=simulated or a public checkpoint (front_end.sam.model=vit_b), or train it with python -m cclkit.training"
+    if what == "mini-SAM2":
+        return "none ship in this version; use front_end.propagation=simulated or a public checkpoint (front_end.sam2.model=sam2.1_hiera_tiny), or train it with python -m cclkit.training"
     if what.startswith("mini"):
         return "restore it from the repository, or train it again with python -m cclkit.training"
     kind, _, model = what.partition(" ")

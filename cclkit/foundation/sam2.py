@@ -18,7 +18,7 @@ from ..config import Sam2Config
 from ..errors import ModelError
 from ..rle import pack_masks, unpack_masks
 from ..scenes.scene import View
-from .models import fetched, fill, load_weights
+from .models import fetched, fill, load_mini_sam2, load_weights
 
 CONFIGS = {
     f"{family}_{size}": f"configs/{family.removesuffix('_hiera')}/{family}_{letter}.yaml"
@@ -118,7 +118,9 @@ def sam2_propagation(config: Sam2Config, device: str = "cpu") -> Sam2Propagation
 
 
 def load_sam2(model: str, checkpoint: str = "", image_size: int = 1024):
-    """A `SAM2VideoPredictor` of the 2.0 or 2.1 family, by name and checkpoint. Raises ModelError."""
+    """A `SAM2VideoPredictor`: "mini", or of the 2.0 or 2.1 family, by name and checkpoint. Raises ModelError."""
+    if model == "mini":
+        return load_mini_sam2(Path(checkpoint) if checkpoint else None)
     path = checkpoint or fetched(model)
     if not path:
         raise ModelError(f"front_end.sam2.model={model!r} has no weights here; run `cclkit data fetch {model}` (or give the path of that checkpoint in front_end.sam2.checkpoint)")

@@ -14,7 +14,7 @@ from typing import Iterator
 import numpy as np
 
 from ..errors import ConfigError
-from .layout import Layout, Light, Shot, look_at, nodes, room, scatter, square_table, stuff
+from .layout import Layout, Light, Shot, look_at, nodes, orbit, room, scatter, square_table, stuff
 from .materials import PALETTE, bricks, carpet, checks, grass, mottled, paint, rgb, stripes, textured, tiles, wood
 from .objects import FAMILIES, Leaf, make
 from .shapes import plane
@@ -73,10 +73,11 @@ def _backdrop(rng: np.random.Generator) -> np.ndarray:  # sRGB 0..255
     return np.full(3, rng.uniform(90, 235)) if kind < 0.75 else rng.uniform(30, 230, 3)
 
 
-def random_layout(seed: int, views: int = 4, width: int = 256, height: int = 192) -> Layout:
+def random_layout(seed: int, views: int = 4, width: int = 256, height: int = 192, *, step_degrees: float | None = None) -> Layout:
     """Five to thirteen objects on a table in a room or on the ground before a wall; fewer in a studio.
 
-    Raises ConfigError for a seed below ``FIRST_SEED``.
+    The views are scattered; with ``step_degrees`` they follow one another on an orbit around the table, as the
+    frames of a capture do. Raises ConfigError for a seed below ``FIRST_SEED``.
     """
     if seed < FIRST_SEED:
         raise ConfigError(f"tabletop: seed {seed} belongs to the benchmark; random scenes start at {FIRST_SEED}")
@@ -100,7 +101,7 @@ def random_layout(seed: int, views: int = 4, width: int = 256, height: int = 192
         placed = scatter(items[:4], side, side, rng)
     name, synonyms, tex = _surface(rng)
     back, back_synonyms, wall = _wall(rng)
-    forward_facing = studio or rng.random() < 0.35
+    forward_facing = studio or rng.random() < 0.35 and step_degrees is None
     if studio:
         sheet = paint(_backdrop(rng))
         surroundings = [stuff("plain background", (plane(6.0, 6.0), sheet)), stuff("plain background", (plane(6.0, 3.0).rotated("x", 90).moved(0, side / 2 + 0.5, 1.4), sheet))]
@@ -115,13 +116,22 @@ def random_layout(seed: int, views: int = 4, width: int = 256, height: int = 192
         surroundings[2].name = back
     surroundings[0].captions = synonyms
     surroundings[1 if forward_facing else 2].captions = back_synonyms
-    shots = []
-    for k in range(views):
-        a = np.radians(rng.uniform(-130, -50)) if forward_facing else rng.uniform(0, 2 * np.pi)
-        e, r = np.radians(rng.uniform(15, 58)), side * rng.uniform(0.7, 1.9)
-        aim = np.array([*rng.uniform(-0.25, 0.25, 2) * side, rng.uniform(0.02, 0.09)])
-        eye = aim + r * np.array([np.cos(a) * np.cos(e), np.sin(a) * np.cos(e), np.sin(e)])
-        shots.append(Shot(f"{k:02d}.jpg", look_at(eye, aim, width * rng.uniform(0.85, 1.15), width, height, roll=float(rng.uniform(-4, 4)))))
+    if step_degrees is not None:
+        centre = (*rng.uniform(-0.1, 0.1, 2) * side, rng.uniform(0.02, 0.09))
+        low, high = np.sort(rng.uniform(18, 55, 2))
+        n = max(views, round(360 / step_degrees))
+        cameras = orbit(n, centre, side * rng.uniform(1.0, 1.7), rng, start=float(rng.uniform(0, 360)), sweep=step_degrees * n, elevations=(low, high), f=width * rng.uniform(0.9, 1.15), width=width, height=height)
+        first = int(rng.integers(n - views + 1))
+        cameras = cameras[first: first + views]
+    else:
+        cameras = []
+        for _ in range(views):
+            a = np.radians(rng.uniform(-130, -50)) if forward_facing else rng.uniform(0, 2 * np.pi)
+            e, r = np.radians(rng.uniform(15, 58)), side * rng.uniform(0.7, 1.9)
+            aim = np.array([*rng.uniform(-0.25, 0.25, 2) * side, rng.uniform(0.02, 0.09)])
+            eye = aim + r * np.array([np.cos(a) * np.cos(e), np.sin(a) * np.cos(e), np.sin(e)])
+            cameras.append(look_at(eye, aim, width * rng.uniform(0.85, 1.15), width, height, roll=float(rng.uniform(-4, 4))))
+    shots = [Shot(f"{k:02d}.jpg", camera) for k, camera in enumerate(cameras)]
     a = rng.uniform(-np.pi, 0) if forward_facing else rng.uniform(0, 2 * np.pi)
     warm = rng.uniform(0.8, 1.0)
     power = rng.uniform(8, 15)
@@ -151,7 +161,7 @@ def captions(table: list[dict]) -> dict[int, tuple[str, ...]]:
     return out
 
 
-def samples(seed: int, views: int = 4, width: int = 256, height: int = 192, spp: int = 4, depth: int = 3) -> Iterator[Sample]:
+def samples(seed: int, views: int = 4, width: int = 256, height: int = 192, spp: int = 4, depth: int = 3, *, step_degrees: float | None = None) -> Iterator[Sample]:
     """Render a random scene's views quickly: few paths, short paths, denoised.
 
     Raises DependencyError without Mitsuba.
@@ -159,7 +169,7 @@ def samples(seed: int, views: int = 4, width: int = 256, height: int = 192, spp:
     from .layout import LEVELS
     from .render import buffers, build, develop, photograph
 
-    plan = random_layout(seed, views, width, height)
+    plan = random_layout(seed, views, width, height, step_degrees=step_degrees)
     scene = build(plan)
     table, rows = nodes(plan)
     texts = captions(table)

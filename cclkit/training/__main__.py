@@ -1,4 +1,4 @@
-"""python -m cclkit.training render|sam|clip|score FOLDER: how the bundled small models were made."""
+"""python -m cclkit.training render|clips|sam|clip|sam2|score FOLDER: how the bundled small models were made."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from ..errors import CclkitError
 
 SEED = 0
-STEPS = {"sam": 11700, "clip": 1300}
+STEPS = {"sam": 11700, "clip": 1300, "sam2": 4000}
 
 
 def main(argv=None) -> int:
@@ -20,7 +20,11 @@ def main(argv=None) -> int:
     r.add_argument("--scenes", type=int, default=600)
     r.add_argument("--studio", type=int, default=150)
     r.add_argument("--workers", type=int, default=2)
-    for name, title in (("sam", "mini-SAM"), ("clip", "mini-CLIP")):
+    r = sub.add_parser("clips", help="render random orbits into FOLDER/clips, for mini-SAM2; a stopped run continues")
+    r.add_argument("folder", type=Path)
+    r.add_argument("--clips", type=int, default=300)
+    r.add_argument("--workers", type=int, default=2)
+    for name, title in (("sam", "mini-SAM"), ("clip", "mini-CLIP"), ("sam2", "mini-SAM2, which starts from mini-SAM,")):
         t = sub.add_parser(name, help=f"train {title} on the scenes in FOLDER and score it on held-out ones; a stopped training continues")
         t.add_argument("folder", type=Path)
         t.add_argument("--out", type=Path, help="folder of the weights (default: data/models)")
@@ -37,14 +41,18 @@ def main(argv=None) -> int:
             from .data import render
 
             render(a.folder, a.scenes, a.studio, workers=a.workers)
+        elif a.what == "clips":
+            from .data import render_clips
+
+            render_clips(a.folder, a.clips, a.workers)
         elif a.what == "score":
             from .make import score_again
 
             score_again(a.folder, a.out, threads=a.threads)
         else:
-            from .make import make_clip, make_sam
+            from .make import make_clip, make_sam, make_sam2
 
-            {"sam": make_sam, "clip": make_clip}[a.what](a.folder, a.out, steps=a.steps, seed=a.seed, threads=a.threads)
+            {"sam": make_sam, "clip": make_clip, "sam2": make_sam2}[a.what](a.folder, a.out, steps=a.steps, seed=a.seed, threads=a.threads)
     except CclkitError as e:
         print(f"error: {e}", file=sys.stderr)
         return 2

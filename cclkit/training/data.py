@@ -21,6 +21,11 @@ HELD_OUT_SEED = 2_000_000
 """Scores are measured on seeds from here on; training seeds lie below."""
 HELD_OUT_BLOCKS, SCENES_PER_BLOCK = 3, 8
 """Held-out scenes: three blocks of consecutive seeds, so that every score has a spread."""
+CLIPS, CLIP_VIEWS, ORBIT_VIEWS = "clips", 8, 40
+"""Folder of the orbits below that of the images; views of a training clip, and of a held-out orbit."""
+STEP_DEGREES = 9.0
+"""Between two views of an orbit, as in the benchmark's."""
+FIRST_CLIP_SEED, HELD_OUT_ORBITS = 1_200_000, range(HELD_OUT_SEED + 1000, HELD_OUT_SEED + 1003)
 LEVELS = ("subpart", "part", "whole")
 NEARER_M, HIDDEN_SHARE = 0.01, 0.08
 """A region counts as complete if at most this share of its outline borders something nearer by this many metres."""
@@ -42,13 +47,26 @@ def render(out: str | os.PathLike, scenes: int, studio: int, views: int = 4, wor
 
     Raises DependencyError without Mitsuba.
     """
+    seeds = [*held_out_seeds(), *range(FIRST_SEED, FIRST_SEED + scenes), *STUDIO_SEEDS[:studio]]
+    _render_all(Path(out), [(s, views, width, height, None) for s in seeds], workers)
+
+
+def render_clips(out: str | os.PathLike, clips: int, workers: int = 2, width: int = 256, height: int = 192) -> None:
+    """Render the held-out orbits and ``clips`` short training orbits into ``out``/clips; what exists is kept.
+
+    Raises DependencyError without Mitsuba.
+    """
+    jobs = [(s, ORBIT_VIEWS, width, height, STEP_DEGREES) for s in HELD_OUT_ORBITS]
+    jobs += [(s, CLIP_VIEWS, width, height, STEP_DEGREES) for s in range(FIRST_CLIP_SEED, FIRST_CLIP_SEED + clips)]
+    _render_all(Path(out) / CLIPS, jobs, workers)
+
+
+def _render_all(out: Path, jobs: list[tuple], workers: int) -> None:
     from ..tabletop.render import mitsuba
 
     mitsuba()
-    out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    seeds = [*held_out_seeds(), *range(FIRST_SEED, FIRST_SEED + scenes), *STUDIO_SEEDS[:studio]]
-    jobs = [(out / f"{s}.npz", s, views, width, height) for s in seeds if not (out / f"{s}.npz").exists()]
+    jobs = [(out / f"{job[0]}.npz", *job) for job in jobs if not (out / f"{job[0]}.npz").exists()]
     # spawn: a forked renderer would share its threads' locks
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
         from tqdm.auto import tqdm
@@ -62,12 +80,12 @@ def held_out_seeds() -> range:
 
 
 def _render_one(job) -> None:
-    path, seed, views, width, height = job
+    path, seed, views, width, height, step = job
     from ..tabletop.layout import nodes
     from ..tabletop.random_scenes import random_layout, samples
 
-    shots = list(samples(seed, views, width, height))
-    table, _ = nodes(random_layout(seed, views, width, height))
+    shots = list(samples(seed, views, width, height, step_degrees=step))
+    table, _ = nodes(random_layout(seed, views, width, height, step_degrees=step))
     texts = shots[0].captions
     info = {
         "nodes": {n["id"]: {"texts": texts[n["id"]], "family": n["family"], "level": n["level"], "stuff": n["stuff"], "parent": n["parent"], "colour": n["colour"]} for n in table},

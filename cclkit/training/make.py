@@ -12,12 +12,12 @@ import torch
 
 from .. import __version__
 from ..artefacts import atomic_write, code_version, content_key, save_json
-from ..errors import ModelError
+from ..errors import ModelError, SceneError
 from ..foundation import models
 from ..foundation.mini_clip import WordTokenizer
 from ..tabletop.random_scenes import STUDIO_SEEDS
-from . import clip, sam, score
-from .data import HELD_OUT_SEED, held_out_seeds, load
+from . import clip, sam, sam2, score
+from .data import CLIPS, HELD_OUT_ORBITS, HELD_OUT_SEED, held_out_seeds, load
 from .loop import fit, write_weights
 
 
@@ -49,8 +49,25 @@ def make_clip(folder: Path, out: Path | None, *, steps: int, seed: int, threads:
     return _provenance(path, "mini-CLIP", "python -m cclkit.training clip", recipe, curves, steps, seed, code, score_weights("clip", folder, path))
 
 
+def make_sam2(folder: Path, out: Path | None, *, steps: int, seed: int, threads: int) -> dict:
+    """Train mini-SAM2 on the clips of ``folder`` from mini-SAM's trunk in ``out``, write weights and provenance to ``out``, score it on held-out orbits."""
+    torch.set_num_threads(threads)
+    start = (out or models.folder()) / models.MINI_SAM
+    code, recipe = _code(), _recipe(folder / CLIPS, "clips", HELD_OUT_ORBITS) | {"starts_from": {"file": start.name, "sha256": models.digest(start) if start.is_file() else None}}
+    trunk = sam2.trunk_of(models.load_mini_sam(start))
+    scenes = load(folder / CLIPS)
+    model = sam2.model(seed, trunk)
+    losses = sam2.Losses(model, scenes, steps)
+    mean, curves = fit(model, losses, folder / "sam2", steps=steps, seed=seed, lr=1e-3, made_from=content_key(code=_made_with("sam2"), data=recipe), log=_say)
+    path = (out or models.folder()) / models.MINI_SAM2
+    write_weights(mean, path)
+    return _provenance(path, "mini-SAM2", "python -m cclkit.training sam2", recipe, curves, steps, seed, code, score_weights("sam2", folder, path))
+
+
 def score_weights(which: str, folder: Path, path: Path) -> dict:
     """Scores of weights on the held-out scenes of ``folder``."""
+    if which == "sam2":
+        return score.score_sam2(models.load_mini_sam2(path), load(folder / CLIPS, HELD_OUT_ORBITS))
     held_out = load(folder, held_out_seeds())
     return score.score_sam(models.load_mini_sam(path), held_out) if which == "sam" else score.score_clip(*models.load_mini_clip(path), held_out)
 
@@ -58,10 +75,10 @@ def score_weights(which: str, folder: Path, path: Path) -> dict:
 def score_again(folder: Path, out: Path | None, *, threads: int) -> None:
     """Score the weights in ``out`` again and write the scores into their records: after a change of the scores or of the filters."""
     torch.set_num_threads(threads)
-    paths = {which: (out or models.folder()) / name for which, name in (("sam", models.MINI_SAM), ("clip", models.MINI_CLIP))}
+    paths = {which: (out or models.folder()) / name for which, name in (("sam", models.MINI_SAM), ("clip", models.MINI_CLIP), ("sam2", models.MINI_SAM2))}
     there = {which: path for which, path in paths.items() if path.is_file()}
     if not there:
-        raise ModelError(f"{out or models.folder()}: no weights here to score; train some with `python -m cclkit.training sam {folder}` or `clip`")
+        raise ModelError(f"{out or models.folder()}: no weights here to score; train some with `python -m cclkit.training sam {folder}`, `clip` or `sam2`")
     for which, path in there.items():
         record = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         if models.digest(path) != record["sha256"]:
@@ -94,10 +111,13 @@ def _provenance(path: Path, name: str, command: str, recipe: dict, curves: dict,
     return record
 
 
-def _recipe(folder: Path) -> dict:
+def _recipe(folder: Path, what: str = "render", held_out: range | None = None) -> dict:
     """Which rendered scenes a training reads, and what they hold: a half-rendered folder is another recipe."""
+    held_out = held_out_seeds() if held_out is None else held_out
     seeds = sorted(int(p.stem) for p in folder.glob("[0-9]*.npz"))
     training = [s for s in seeds if s < HELD_OUT_SEED]
+    if not training:
+        raise SceneError(f"{folder}: no rendered scenes here; make some with `python -m cclkit.training {what} FOLDER`")
     digest = hashlib.sha256()
     for s in seeds:
         digest.update(hashlib.sha256((folder / f"{s}.npz").read_bytes()).digest())
@@ -106,15 +126,16 @@ def _recipe(folder: Path) -> dict:
         views, height, width = z["images"].shape[:3]
     return {
         "source": "random Tabletop scenes (cclkit.tabletop.random_scenes), from seeds disjoint from the benchmark's",
-        "command": f"python -m cclkit.training render FOLDER --scenes {len(training) - len(studio)} --studio {len(studio)}",
+        "command": f"python -m cclkit.training {what} FOLDER " + (f"--clips {len(training)}" if what == "clips" else f"--scenes {len(training) - len(studio)} --studio {len(studio)}"),
         "training_scenes": len(training), "of_them_studio": len(studio), "first_seed": training[0], "training_views": len(training) * views, "size": [width, height],
-        "held_out_seeds": [held_out_seeds()[0], held_out_seeds()[-1]], "files_sha256": digest.hexdigest(),
+        "held_out_seeds": [held_out[0], held_out[-1]], "files_sha256": digest.hexdigest(),
     }  # fmt: skip
 
 
 def _made_with(which: str) -> str:
     """Digest of the code that decides what a training ends in."""
-    return code_version(("training/loop.py", "training/data.py", f"training/{which}.py", f"foundation/mini_{which}.py"))
+    files = {"sam2": ("sam2", "sam")}.get(which, (which,))
+    return code_version(("training/loop.py", "training/data.py", *(f"training/{f}.py" for f in files), *(f"foundation/mini_{f}.py" for f in files)))
 
 
 def _code() -> dict:

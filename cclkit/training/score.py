@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import cv2
 import numpy as np
 
-from ..config import ClipConfig, MaskConfig, SamConfig
+from ..config import ClipConfig, MaskConfig, Sam2Config, SamConfig
 from ..foundation.clip import ClipEncoder, masked_crop
 from ..foundation.mini_clip import IMAGE_SIZE
 from ..foundation.sam import SamMasks
 from ..foundation.simulated import cut
 from ..masks import build_view_masks, recall
+from ..scenes.scene import Camera, View
 from .clip import MIN_AREA_PX, regions
 from .data import HELD_OUT_BLOCKS, LEVELS, SCENES_PER_BLOCK, Scenes
 
 CLICK_AREA_PX = 60
 """Regions from this size on count for the click score."""
 SIZE_BINS = (16, 30, 60, 120, 250, 500, 1000, 2000, 5000, 50000)
+TRACK_AREA_PX = 60
+"""Masks are followed, and scored in a view, from this size on."""
 WHOLE_AREA_PX = 400
 """Whole objects from this size on count for the recall of everything mode."""
 
@@ -164,3 +169,48 @@ def context_crop(image: np.ndarray, mask: np.ndarray) -> np.ndarray:  # [S, S, 3
     side = 1.1 * max(np.ptp(x) + 1, np.ptp(y) + 1)
     crop = _square(image, (x.min() + x.max() + 1 - side) / 2, (y.min() + y.max() + 1 - side) / 2, side)
     return cv2.resize(crop, (IMAGE_SIZE, IMAGE_SIZE), interpolation=cv2.INTER_AREA if len(crop) > IMAGE_SIZE else cv2.INTER_LINEAR)
+
+
+def score_sam2(predictor, scenes: Scenes) -> dict:
+    """J of masks of the first view followed around held-out orbits, orbit by orbit, beside copying the true mask of the view before.
+
+    J is the mean IoU over objects and later views in which the object is visible with `TRACK_AREA_PX` pixels or more.
+    """
+    from ..foundation.sam2 import Sam2Propagation
+
+    adapter = Sam2Propagation(predictor, Sam2Config(model="mini"))
+    j: dict[str, list[tuple[int, float, float]]] = {l: [] for l in LEVELS}
+    alarms = absent = 0
+    with tempfile.TemporaryDirectory() as folder:
+        for orbit in range(len(scenes.nodes)):
+            where = np.flatnonzero(scenes.scene == orbit)
+            views = []
+            for n, v in enumerate(where):
+                path = Path(folder) / f"{orbit}_{n:03d}.png"
+                cv2.imwrite(str(path), scenes.images[v][..., ::-1])
+                h, w = scenes.images[v].shape[:2]
+                views.append(View(path.name, path, Camera(np.array([[w, 0, w / 2], [0, w, h / 2], [0, 0, 1.0]]), np.eye(4), w, h)))
+            first = scenes.ids[where[0]]
+            seeds = [(k, i) for k in range(3) for i in np.unique(first[k][first[k] > 0]).tolist() if not scenes.nodes[orbit][i]["stuff"] and (first[k] == i).sum() >= TRACK_AREA_PX]
+            carried = adapter.propagate(views, np.stack([first[k] == i for k, i in seeds]))
+            for n, (_, masks) in enumerate(carried):
+                if n == 0:
+                    continue
+                for m, (k, i) in zip(masks, seeds):
+                    truth, before = scenes.ids[where[n], k] == i, scenes.ids[where[n - 1], k] == i
+                    if not truth.any():
+                        absent += 1
+                        alarms += bool(m.any())
+                    elif truth.sum() >= TRACK_AREA_PX:
+                        j[LEVELS[k]].append((orbit, _overlap(m, truth), _overlap(before, truth)))
+    every = np.array([row for rows in j.values() for row in rows])
+    out = {"orbits": len(scenes.nodes), "views": int(len(scenes.images) / len(scenes.nodes)), "min_area_px": TRACK_AREA_PX, "false_alarms_where_absent": round(alarms / max(1, absent), 4)}
+    for name, a in (("all", every), *((l, np.array(rows)) for l, rows in j.items())):
+        for c, column in ((1, "j"), (2, "j_of_copying")):
+            per = [float(a[a[:, 0] == o, c].mean()) for o in range(len(scenes.nodes)) if (a[:, 0] == o).any()]
+            out[f"{column}_{name}"] = {"mean": round(float(np.mean(per)), 4), "per_orbit": [round(p, 4) for p in per], "n": int(len(a))}
+    return out
+
+
+def _overlap(a: np.ndarray, b: np.ndarray) -> float:
+    return float((a & b).sum() / max(1, (a | b).sum()))
