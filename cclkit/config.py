@@ -164,8 +164,8 @@ class TrackConfig:
     """A mask takes the label of the propagated mask with the largest IoU if that IoU is above this, else -1. Paper: 0.5."""
     reseed_every: int = 0
     """Every how many views masks without a label start tracks of their own, through all views; 0 = never. Paper: only the first view's masks are propagated (0)."""
-    reseed_iou_max: float = 0.25
-    """A mask starts such a track only if no carried mask overlaps it by a larger IoU. Paper: no such tracks (ours: 0.25, because a piece of a tracked object would become a second track of it)."""
+    reseed_iou_max: float = 0.5
+    """A mask starts such a track only if no carried mask overlaps it by a larger IoU. Paper: no such tracks (ours: 0.5, so every mask without a label; smaller values start fewer second tracks of one object and label fewer masks)."""
     check_every: int = 0
     """Every how many views the carried masks are propagated back to the check before; 0 = never. Paper: no such check (0)."""
     check_iou_min: float = 0.5

@@ -498,6 +498,69 @@ def association_figure(iou: Mapping[str, np.ndarray], unlabelled: Mapping[str, n
     return fig
 
 
+def propagation_figure(views: Sequence[View], carried: Sequence[np.ndarray], tracks: Sequence[int], names: Sequence[str]) -> Figure:
+    """Carried masks [K, H, W] of a few tracks over views, each in its colour. Titles name the tracks that are empty there."""
+    fig, axes = grid(1, len(views), width=2.6, head=0.5)
+    colors = label_colors(len(tracks))
+    for c, (view, masks) in enumerate(zip(views, carried)):
+        label = np.full(masks.shape[1:], -1)
+        for n, k in enumerate(tracks):
+            label[masks[k]] = n
+        image = np.where((label >= 0)[..., None], overlay(view.image(), paint(label, colors), 0.65), 0.5 * view.image() / 255)
+        empty = [name for k, name in zip(tracks, names) if not masks[k].any()]
+        picture(axes[0, c], image, view.name + (" (where the tracks start)" if c == 0 else "\nempty: " + ", ".join(empty) if empty else "\nall carried"))
+    return fig
+
+
+def matrix_figure(iou: np.ndarray, label: np.ndarray, iou_min: float, title: str) -> Figure:
+    """Association matrix of a view: IoU [M, K] of its masks with the carried ones, labelled pairs framed."""
+    fig, axes = plots(1, 1, size=(min(9.0, 2.0 + 0.16 * iou.shape[1]), min(6.0, 1.4 + 0.16 * iou.shape[0])))
+    ax = axes[0, 0]
+    shown = ax.imshow(iou, cmap="Greys", vmin=0, vmax=1, aspect="auto")
+    for i, y in enumerate(label):
+        if y > 0:
+            ax.add_patch(matplotlib.patches.Rectangle((y - 1.5, i - 0.5), 1, 1, fill=False, ec=BLUE, lw=1.6))
+        else:
+            ax.plot(-1.2, i, marker=">", color=VERMILION, ms=5, clip_on=False)
+    ax.set(xlabel="carried mask k", ylabel="mask i of the view", title=title)
+    fig.colorbar(shown, ax=ax, label=f"IoU (blue frame: > {iou_min:g})", fraction=0.04)
+    return fig
+
+
+def quality_figure(names: Sequence[str], j: np.ndarray, copied: np.ndarray, causes: Sequence[tuple[str, Mapping[str, int], int]]) -> Figure:
+    """J of every track in every view; its mean over time beside copying; why masks have no label under each rule."""
+    rows = min(9.0, 1.1 + 0.17 * len(names))
+    fig, axes = plots(1, 3, size=(4.4, max(3.2, rows)), width_ratios=[1.35, 1, 0.9])
+    ax = axes[0, 0]
+    colors = matplotlib.colormaps["viridis"].copy()
+    colors.set_bad("0.88")
+    shown = ax.imshow(np.ma.masked_invalid(j), cmap=colors, vmin=0, vmax=1, aspect="auto", extent=(0.5, j.shape[1] + 0.5, len(names) - 0.5, -0.5))
+    ax.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
+    ax.set_yticks(range(len(names)), names, fontsize=7)
+    ax.set(xlabel="view, in capture order", title="J of each track (grey: hidden, or its first view)")
+    fig.colorbar(shown, ax=ax, fraction=0.05)
+    ax = axes[0, 1]
+    x = np.arange(1, j.shape[1] + 1)
+    for values, color, name in ((j, BLUE, "carried"), (copied, GREY, "the true mask, one view late")):
+        known = np.isfinite(values).any(0)
+        ax.plot(x[known], [np.nanmean(v) for v in values.T[known]], "o-", ms=3, color=color, label=f"{name}: {np.nanmean(values):.2f}")
+    ax.set(xlabel="view, in capture order", ylabel="mean J", ylim=(0, 1), title="over the capture")
+    ax.legend(fontsize=8)
+    ax = axes[0, 2]
+    below = np.zeros(len(causes))
+    at = np.arange(len(causes))
+    for cause, color in zip(causes[0][1], (VERMILION, ORANGE, SKY)):
+        share = np.array([100 * counts[cause] / max(1, total) for _, counts, total in causes])
+        ax.bar(at, share, 0.62, bottom=below, color=color, label=cause)
+        below += share
+    for a, b in zip(at, below):
+        ax.text(a, b + 0.6, f"{b:.0f} %", ha="center", fontsize=9)
+    ax.set_xticks(at, [name for name, _, _ in causes], fontsize=8)
+    ax.set(ylabel="masks without a label, %", title="why y = −1", ylim=(0, 1.45 * max(below.max(), 1)))
+    ax.legend(fontsize=7.5, loc="upper right")
+    return fig
+
+
 # ----------------------------------------------------------------- 03: codebook
 
 

@@ -107,7 +107,6 @@ class _Level:
         self._start(0, np.arange(len(masks[0])), progress)
         if config.reseed_every:
             for s in range(config.reseed_every, len(views), config.reseed_every):
-                # What overlaps a carried mask somewhat is likelier a piece of a tracked object than a new one.
                 self._start(s, np.flatnonzero((self.label[s] == -1) & (self.iou[s] <= config.reseed_iou_max)), progress)
 
     def _start(self, s: int, rows: np.ndarray, progress) -> None:

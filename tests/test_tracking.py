@@ -103,9 +103,9 @@ def test_reseeding_starts_tracks_where_something_new_appears():
             m = masks[f"{n}.jpg"].level == level
             assert without[f"{n}.jpg"].label[m].tolist() == ([1] if n < 2 else [1, -1])
             assert found.views[f"{n}.jpg"].label[m].tolist() == ([1] if n < 2 else [1, 2])  # backwards too: view 2 comes before its key view
-    # a piece of a tracked object starts no track of its own
+    # where it is asked for, a piece of a tracked object starts no track of its own
     pieces = {name: m for name, m in masks.items()} | {"3.jpg": view_masks(np.roll(boxes((2, 2, 6, 10), new), 3, axis=2))}
-    found = track_masks(views, pieces, Moving(), TrackConfig(reseed_every=3))
+    found = track_masks(views, pieces, Moving(), TrackConfig(reseed_every=3, reseed_iou_max=0.25))
     assert found.starts["wp"].tolist() == [0, 3] and found.views["3.jpg"].label[pieces["3.jpg"].level == 1].tolist() == [-1, 2]
 
 
