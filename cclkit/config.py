@@ -127,7 +127,7 @@ class FrontEndConfig:
     clip: ClipConfig = nested(default_factory=ClipConfig)
     """Features, with features "clip"."""
     propagation: str = "simulated"
-    """What carries the first view's masks to the others: "sam2", "simulated" (from ground truth) or "none" (only the first view's masks get labels). Paper: SAM2. The profile mini has no small SAM2 yet and simulates."""
+    """What carries the first view's masks to the others: "sam2", "simulated" (from ground truth), "geometric" (warped by the depth of the Gaussians) or "none" (only the first view's masks get labels). Paper: SAM2. The profile mini has no small SAM2 yet and simulates."""
     sam2: Sam2Config = nested(default_factory=Sam2Config)
     """Tracks, with propagation "sam2"."""
     simulation: SimulationConfig = nested(default_factory=SimulationConfig)
