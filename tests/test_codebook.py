@@ -1,15 +1,17 @@
 """CCL: the counted form against explicit pairs, reference vectors, degenerate input, and the mechanism."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from cclkit import bench
 from cclkit.codebook import assign, ccl_loss, colliding_labels, fit_codebook, index_map, initialise, perplexity, revive, shuffled, split, usage
 from cclkit.codebook.losses import label_ids
 from cclkit.config import CodebookConfig
-from cclkit.errors import CodebookError, FeatureError
+from cclkit.errors import CodebookError, ConfigError, FeatureError
 from cclkit.experiments import ARMS, mechanism, population, population_collisions
 
 SETTINGS = dict(lambda_pull=0.25, lambda_push=0.25, margin=0.7)
@@ -125,6 +127,19 @@ def test_reference_vectors_by_pairs_and_by_labels(oracles, seed, normalisation):
         assert_equal_losses(
             torch.tensor(data[f"{case}_prototypes"]).double(), torch.tensor(data[f"{case}_features"]).double(), torch.tensor(data[f"{case}_labels"]), 1e-10, normalisation=normalisation
         )
+
+
+def test_the_benchmark_compares_equal_things(tmp_path, capsys):
+    small = ["--masks", "64", "--prototypes", "8", "--dim", "16", "--largest", "64", "--scene-masks", "40", "--steps", "3", "--repeats", "1"]
+    assert bench.main(["codebook", *small, "--json", str(tmp_path / "b.json")]) == 0
+    result = json.loads((tmp_path / "b.json").read_text())
+    assert [r["masks"] for r in result["growing"]] == [8, 16, 32, 64] and result["times_faster"] > 0 and "times_faster" in capsys.readouterr().out
+    assert "µs per mask" in (tmp_path / "b.md").read_text()
+    problem = bench.codebook_problem(n_masks=50, n_prototypes=8, dim=16)
+    slow = ccl_loss_by_pairs(*problem, **SETTINGS)
+    assert slow[2] > 0 and bench.ccl_loss_all_pairs(*problem, **SETTINGS).item() == pytest.approx(slow[3].item(), abs=1e-5)
+    with pytest.raises(ConfigError, match="masks 0"):
+        bench.bench_codebook(n_masks=0)
 
 
 def test_gradient_passes_finite_differences():
