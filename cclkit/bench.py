@@ -12,9 +12,12 @@ import numpy as np
 import torch
 
 from .artefacts import atomic_write, save_json
-from .errors import ArtefactError, ConfigError, MaskError
+from .codebook import ccl_loss, fit_codebook
+from .config import CodebookConfig
+from .errors import ArtefactError, CodebookError, ConfigError, MaskError
 from .gaussians import Gaussians, rasterize
 from .masks import mask_nms
+from .pipeline import peak_memory_mb
 from .scenes.scene import Camera
 from .tables import markdown_table
 
@@ -180,8 +183,93 @@ def bench_mask_nms(*, n_masks: int = 400, width: int = 320, height: int = 240, r
     }  # fmt: skip
 
 
+def codebook_problem(*, n_masks: int, n_prototypes: int = 128, dim: int = 512, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The seeded problem: prototypes [N, d], unit features [B, d], labels [B].
+
+    As many labels as prototypes, whose directions have a common part, so that push acts; every mask is
+    labelled, which is the most pairs there can be.
+    """
+    rng = torch.Generator().manual_seed(seed)
+    directions = torch.randn(1, dim, generator=rng) + 0.5 * torch.randn(n_prototypes, dim, generator=rng)
+    labels = torch.randint(n_prototypes, (n_masks,), generator=rng)
+    features = directions[labels]
+    features += 0.5 * torch.randn(n_masks, dim, generator=rng)
+    features /= features.norm(dim=1, keepdim=True)
+    return directions + 0.3 * torch.randn(n_prototypes, dim, generator=rng), features, labels
+
+
+def ccl_loss_all_pairs(prototypes: torch.Tensor, features: torch.Tensor, labels: torch.Tensor, *, lambda_pull: float, lambda_push: float, margin: float) -> torch.Tensor:
+    """The total of `cclkit.codebook.ccl_loss` from the table of all pairs of masks, in matrix form: O(B² d), to compare with."""
+    T = prototypes / prototypes.norm(dim=1, keepdim=True)
+    with torch.no_grad():
+        codes = (features @ T.T).argmax(1)
+    own = T[codes]  # [B, d]
+    cos, same = own @ own.T, labels[:, None] == labels[None, :]  # [B, B]
+    different = ~same
+    same.fill_diagonal_(False)
+    l_max = (1 - (features * own).sum(1)).mean()
+    l_pull = ((1 - cos) * same).sum() / same.sum()
+    l_push = (torch.relu(cos - margin) * different).sum() / different.sum()
+    return l_max + lambda_pull * l_pull + lambda_push * l_push
+
+
+def bench_codebook(
+    *, n_masks: int = 4096, n_prototypes: int = 128, dim: int = 512, largest: int = 100_000, scene_masks: int = 2000, steps: int = 2000, repeats: int = 9, seed: int = 0
+) -> dict:
+    """Time the CCL losses (forward + backward, input checks included), against all pairs and over growing batches, and a whole training.
+
+    The growing batches come first, so that the peak of memory, which is the process's, is theirs.
+    Times are medians of ``repeats`` after one warm-up; all pairs run three times. Raises CodebookError
+    when both forms disagree.
+    """
+    if min(n_masks, n_prototypes, dim, scene_masks, steps, repeats) < 1 or largest < 8:
+        raise ConfigError(f"masks {n_masks}, prototypes {n_prototypes}, dim {dim}, scene masks {scene_masks}, steps {steps}, repeats {repeats}, largest {largest}: expected at least 1 of each and largest >= 8")
+    weights = {"lambda_pull": 0.25, "lambda_push": 0.25, "margin": 0.7}
+
+    def measured(loss, n: int, prototypes: torch.Tensor) -> tuple[float, float, torch.Tensor]:
+        """Median seconds of forward + backward, total, gradient."""
+        T, seconds = prototypes.clone().requires_grad_(), []
+        for _ in range(n + 1):
+            t0 = time.perf_counter()
+            total = loss(T)
+            (gradient,) = torch.autograd.grad(total, T)
+            seconds.append(time.perf_counter() - t0)
+        return statistics.median(seconds[1:]), float(total.detach()), gradient
+
+    growing = []
+    for B in (largest // 8, largest // 4, largest // 2, largest):
+        prototypes, features, labels = codebook_problem(n_masks=B, n_prototypes=n_prototypes, dim=dim, seed=seed)
+        s, *_ = measured(lambda T: ccl_loss(T, features, labels, **weights).total, repeats, prototypes)
+        growing.append({"masks": B, "step_s": round(s, 5), "microseconds_per_mask": round(1e6 * s / B, 3)})
+    fit_codebook(features, labels, CodebookConfig(n_prototypes=n_prototypes, steps=3), seed=seed)  # the start holds most memory
+    peak = peak_memory_mb()
+
+    _, features, labels = codebook_problem(n_masks=scene_masks, n_prototypes=n_prototypes, dim=dim, seed=seed)
+    t0 = time.perf_counter()
+    fit_codebook(features, labels, CodebookConfig(n_prototypes=n_prototypes, steps=steps), seed=seed)
+    training = time.perf_counter() - t0
+
+    prototypes, features, labels = codebook_problem(n_masks=n_masks, n_prototypes=n_prototypes, dim=dim, seed=seed)
+    counted, value, gradient = measured(lambda T: ccl_loss(T, features, labels, **weights).total, repeats, prototypes)
+    pairs, reference, its_gradient = measured(lambda T: ccl_loss_all_pairs(T, features, labels, **weights), 3, prototypes)
+    if abs(value - reference) > 1e-4 or (gradient - its_gradient).norm() > 1e-2 * its_gradient.norm():  # float32 over B² terms
+        raise CodebookError(f"the losses are {value:.6f} counted and {reference:.6f} over all pairs, or their gradients differ; one of them is wrong, so a timing means nothing")
+    return {
+        "benchmark": "codebook", "masks": n_masks, "prototypes": n_prototypes, "dim": dim, "seed": seed, "threads": torch.get_num_threads(), "repeats": repeats,
+        "histogram_s": round(counted, 5), "all_pairs_s": round(pairs, 4), "times_faster": round(pairs / counted, 1), "growing": growing, "peak_memory_mb": round(peak),
+        "scene_masks": scene_masks, "steps": steps, "training_s": round(training, 2),
+    }  # fmt: skip
+
+
 def _described(result: dict) -> str:
     """Caption and table of a result."""
+    if result["benchmark"] == "codebook":
+        caption = (
+            f"CCL losses, forward + backward, N = {result['prototypes']}, d = {result['dim']}, {result['threads']} threads, median of {result['repeats']}. All pairs of {result['masks']:,} masks: {result['all_pairs_s']:.3f} s, "
+            f"{result['times_faster']:.0f} times the histogram form. {result['steps']:,} training steps on {result['scene_masks']:,} masks: {result['training_s']:.1f} s. Peak memory at the most masks, data and training included: {result['peak_memory_mb']:,} MB."
+        )
+        rows = [[f"{r['masks']:,}", f"{1e3 * r['step_s']:.1f}", f"{r['microseconds_per_mask']:.2f}"] for r in ({"masks": result["masks"], "step_s": result["histogram_s"], "microseconds_per_mask": 1e6 * result["histogram_s"] / result["masks"]}, *result["growing"])]
+        return f"{caption}\n\n" + markdown_table(["masks", "histogram form, ms", "µs per mask"], rows)
     if result["benchmark"] == "mask_nms":
         caption = f"Mask NMS of {result['masks']} masks of {result['width']}×{result['height']}, matrix products (median of {result['repeats']}) against a double loop over pairs in torch, {result['threads']} threads."
         return f"{caption}\n\n" + markdown_table(["kept", "matrix s", "double loop s", "times faster"], [[result["kept"], f"{result['matrix_s']:.3f}", f"{result['double_loop_s']:.2f}", f"{result['times_faster']:.0f}"]])
@@ -195,7 +283,7 @@ def _described(result: dict) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """``cclkit bench rasterize | mask_nms [--json PATH] [...]``: print the timings, and write them if asked."""
+    """``cclkit bench rasterize | mask_nms | codebook [--json PATH] [...]``: print the timings, and write them if asked."""
     parser = argparse.ArgumentParser(prog="cclkit bench", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     p = commands.add_parser("rasterize", help="forward + backward of the rasteriser on a seeded problem")
@@ -215,6 +303,16 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--repeats", type=int, default=5)
     p.add_argument("--seed", type=int, default=0)
     p.set_defaults(measure=bench_mask_nms)
+    p = commands.add_parser("codebook", help="the CCL losses against all pairs, over growing batches, and a training")
+    p.add_argument("--masks", type=int, default=4096, dest="n_masks", help="batch that is compared with all pairs")
+    p.add_argument("--prototypes", type=int, default=128, dest="n_prototypes")
+    p.add_argument("--dim", type=int, default=512)
+    p.add_argument("--largest", type=int, default=100_000, help="largest of the growing batches")
+    p.add_argument("--scene-masks", type=int, default=2000, help="masks of the training")
+    p.add_argument("--steps", type=int, default=2000, help="steps of the training")
+    p.add_argument("--repeats", type=int, default=9)
+    p.add_argument("--seed", type=int, default=0)
+    p.set_defaults(measure=bench_codebook)
     for p in commands.choices.values():
         p.add_argument("--json", type=Path, help="also write the result to this file, and a table beside it")
     args = vars(parser.parse_args(argv))

@@ -184,16 +184,34 @@ class CodebookConfig:
     """Weight of the push loss. Paper: 0.25."""
     margin: float = 0.7
     """Push margin m: prototypes of different labels are pushed apart while their cosine exceeds it. Paper: 0.7."""
+    normalisation: str = "pairs"
+    """Mean that pull and push take: "pairs" (over all pairs of masks, so a label weighs by the square of its size) or "labels" (of each label's, or pair of labels', own mean). Paper does not say (ours: pairs, because its formulas sum over pairs)."""
     init: str = "kmeans"
-    """Initial prototypes: "kmeans" (cosine k-means++, Lloyd) or "random" (random unit vectors). Paper does not say (ours: kmeans, because random prototypes that win no mask never move)."""
+    """Initial prototypes: "kmeans" (cosine k-means++, Lloyd), "random" (random unit vectors) or "tracks" (centroids of the track labels, then k-means++ for the rest). Paper does not say (ours: kmeans, because random prototypes that win no mask never move)."""
+    update: str = "adam"
+    """"adam" (the gradient of all losses) or "ema" (exponential averages of each prototype's features, corrected by the gradient of pull and push). Paper does not say (ours: adam, because the paper names betas)."""
+    ema_decay: float = 0.99
+    """Share of a prototype that one step of "ema" keeps. Paper does not say (ours: 0.99, because vector quantisers commonly use it)."""
     steps: int = 400
-    """Full-batch Adam steps over all masks of the scene. Paper does not say for this stage (ours: 400; from a k-means start the losses are flat after about 100)."""
+    """Optimisation steps. Paper does not say for this stage (ours: 400; from a k-means start the losses are flat after about 100)."""
+    batch: int = 0
+    """Masks per step, drawn without repetition until all were seen; 0 = all. Memory falls with it; a minibatch's mean over pairs is noisier than the whole's. Paper does not say (ours: 0, because counting pairs makes all masks affordable)."""
     lr: float = 1e-3
     """Adam learning rate. Paper: 0.001, without saying for which stage."""
     betas: tuple[float, float] = (0.9, 0.999)
     """Adam betas. Paper: (0.9, 0.999), without saying for which stage."""
+    revive_every: int = 0
+    """Every so many steps a prototype that wins no mask moves to the feature farthest from its prototype; 0 = never. Paper does not say (ours: 0, because a k-means start leaves hardly any)."""
+    collisions: str = "ignore"
+    """Two labels on one prototype, where push has no gradient: "ignore" (the paper's form), "split" (a label that shares gets an unused prototype at its centroid) or "centroids" (pull and push compare prototypes with label centroids instead of with each other). Paper does not say (ours: ignore, because its formulas do, a k-means start leaves split no unused prototype, and at the paper's weights centroids gained less in the mechanism experiment; at weights of 1 they gained more)."""
+    split_every: int = 50
+    """Steps between two splits. Paper does not say (ours: 50, because the losses settle in about 100)."""
+    split_cosine: float = 0.95
+    """Labels whose centroids have a larger cosine than this may share a prototype: they may be one object tracked twice. Paper does not say (ours: 0.95, because crops of different objects reach 0.8)."""
+    shared: bool = False
+    """One codebook for both levels, instead of one each; pairs count within a level only, because a part may sit in both under different labels. Paper does not say (ours: false, because levels are queried apart)."""
     shuffle_labels: bool = False
-    """Control: permute the track labels among the labelled masks, which keeps their number and sizes and destroys their meaning."""
+    """Control: permute the track labels among the labelled masks, which keeps their number and sizes and destroys their meaning. The start keeps the true ones, so that all arms start alike."""
 
 
 @dataclass(frozen=True)
@@ -303,17 +321,17 @@ class Config:
 
 
 _POSITIVE = (
-    "codebook.n_prototypes", "codebook.lr", "gaussians.start_gaussians", "gaussians.max_gaussians", "field.dim", "field.iterations", "field.lr", "field.feature_lr",
+    "codebook.n_prototypes", "codebook.lr", "codebook.split_every", "gaussians.start_gaussians", "gaussians.max_gaussians", "field.dim", "field.iterations", "field.lr", "field.feature_lr",
     "query.scale", "query.temperature", "front_end.simulation.dim", "front_end.sam2.objects_per_chunk", "front_end.sam2.image_size", "front_end.sam.points_per_side", "front_end.sam.points_per_batch", "front_end.sam.stability_offset", "front_end.clip.batch",
 )
 _NOT_NEGATIVE = (
-    "codebook.lambda_pull", "codebook.lambda_push", "codebook.steps", "gaussians.iterations", "gaussians.sh_degree", "masks.min_area_px",
+    "codebook.lambda_pull", "codebook.lambda_push", "codebook.steps", "codebook.batch", "codebook.revive_every", "gaussians.iterations", "gaussians.sh_degree", "masks.min_area_px",
     "front_end.simulation.jitter_px", "front_end.simulation.min_area_px", "front_end.simulation.feature_noise", "front_end.simulation.text_gap",
     "front_end.simulation.text_noise", "front_end.simulation.confuser_drift",
 )
 _SHARE = (
     "front_end.sam.box_nms_iou",
-    "tracks.iou_min", "tracks.reseed_iou_max", "tracks.check_iou_min", "masks.predicted_iou_min", "masks.stability_min", "masks.overlap_iou_max", "masks.score_min", "masks.inner_max",
+    "codebook.split_cosine", "tracks.iou_min", "tracks.reseed_iou_max", "tracks.check_iou_min", "masks.predicted_iou_min", "masks.stability_min", "masks.overlap_iou_max", "masks.score_min", "masks.inner_max",
     "front_end.simulation.incomplete_rate", "front_end.simulation.incomplete_cut", "front_end.simulation.split_rate", "front_end.simulation.merge_rate",
     "front_end.simulation.missing_rate", "front_end.simulation.track_loss_rate", "front_end.simulation.between_object_cosine", "front_end.simulation.hierarchy",
 )
@@ -331,7 +349,10 @@ _CHOICES = {
     "front_end.clip.crop": ("complete", "langsplat"),
     "front_end.clip.prompts": ("raw", "ensemble"),
     "front_end.clip.precision": ("float32", "bfloat16"),
-    "codebook.init": ("kmeans", "random"),
+    "codebook.normalisation": ("pairs", "labels"),
+    "codebook.init": ("kmeans", "random", "tracks"),
+    "codebook.update": ("adam", "ema"),
+    "codebook.collisions": ("ignore", "split", "centroids"),
     "gaussians.init": ("auto", "depth", "points", "random"),
     "query.rule": ("relevancy", "softmax"),
     "evaluation.lerf_protocol": ("langsplat", "langsplat_v2"),
@@ -357,6 +378,8 @@ def _check_ranges(config: "Config") -> None:
             raise ConfigError(f"setting {name}={value!r} is out of range; expected a whole number in 0..{2**31 - 1}")
         if isinstance(value, float) and not abs(value) < 1e12:
             raise ConfigError(f"setting {name}={value!r} is out of range; expected a finite number")
+    if not 0 <= values["codebook.ema_decay"] < 1:
+        raise ConfigError(f"setting codebook.ema_decay={values['codebook.ema_decay']} is out of range; expected a number of at least 0 and below 1")
     if values["codebook.n_prototypes"] > 2**16:
         raise ConfigError(f"setting codebook.n_prototypes={values['codebook.n_prototypes']} is out of range; expected at most {2**16}")
     if not values["query.canonical"] or not all(c.strip() for c in values["query.canonical"]):

@@ -63,7 +63,7 @@ GRAPH: dict[str, Stage] = {
     "masks": Stage(("candidates",), lambda c: _settings(c, "masks"), ("masks.py", "rle.py")),
     "features": Stage(("masks",), lambda c: _role(c, "clip"), ("features.py",), role="clip"),
     "tracks": Stage(("masks",), lambda c: _role(c, "propagation") | _settings(c, "tracks"), ("tracking.py", "rle.py"), ("_propagator",), role="propagation"),
-    "codebook": Stage(("masks", "features", "tracks"), lambda c: _settings(c, "codebook"), ("codebook.py",), ("training_set",), seeded=True),
+    "codebook": Stage(("masks", "features", "tracks"), lambda c: _settings(c, "codebook"), ("codebook",), ("training_set",), seeded=True),
     "gaussians": Stage((), lambda c: _settings(c, "gaussians") | {"device": c.device}, ("gaussians",), seeded=True),
     "field": Stage(
         ("masks", "tracks", "codebook", "gaussians"), lambda c: _settings(c, "field") | {"device": c.device}, ("field.py", "gaussians"), ("index_maps", "mask_codes", "codebooks"), seeded=True
@@ -269,25 +269,23 @@ class Run:
         return self.front_end.propagator
 
     def _build_codebook(self, folder: Path) -> dict:
-        tensors, about, arrays = {}, {}, {}
-        features, labels, level = self.training_set()
-        for n, name in enumerate(progress(LEVELS, "codebook")):
-            rows = np.flatnonzero(level == n)
-            if len(rows) == 0:  # nothing was segmented at this level: an empty codebook that no pixel uses
-                tensors |= {f"prototypes.{name}": torch.zeros(0, features.shape[1]), f"initial.{name}": torch.zeros(0, features.shape[1])}
-                arrays[f"codes.{name}"] = np.zeros(0, np.int32)
-                continue
-            x, y = torch.from_numpy(features[rows]), torch.from_numpy(labels[rows])
-            book = fit_codebook(x, y, self.config.codebook, seed=self.config.seed + n)
-            tensors |= {f"prototypes.{name}": book.prototypes, f"initial.{name}": book.initial}
-            tensors |= {f"curve.{k}.{name}": torch.from_numpy(v) for k, v in book.curves.items()}
-            codes = book.codes(x).numpy().astype(np.int32)
-            arrays[f"codes.{name}"] = codes
-            about[f"codes_used_{name}"] = int(len(np.unique(codes)))
-            about[f"final_loss_{name}"] = {k: float(v[-1]) for k, v in book.curves.items() if len(v)}
+        tensors, about = {}, {}
+        features, labels, level = (torch.from_numpy(a) for a in self.training_set())
         codes = np.full(len(level), -1, np.int32)
-        for n, name in enumerate(LEVELS):
-            codes[level == n] = arrays[f"codes.{name}"]
+        shared = None
+        if self.config.codebook.shared and len(level):
+            shared = fit_codebook(features, labels, self.config.codebook, seed=self.config.seed, groups=level)
+        for n, name in enumerate(progress(LEVELS, "codebook")):
+            mine = level == n
+            if not mine.any():  # nothing was segmented at this level: an empty codebook that no pixel uses
+                tensors |= {f"prototypes.{name}": torch.zeros(0, features.shape[1]), f"initial.{name}": torch.zeros(0, features.shape[1])}
+                continue
+            book = shared or fit_codebook(features[mine], labels[mine], self.config.codebook, seed=self.config.seed + n)
+            tensors |= {f"prototypes.{name}": book.prototypes.clone(), f"initial.{name}": book.initial.clone()}  # safetensors refuses one memory under two names
+            tensors |= {f"curve.{k}.{name}": torch.tensor(v) for k, v in book.curves.items()}
+            codes[mine] = book.codes(features[mine]).numpy().astype(np.int32)
+            about[f"codes_used_{name}"] = int(len(np.unique(codes[mine])))
+            about[f"final_loss_{name}"] = {k: float(v[-1]) for k, v in book.curves.items() if len(v)}
         atomic_write(folder / "codebook.safetensors", save_safetensors(tensors))
         save_npz(folder / "codes.npz", codes=codes)
         return about

@@ -123,3 +123,47 @@ def test_cohens_kappa():
     assert consistency.cohens_kappa([4, 4, 4, 4], [4, 4, 5, 5]) == 0  # a collapsed codebook earns nothing
     with pytest.raises(EvaluationError, match="one pair"):
         consistency.cohens_kappa([1], [1, 2])
+
+
+def test_auc_counts_pairs():
+    rng = np.random.default_rng(0)
+    p, q = rng.integers(0, 6, 40), rng.integers(0, 5, 30)  # many ties
+    assert consistency.auc(p, q) == pytest.approx(np.mean([[(x > y) + 0.5 * (x == y) for y in q] for x in p]))
+    assert consistency.auc([2, 3], [0, 1]) == 1 and consistency.auc([0], [1]) == 0 and consistency.auc([1, 1], [1]) == 0.5
+    assert np.isnan(consistency.auc([], [1])) and np.isnan(consistency.auc([1], []))
+    with pytest.raises(EvaluationError, match="not finite"):
+        consistency.auc([np.nan], [1])
+
+
+def test_similarity_auc_tells_same_surface_from_other_objects():
+    rng = np.random.default_rng(1)
+    objects = rng.integers(0, 4, 300)
+    own = np.eye(4)[objects]
+    score = lambda a, b, o=objects: consistency.similarity_auc(a, b, o, seed=0)
+    assert score(own, 3 * own) == 1  # lengths don't matter
+    assert score(np.ones((300, 4)), np.ones((300, 4))) == 0.5  # a collapsed codebook
+    assert abs(score(rng.normal(size=(300, 8)), rng.normal(size=(300, 8))) - 0.5) < 0.06  # nothing in common
+    merged = own.copy()
+    merged[objects == 1] = own[objects == 0][0]  # two objects share a code: their pairs tie
+    share = np.bincount(objects) / 300
+    ties = (share[0] / (1 - share[0]) * share[1] + share[1] / (1 - share[1]) * share[0])
+    assert score(merged, merged) == pytest.approx(1 - ties / 2, abs=0.02)
+    noisy = own + rng.normal(size=(300, 4)) * 0.7
+    exact = consistency.auc((noisy * own).sum(1) / np.linalg.norm(noisy, axis=1), (noisy @ own.T / np.linalg.norm(noisy, axis=1)[:, None])[objects[:, None] != objects])
+    assert score(noisy, own) == pytest.approx(exact, abs=0.02) and score(noisy, own) == score(noisy, own)
+
+
+def test_similarity_auc_leaves_out_what_has_no_feature_or_object():
+    objects = np.array([0, 0, 1, 1, 2, -1])
+    a = np.eye(3)[[0, 0, 1, 1, 2, 2]]
+    b = a.copy()
+    b[1], b[5] = 0, [1, 0, 0]  # no mask; no object, and it would be wrong
+    assert consistency.similarity_auc(a, b, objects, seed=0) == 1
+    one = np.zeros(6, int)  # without another object there is no negative pair
+    assert np.isnan(consistency.similarity_auc(a, a, one, seed=0)) and np.isnan(consistency.similarity_auc(a[:0], a[:0], one[:0], seed=0))
+    with pytest.raises(EvaluationError, match="a row per correspondence"):
+        consistency.similarity_auc(a, b[:3], objects, seed=0)
+    with pytest.raises(EvaluationError, match="not finite"):
+        consistency.similarity_auc(a * np.nan, b, objects, seed=0)
+    with pytest.raises(EvaluationError, match="others is 0"):
+        consistency.similarity_auc(a, b, objects, seed=0, others=0)

@@ -54,6 +54,14 @@ def test_artefacts_fit_together(run):
                 assert codes[i] == int(expected)
 
 
+def test_a_shared_codebook_serves_both_levels(run):
+    shared = run.vary(codebook__shared=True)
+    books = shared.codebooks()
+    assert torch.equal(books["sp"].prototypes, books["wp"].prototypes) and not torch.equal(books["sp"].prototypes, run.codebooks()["sp"].prototypes)
+    codes = np.concatenate([shared.mask_codes(v) for v in run.scene.training_views])
+    assert np.array_equal(codes, books["sp"].codes(torch.from_numpy(run.training_set()[0])).numpy())
+
+
 def test_field_codes_and_relevancy_have_the_views_shape(run):
     view = run.scene.views[0]
     h, w = view.camera.height, view.camera.width
@@ -188,7 +196,7 @@ def test_every_piece_of_code_that_makes_an_artefact_is_in_its_key(run, monkeypat
             m.setattr(Run, method, other)
             assert run.key(stage) != before[stage], method
     package = Path(artefacts.__file__).parent
-    for file, stage in (("scenes/scene.py", "gaussians"), ("scenes/colmap.py", "masks"), ("rle.py", "candidates"), ("masks.py", "masks"), ("gaussians/reconstruct.py", "gaussians"), ("query.py", "evaluation"), ("codebook.py", "codebook")):
+    for file, stage in (("scenes/scene.py", "gaussians"), ("scenes/colmap.py", "masks"), ("rle.py", "candidates"), ("masks.py", "masks"), ("gaussians/reconstruct.py", "gaussians"), ("query.py", "evaluation"), ("codebook/losses.py", "codebook")):
         with monkeypatch.context() as m:
             m.setitem(artefacts._CODE_DIGESTS, package / file, "changed")
             assert run.key(stage) != before[stage], file
