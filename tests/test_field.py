@@ -1,16 +1,18 @@
 """The semantic field: blending cache, cached against rasterised training, the closed form."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from cclkit import bench
 from cclkit.blending_cache import build_blending_cache, open_blending_cache
 from cclkit.closed_form import code_votes, vote_field
 from cclkit.config import FieldConfig
-from cclkit.errors import ArtefactError, FieldError, GaussiansError
+from cclkit.errors import ArtefactError, ConfigError, FieldError, GaussiansError
 from cclkit.field import Decoder, field_loss, train_field
 from cclkit.gaussians import Gaussians, blending_weights, project, splat_features
 from cclkit.scenes.scene import Camera, View
@@ -398,3 +400,18 @@ def test_closed_form_mistakes(tmp_path):
         vote_field(g, cache, INDEX_MAPS, [2, N])
     with pytest.raises(FieldError, match="2 levels and 1"):
         vote_field(g, cache, INDEX_MAPS, [N])
+
+
+# --------------------------------------------------------------------------- benchmark
+def test_bench(tmp_path, capsys):
+    path = tmp_path / "out.json"
+    options = ["--gaussians", "300", "--width", "64", "--height", "48", "--codes", "5", "--batch", "32", "--top-k", "4", "--cached-pixels", "200", "--repeats", "1"]
+    assert bench.main(["field", *options, "--json", str(path)]) == 0
+    r = json.loads(path.read_text())
+    assert r["cached_pixels"] == 200 and r["batch"] == 32 and r["codes"] == 5 and "steps_ratio" in capsys.readouterr().out
+    # what is printed side by side is one measurement: the ratio per pixel is that per step times the pixels
+    assert r["rasterised_us_per_pixel"] == pytest.approx(1e6 * r["rasterised_step_s"] / (64 * 48), rel=0.1)
+    table = path.with_suffix(".md").read_text()
+    assert "| rasterised | 3,072" in table and "| cached     | 32" in table
+    with pytest.raises(ConfigError, match="batch 0"):
+        bench.bench_field(batch=0)
