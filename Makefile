@@ -43,6 +43,7 @@ lab: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/cclkit bench rasterize --json results/mini/tables/bench_rasterize.json
 	$(BIN)/cclkit bench mask_nms --json results/mini/tables/bench_mask_nms.json
+	$(BIN)/cclkit bench field --json results/mini/tables/bench_field.json
 
 benchmark: $(STAMP)
 	$(BIN)/cclkit benchmark

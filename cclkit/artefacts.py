@@ -20,7 +20,7 @@ import shutil
 import tempfile
 import textwrap
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -152,7 +152,7 @@ class Store:
             ) from e
         return Artefact(stage, key, folder, record, reused=False)
 
-    def clear(self, stages: Sequence[str]) -> None:
+    def clear(self, stages: Iterable[str]) -> None:
         """Delete the artefacts of these stages: folders named like keys, and nothing else that may lie there."""
         for stage in stages:
             for child in (self.root / stage).glob("*"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -12,13 +13,15 @@ import numpy as np
 import torch
 
 from .artefacts import atomic_write, save_json
+from .blending_cache import build_blending_cache
 from .codebook import ccl_loss, fit_codebook
-from .config import CodebookConfig
+from .config import CodebookConfig, FieldConfig
 from .errors import ArtefactError, CodebookError, ConfigError, MaskError
-from .gaussians import Gaussians, rasterize
+from .field import Decoder, field_loss, field_optimiser
+from .gaussians import Gaussians, project, rasterize, splat_features
 from .masks import mask_nms
 from .pipeline import peak_memory_mb
-from .scenes.scene import Camera
+from .scenes.scene import Camera, View
 from .tables import markdown_table
 
 
@@ -261,6 +264,71 @@ def bench_codebook(
     }  # fmt: skip
 
 
+def field_problem(*, n_gaussians: int = 300_000, width: int = 988, height: int = 731, n_codes: int = 64, seed: int = 0) -> tuple[Gaussians, View, np.ndarray]:
+    """The seeded problem: Gaussians as in `rasterize_problem`, one view, and its index map [1, H, W] int32 of ``n_codes`` upright stripes."""
+    gaussians, camera = rasterize_problem(n_gaussians=n_gaussians, width=width, height=height, sh_degree=0, seed=seed)
+    stripes = (np.arange(width) * n_codes // width).astype(np.int32)
+    return gaussians, View("seeded", Path("seeded"), camera), np.broadcast_to(stripes, (1, height, width)).copy()
+
+
+def bench_field(
+    *, n_gaussians: int = 300_000, width: int = 988, height: int = 731, channels: int = 8, n_codes: int = 64, batch: int = 4096, top_k: int = 16, cached_pixels: int = 100_000,
+    repeats: int = 5, seed: int = 0,
+) -> dict:  # fmt: skip
+    """Time a cached step of ``batch`` pixels against a rasterised step of a whole view, one level, on the CPU.
+
+    A step is rendered features, decoder, cross-entropy, backward and the update of features and decoder, on both
+    sides; projecting (done once per view) and building the cache (done once) are timed apart. Medians of ``repeats``
+    steps after one warm-up. Returns a JSON-able dict; times in seconds, per-pixel costs in microseconds.
+    """
+    if min(n_gaussians, width, height, channels, n_codes, batch, top_k, cached_pixels, repeats) < 1:
+        raise ConfigError(f"gaussians {n_gaussians}, size {width}x{height}, channels {channels}, codes {n_codes}, batch {batch}, top_k {top_k}, cached pixels {cached_pixels}, repeats {repeats}: expected at least 1 of each")
+    gaussians, view, index_map = field_problem(n_gaussians=n_gaussians, width=width, height=height, n_codes=n_codes, seed=seed)
+    t0 = time.perf_counter()
+    projection = project(gaussians, view.camera)
+    t1 = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        per_mask = max(1, cached_pixels // len(np.unique(index_map)))
+        cache = build_blending_cache(folder, gaussians, [view], {view.name: index_map}, top_k=top_k, pixels_per_mask=per_mask, seed=seed)
+        t2 = time.perf_counter()
+        codes = cache.codes({view.name: index_map})
+        whole = torch.from_numpy(index_map).flatten(1).long()
+        generator = torch.Generator().manual_seed(seed)
+
+        def rasterised(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return splat_features(projection, features).flatten(0, 1), whole
+
+        def cached(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            rows = torch.randint(len(cache), (batch,), generator=generator).numpy()
+            return cache.splat(features, rows), torch.from_numpy(codes[:, rows]).long()
+
+        seconds = {}
+        for mode, pixels in (("rasterised", rasterised), ("cached", cached)):
+            config = FieldConfig(mode=mode, dim=channels)
+            features = (0.1 * torch.randn(n_gaussians, channels, generator=generator)).requires_grad_()
+            decoders = [Decoder(channels, config.hidden, n_codes, normalise=config.normalise, generator=generator)]
+            optimiser = field_optimiser(features, decoders, config)
+            seconds[mode] = []
+            for _ in range(repeats + 1):
+                start = time.perf_counter()
+                loss, _ = field_loss(*pixels(features), decoders)
+                optimiser.zero_grad(set_to_none=True)
+                loss.backward()
+                optimiser.step()
+                seconds[mode].append(time.perf_counter() - start)
+        truncation, n_cached = cache.truncation()["mean"], len(cache)
+    slow, fast = (statistics.median(seconds[m][1:]) for m in ("rasterised", "cached"))
+    pixel_us = {"rasterised": 1e6 * slow / (width * height), "cached": 1e6 * fast / batch}
+    return {
+        "benchmark": "field", "gaussians": n_gaussians, "width": width, "height": height, "channels": channels, "codes": n_codes, "hidden": list(config.hidden), "batch": batch, "top_k": top_k,
+        "cached_pixels": n_cached, "mean_truncation": round(truncation, 4), "seed": seed, "threads": torch.get_num_threads(), "repeats": repeats,
+        "project_s": round(t1 - t0, 3), "build_s": round(t2 - t1, 3), "rasterised_step_s": round(slow, 4), "cached_step_s": round(fast, 4),
+        "best_rasterised_step_s": round(min(seconds["rasterised"][1:]), 4), "best_cached_step_s": round(min(seconds["cached"][1:]), 4),  # what a busy machine disturbs least
+        "steps_ratio": round(slow / fast, 1), "rasterised_us_per_pixel": round(pixel_us["rasterised"], 3), "cached_us_per_pixel": round(pixel_us["cached"], 3),
+        "pixel_ratio": round(pixel_us["rasterised"] / pixel_us["cached"], 2),
+    }  # fmt: skip
+
+
 def _described(result: dict) -> str:
     """Caption and table of a result."""
     if result["benchmark"] == "codebook":
@@ -273,6 +341,15 @@ def _described(result: dict) -> str:
     if result["benchmark"] == "mask_nms":
         caption = f"Mask NMS of {result['masks']} masks of {result['width']}×{result['height']}, matrix products (median of {result['repeats']}) against a double loop over pairs in torch, {result['threads']} threads."
         return f"{caption}\n\n" + markdown_table(["kept", "matrix s", "double loop s", "times faster"], [[result["kept"], f"{result['matrix_s']:.3f}", f"{result['double_loop_s']:.2f}", f"{result['times_faster']:.0f}"]])
+    if result["benchmark"] == "field":
+        r = result
+        caption = (
+            f"One training step of the field (one level, features, decoder {r['hidden']}, cross-entropy, backward, update), median of {r['repeats']}: {r['gaussians']:,} Gaussians, {r['channels']} channels, "
+            f"{r['codes']} codes, {r['threads']} threads. Not timed: projecting the view ({r['project_s']} s) and building the cache ({r['build_s']} s for this view, once). "
+            f"Ratio rasterised to cached: {r['steps_ratio']} per step, {r['pixel_ratio']} per pixel; K = {r['top_k']} misses {100 * r['mean_truncation']:.1f} % of a pixel's weight on average."
+        )
+        rows = [["rasterised", f"{r['width'] * r['height']:,}", f"{r['rasterised_step_s']:.4f}", f"{r['rasterised_us_per_pixel']:.2f}"], ["cached", f"{r['batch']:,}", f"{r['cached_step_s']:.4f}", f"{r['cached_us_per_pixel']:.2f}"]]
+        return f"{caption}\n\n" + markdown_table(["mode", "pixels per step", "step s", "µs per pixel"], rows)
     caption = (
         f"CPU rasteriser, forward + backward to all parameters, median of {result['repeats']}: {result['gaussians']:,} Gaussians, "
         f"{result['width']}×{result['height']}, {result['channels']} channels, SH degree {result['sh_degree']}, {result['threads']} threads."
@@ -283,7 +360,7 @@ def _described(result: dict) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """``cclkit bench rasterize | mask_nms | codebook [--json PATH] [...]``: print the timings, and write them if asked."""
+    """``cclkit bench rasterize | mask_nms | codebook | field [--json PATH] [...]``: print the timings, and write them if asked."""
     parser = argparse.ArgumentParser(prog="cclkit bench", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     p = commands.add_parser("rasterize", help="forward + backward of the rasteriser on a seeded problem")
@@ -313,6 +390,18 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--repeats", type=int, default=9)
     p.add_argument("--seed", type=int, default=0)
     p.set_defaults(measure=bench_codebook)
+    p = commands.add_parser("field", help="training step of the semantic field from the blending cache against one that rasterises a view")
+    p.add_argument("--gaussians", type=int, default=300_000, dest="n_gaussians")
+    p.add_argument("--width", type=int, default=988)
+    p.add_argument("--height", type=int, default=731)
+    p.add_argument("--channels", type=int, default=8, help="length of a feature")
+    p.add_argument("--codes", type=int, default=64, dest="n_codes")
+    p.add_argument("--batch", type=int, default=4096, help="pixels of a cached step")
+    p.add_argument("--top-k", type=int, default=16, help="Gaussians per cached pixel")
+    p.add_argument("--cached-pixels", type=int, default=100_000, help="pixels in the cache, about")
+    p.add_argument("--repeats", type=int, default=5)
+    p.add_argument("--seed", type=int, default=0)
+    p.set_defaults(measure=bench_field)
     for p in commands.choices.values():
         p.add_argument("--json", type=Path, help="also write the result to this file, and a table beside it")
     args = vars(parser.parse_args(argv))

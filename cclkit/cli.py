@@ -94,7 +94,7 @@ def _scene_arguments(p: argparse.ArgumentParser) -> None:
 def _open(args):
     # imported late: `cclkit --help` must not wait for torch
     from . import config
-    from .pipeline import STAGES, Run
+    from .pipeline import GRAPH, Run
 
     settings = config.parse_settings(args.settings)
     if args.fresh:
@@ -102,7 +102,7 @@ def _open(args):
     run = Run(args.scene, config.profile(args.profile).with_settings(settings), args.out)
     if args.fresh:
         with run.store.lock():
-            run.store.clear(STAGES)
+            run.store.clear(GRAPH)
     return run
 
 

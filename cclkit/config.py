@@ -236,12 +236,14 @@ class GaussiansConfig:
 class FieldConfig:
     """Stage 4: the semantic field."""
 
+    mode: str = "rasterised"
+    """What a step sees: "rasterised" (one whole view) or "cached" (pixels of all views, their blending weights computed once). Paper: whole views, with colour trained jointly (ours: frozen geometry in both)."""
     dim: int = 8
     """Length d_f of the feature carried by each Gaussian. Paper: 8."""
     hidden: tuple[int, ...] = (64,)
     """Hidden widths of the MLP decoder. Paper does not say (ours: 64 in mini; 128, 256 in paper as in LEGaussians)."""
     iterations: int = 200
-    """Steps, one view each (both levels at once). Paper: 30,000."""
+    """Steps, both levels at once, of one view each or of `batch` pixels (see mode). Paper: 30,000."""
     lr: float = 2e-3
     """Adam learning rate of the decoder. Paper: 0.001 over 30,000 steps (ours in mini: 0.002 over few steps)."""
     feature_lr: float = 5e-2
@@ -250,6 +252,14 @@ class FieldConfig:
     """Adam betas. Paper: (0.9, 0.999)."""
     normalise: bool = True
     """L2-normalise the rendered feature before decoding, as LEGaussians does. Paper does not say (ours: on, so that the decoder does not see how opaque a pixel is)."""
+    batch: int = 4096
+    """Pixels per step, with mode "cached". Paper does not say, since it renders whole views (ours: 4,096, enough for stable gradients and about as long as the update of 300,000 Gaussians)."""
+    top_k: int = 16
+    """Gaussians kept per cached pixel, those with the largest weights; disk and time grow with it. Paper does not say, since it has no cache (ours: 16; what they miss is reported)."""
+    pixels_per_mask: int = 128
+    """Pixels sampled from every mask of every view for the cache; disk and build time grow with it. Paper does not say, since it has no cache (ours: 128, so that a small object counts as much as a large one)."""
+    area_weighted: bool = False
+    """Sample as many pixels uniformly over all masked ones instead, which keeps the loss's weights. Paper does not say, since it uses all pixels (ours: off, because a small object then hardly counts)."""
 
 
 @dataclass(frozen=True)
@@ -322,6 +332,7 @@ class Config:
 
 _POSITIVE = (
     "codebook.n_prototypes", "codebook.lr", "codebook.split_every", "gaussians.start_gaussians", "gaussians.max_gaussians", "field.dim", "field.iterations", "field.lr", "field.feature_lr",
+    "field.batch", "field.top_k", "field.pixels_per_mask",
     "query.scale", "query.temperature", "front_end.simulation.dim", "front_end.sam2.objects_per_chunk", "front_end.sam2.image_size", "front_end.sam.points_per_side", "front_end.sam.points_per_batch", "front_end.sam.stability_offset", "front_end.clip.batch",
 )
 _NOT_NEGATIVE = (
@@ -354,6 +365,7 @@ _CHOICES = {
     "codebook.update": ("adam", "ema"),
     "codebook.collisions": ("ignore", "split", "centroids"),
     "gaussians.init": ("auto", "depth", "points", "random"),
+    "field.mode": ("rasterised", "cached"),
     "query.rule": ("relevancy", "softmax"),
     "evaluation.lerf_protocol": ("langsplat", "langsplat_v2"),
     "evaluation.ovs_protocol": ("ovs3d_langsplat", "ovs3d_argmax", "ovs3d_occam"),

@@ -16,7 +16,7 @@ from .errors import EvaluationError
 from .evaluation import lerf_ovs, ovs3d
 from .foundation.simulated import FeatureSpace, seeded
 from .gaussians import psnr, rasterize
-from .pipeline import STAGES, Run
+from .pipeline import Run
 from .scenes import bundled_scenes
 from .tables import save_table
 
@@ -169,7 +169,7 @@ def benchmark(scenes: Sequence[str] | None, config: Config, folder: Path) -> lis
         row = {
             "scene": run.scene.name, "protocol": run.evaluation()["protocol"], "units": pooled["units"], "baseline": miou["baseline"], "both": miou["both"],
             "accuracy": 100 * pooled.get("accuracy", float("nan")), "psnr": held_out_psnr(run), "unlabelled": 100 * run.ensure("tracks").record["share_unlabelled"],
-            "minutes": sum(r.ensure(s).record["wall_time_s"] for r in (run,) for s in STAGES) / 60,
+            "minutes": sum(r.ensure(s).record["wall_time_s"] for r in (run,) for s in run.stages()) / 60,
         }  # fmt: skip
         rows.append(row)
         header = ["scene", "protocol", "units", "matching loss only, mIoU %", "CCL, mIoU %", "CCL, accuracy %", "masks without a track, %", "held-out PSNR dB", "minutes"]

@@ -1,6 +1,7 @@
 """Stage 4: the semantic field. Every Gaussian carries an 8-d feature per level; a view's feature map is
 splatted like colour, decoded by an MLP to logits over the codes, and trained with cross-entropy against
-the index maps (paper §3; the codebook is frozen here).
+the index maps (paper §3; the codebook is frozen here). A step sees either a whole view, rasterised, or
+pixels of all views, from the blending cache (`field.mode`).
 
 All pixels inside any mask count, those of masks without a track label (y = -1) included.
 """
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .blending_cache import BlendingCache
 from .config import FieldConfig
 from .errors import FieldError
 from .gaussians import Gaussians, project, splat_features
@@ -75,56 +77,46 @@ def train_field(
     config: FieldConfig,
     *,
     seed: int,
+    cache: BlendingCache | None = None,
     progress: Callable[[dict], None] = lambda state: None,
 ) -> tuple[SemanticField, dict[str, np.ndarray]]:
     """Optimise features and decoders together; geometry and colour stay as they are.
 
-    One view per step, every view once before any comes again, in an order drawn from ``seed``. Returns
-    the field and curves "loss", "accuracy" (share of masked pixels whose code is right) [iterations].
-    Raises FieldError when no pixel of any view carries a code.
+    Mode "rasterised": one view per step, every view once before any comes again, in an order drawn from
+    ``seed``. Mode "cached": ``config.batch`` pixels per step, drawn with replacement from the ``cache``.
+    Returns the field and curves "loss", "accuracy" (share of the step's masked pixels whose code is right)
+    [iterations].
+
+    Raises FieldError when no pixel of any view carries a code, or when the cache is missing or was made from
+    other masks; ArtefactError when it was made from other Gaussians or cameras; GaussiansError for Gaussians
+    that cannot be rendered.
     """
     L = len(n_codes)
     usable = [v for v in views if (index_maps[v.name] >= 0).any()]
     if not usable:
         raise FieldError("no pixel of any training view lies in a mask, so there is nothing to train the field on; check the masks stage")
+    gaussians = gaussians.detach().validate()
     generator = torch.Generator().manual_seed(seed)
     G = len(gaussians)
     features = (0.1 * torch.randn(G, L * config.dim, generator=generator)).requires_grad_(True)
     decoders = tuple(Decoder(config.dim, config.hidden, n, normalise=config.normalise, generator=generator) for n in n_codes)
-    optimiser = torch.optim.Adam(
-        [
-            {"params": [features], "lr": config.feature_lr},
-            {"params": [p for d in decoders for p in d.parameters()], "lr": config.lr},
-        ],
-        betas=tuple(config.betas),
-    )
-    gaussians = gaussians.detach()
-    projections = {}  # geometry is frozen, so each view is projected and sorted once
+    optimiser = field_optimiser(features, decoders, config)
+    if config.mode == "cached":
+        if cache is None:
+            raise FieldError("field.mode is 'cached' and train_field was given no cache; make one with build_blending_cache")
+        cache.check(gaussians, views)
+        next_pixels = _pixels_of_all_views(cache, index_maps, config.batch, generator)
+    else:
+        next_pixels = _pixels_of_one_view(gaussians, usable, index_maps, generator)
     curves = {"loss": np.zeros(config.iterations), "accuracy": np.zeros(config.iterations)}
-    order: list[int] = []
     for step in range(config.iterations):
-        if not order:
-            order = torch.randperm(len(usable), generator=generator).tolist()
-        view = usable[order.pop()]
-        if view.name not in projections:
-            projections[view.name] = project(gaussians, view.camera)
-        rendered = splat_features(projections[view.name], features)  # [H, W, L * d_f]
-        target = torch.from_numpy(np.ascontiguousarray(index_maps[view.name])).long()
-        loss, right, counted = torch.zeros(()), 0, 0
-        for n, decoder in enumerate(decoders):
-            inside = target[n] >= 0
-            if not inside.any():
-                continue
-            logits = decoder(rendered[..., n * config.dim : (n + 1) * config.dim][inside])
-            wanted = target[n][inside]
-            loss = loss + nn.functional.cross_entropy(logits, wanted)
-            right += int((logits.detach().argmax(-1) == wanted).sum())
-            counted += len(wanted)
+        rendered, target = next_pixels(features)
+        loss, accuracy = field_loss(rendered, target, decoders)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
         curves["loss"][step] = float(loss.detach())
-        curves["accuracy"][step] = right / counted
+        curves["accuracy"][step] = accuracy
         progress({"loss": curves["loss"][step]})
     if not torch.isfinite(features).all():
         raise FieldError("the field is not finite after training; lower field.feature_lr or check the Gaussians")
@@ -132,6 +124,59 @@ def train_field(
         d.requires_grad_(False)
     stacked = features.detach().view(G, L, config.dim).permute(1, 0, 2).contiguous()
     return SemanticField(stacked, decoders), curves
+
+
+def field_loss(
+    rendered: Tensor,  # [P, L * d_f] float32, the levels one after the other
+    target: Tensor,  # [L, P] int64 codes, -1 = no mask
+    decoders: Sequence[Decoder],
+) -> tuple[Tensor, float]:
+    """Cross-entropy of the codes, a mean over masked pixels per level, summed over levels; and the share of them that is right."""
+    loss, right, counted = torch.zeros(()), 0, 0
+    for decoder, own, codes in zip(decoders, rendered.chunk(len(decoders), dim=1), target):
+        inside = codes >= 0
+        if not inside.any():
+            continue
+        logits, wanted = decoder(own[inside]), codes[inside]
+        loss = loss + nn.functional.cross_entropy(logits, wanted)
+        right += int((logits.detach().argmax(-1) == wanted).sum())
+        counted += len(wanted)
+    return loss, right / max(counted, 1)
+
+
+def field_optimiser(features: Tensor, decoders: Sequence[Decoder], config: FieldConfig) -> torch.optim.Adam:
+    """Dense Adam, with a learning rate for the features and one for the decoders."""
+    groups = [{"params": [features], "lr": config.feature_lr}, {"params": [p for d in decoders for p in d.parameters()], "lr": config.lr}]
+    # a cached step is so short that plain Adam over all Gaussians would take most of it
+    return torch.optim.Adam(groups, betas=tuple(config.betas), fused=config.mode == "cached")
+
+
+def _pixels_of_one_view(gaussians: Gaussians, views: Sequence[View], index_maps: Mapping[str, np.ndarray], generator: torch.Generator):
+    """Features [G, C] -> rendered [H * W, C] and codes [L, H * W] of the view whose turn it is."""
+    projections = {}  # geometry is frozen, so each view is projected and sorted once
+    order: list[int] = []
+
+    def next_pixels(features: Tensor) -> tuple[Tensor, Tensor]:
+        if not order:
+            order.extend(torch.randperm(len(views), generator=generator).tolist())
+        view = views[order.pop()]
+        if view.name not in projections:
+            projections[view.name] = project(gaussians, view.camera)
+        target = torch.from_numpy(np.ascontiguousarray(index_maps[view.name])).long()
+        return splat_features(projections[view.name], features).flatten(0, 1), target.flatten(1)
+
+    return next_pixels
+
+
+def _pixels_of_all_views(cache: BlendingCache, index_maps: Mapping[str, np.ndarray], batch: int, generator: torch.Generator):
+    """Features [G, C] -> rendered [batch, C] and codes [L, batch] of random pixels of the cache."""
+    codes = cache.codes(index_maps)
+
+    def next_pixels(features: Tensor) -> tuple[Tensor, Tensor]:
+        rows = torch.randint(len(cache), (batch,), generator=generator).numpy()
+        return cache.splat(features, rows), torch.from_numpy(codes[:, rows]).long()
+
+    return next_pixels
 
 
 def field_tensors(field: SemanticField) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from . import __version__, config as configs
 from .artefacts import Store, atomic_write, code_version, content_key, file_digest
 from .errors import ConfigError, NotebookError, SceneError
 from .figures import FigureFolder
-from .pipeline import STAGES, Run, check_device, project_folder, results_folder
+from .pipeline import GRAPH, Run, check_device, project_folder, results_folder
 from .tables import readme_with_tables, save_table
 
 DEFAULT_SCENES = {
@@ -102,7 +102,7 @@ def run_notebooks(profile: str, *, fresh: bool = False, only: Sequence[str] | No
         for folder in sorted((root / "runs").glob("*")):
             store = Store(folder)
             with store.lock():
-                store.clear(STAGES)
+                store.clear(GRAPH)
         for path in paths:
             (out / path.name).unlink(missing_ok=True)
     failures, total = [], time.monotonic()

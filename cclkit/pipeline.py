@@ -3,6 +3,8 @@
 candidates -> masks -> features ┐
                     -> tracks   ┴> codebook ┐
                             gaussians ──────┴> field -> evaluation
+
+With `field.mode` "cached", masks and gaussians also make the blending cache that the field is trained on.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from tqdm.auto import tqdm
 
 from . import __version__, config as configs
 from .artefacts import Artefact, Store, atomic_write, code_version, content_key, save_json, save_npz
+from .blending_cache import BlendingCache, build_blending_cache, open_blending_cache
 from .codebook import Codebook, fit_codebook, index_map
 from .config import Config
 from .errors import CclkitError, ConfigError, EvaluationError, QueryError
@@ -43,6 +46,7 @@ from .scenes import Scene, View, content_hash, load_scene
 from .tracking import ViewTracks, track_masks
 
 STAGES = ("candidates", "masks", "features", "tracks", "codebook", "gaussians", "field", "evaluation")
+"""The stages of every run; "blending" is one more where the field is trained on the blending cache."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +69,9 @@ GRAPH: dict[str, Stage] = {
     "tracks": Stage(("masks",), lambda c: _role(c, "propagation") | _settings(c, "tracks"), ("tracking.py", "rle.py"), ("_propagator",), role="propagation"),
     "codebook": Stage(("masks", "features", "tracks"), lambda c: _settings(c, "codebook"), ("codebook",), ("training_set",), seeded=True),
     "gaussians": Stage((), lambda c: _settings(c, "gaussians") | {"device": c.device}, ("gaussians",), seeded=True),
+    "blending": Stage(("masks", "gaussians"), lambda c: {"field": {k: getattr(c.field, k) for k in _OF_CACHE}}, ("blending_cache.py", "gaussians", "masks.py"), ("label_maps",), seeded=True),
     "field": Stage(
-        ("masks", "tracks", "codebook", "gaussians"), lambda c: _settings(c, "field") | {"device": c.device}, ("field.py", "gaussians"), ("index_maps", "mask_codes", "codebooks"), seeded=True
+        ("masks", "tracks", "codebook", "gaussians"), lambda c: _field_settings(c) | {"device": c.device}, ("field.py", "blending_cache.py", "gaussians"), ("index_maps", "mask_codes", "codebooks"), seeded=True
     ),
     "evaluation": Stage(
         ("codebook", "gaussians", "field"),
@@ -80,6 +85,16 @@ GRAPH: dict[str, Stage] = {
 
 def _settings(config: Config, *groups: str) -> dict:
     return {g: configs.as_dict(getattr(config, g)) for g in groups}
+
+
+_OF_CACHE = ("top_k", "pixels_per_mask", "area_weighted")
+"""Settings of the field that decide what the blending cache holds."""
+
+
+def _field_settings(config: Config) -> dict:
+    """Without those that only the cached mode reads, unless it is that."""
+    f = configs.as_dict(config.field)
+    return {"field": {k: v for k, v in f.items() if config.field.mode == "cached" or k not in (*_OF_CACHE, "batch")}}
 
 
 _MODEL_OF = {"sam": "masks", "clip": "features", "propagation": "propagation"}
@@ -158,7 +173,7 @@ class Run:
     def key(self, stage: str) -> str:
         """Content key of a stage under this configuration, without computing anything."""
         if stage not in GRAPH:
-            raise ConfigError(f"unknown stage {stage!r}; stages are {', '.join(STAGES)}")
+            raise ConfigError(f"unknown stage {stage!r}; stages are {', '.join(GRAPH)}")
         spec = GRAPH[stage]
         inputs = {"scene": self.scene_key} | {i: self.key(i) for i in self._inputs(stage)}
         return content_key(
@@ -171,9 +186,15 @@ class Run:
         )
 
     def _inputs(self, stage: str) -> tuple[str, ...]:
-        """Stages that a stage reads: those of the graph, and the Gaussians if they carry the masks."""
+        """Stages that a stage reads: those of the graph, the Gaussians if they carry the masks, the blending cache if the field is trained on it."""
         geometric = stage == "tracks" and self.config.front_end.propagation == "geometric"
-        return GRAPH[stage].inputs + (("gaussians",) if geometric else ())
+        cached = stage == "field" and self.config.field.mode == "cached"
+        return GRAPH[stage].inputs + (("gaussians",) if geometric else ()) + (("blending",) if cached else ())
+
+    def stages(self, last: str = "evaluation") -> tuple[str, ...]:
+        """The stages of this run in order, up to and with ``last``."""
+        extra = {"field": ("blending",)} if self.config.field.mode == "cached" else {}
+        return tuple(s for stage in stages_until(last) for s in (*extra.get(stage, ()), stage))
 
     def ensure(self, stage: str) -> Artefact:
         """The artefact of a stage, computed with everything it needs if it is not there."""
@@ -305,13 +326,22 @@ class Run:
         save_npz(folder / "history.npz", **{k: np.asarray(v) for k, v in history.items()})
         return {"start": how, "n_gaussians": len(g)}
 
+    def _build_blending(self, folder: Path) -> dict:
+        c, views = self.config.field, self.scene.training_views
+        with tqdm(total=len(views), desc="blending", disable=quiet()) as bar:
+            cache = build_blending_cache(
+                folder, self.gaussians(), views, {v.name: self.label_maps(v) for v in views},
+                top_k=c.top_k, pixels_per_mask=c.pixels_per_mask, area_weighted=c.area_weighted, seed=self.config.seed, progress=bar.update,
+            )
+        return {"n_pixels": len(cache), "truncation": cache.truncation()}
+
     def _build_field(self, folder: Path) -> dict:
         books = self.codebooks()
         maps = {v.name: self.index_maps(v) for v in self.scene.training_views}
         with tqdm(total=self.config.field.iterations, desc="field", disable=quiet()) as bar:
             field, curves = train_field(
                 self.gaussians(), self.scene.training_views, maps, [max(1, len(books[n].prototypes)) for n in LEVELS], self.config.field,
-                seed=self.config.seed, progress=lambda _: bar.update(),
+                seed=self.config.seed, cache=self.blending_cache() if self.config.field.mode == "cached" else None, progress=lambda _: bar.update(),
             )
         atomic_write(folder / "field.safetensors", save_safetensors(field_tensors(field)))
         save_npz(folder / "curves.npz", **curves)
@@ -347,6 +377,11 @@ class Run:
     def masks(self, view: View | str) -> ViewMasks:
         """Masks and label maps of a training view."""
         return unpack(self.ensure("masks").npz(view_file(self._training_view(view))))
+
+    def label_maps(self, view: View | str) -> np.ndarray:  # [2, H, W] int32
+        """Mask of every pixel at each level of a training view, -1 = no mask."""
+        masks = self.masks(view)
+        return np.stack([masks.label_map(n) for n in LEVELS])
 
     def features(self, view: View | str) -> np.ndarray:  # [M, d] float32
         """Unit features of the view's masks."""
@@ -401,6 +436,10 @@ class Run:
 
     def reconstruction_history(self) -> dict[str, np.ndarray]:
         return self.ensure("gaussians").npz("history.npz")
+
+    def blending_cache(self) -> BlendingCache:
+        """Sampled pixels of the training views and what they are made of; needed only with `field.mode` "cached"."""
+        return open_blending_cache(self.ensure("blending").folder)
 
     def field(self) -> SemanticField:
         return field_from_tensors(self.ensure("field").safetensors("field.safetensors"), self.config.field)
@@ -500,7 +539,7 @@ def check_device(config: Config) -> None:
 
 def run_pipeline(run: Run, *, until: str = "evaluation", report: Callable[[str], None] = print) -> Run:
     """Run every stage up to ``until``, reporting one line each. Interrupted runs go on where they stopped."""
-    for stage in stages_until(until):
+    for stage in run.stages(until):
         if stage == "evaluation" and not (run.scene.labels or run.scene.classes):
             report("evaluation  skipped: the scene has no labels")
             continue
@@ -598,7 +637,7 @@ def peak_memory_mb() -> float:
 
 
 def _summary(artefact: Artefact) -> str:
-    keys = ("n_candidates", "counts", "n_features", "share_unlabelled", "n_gaussians", "start", "final_accuracy", "protocol")
+    keys = ("n_candidates", "counts", "n_features", "share_unlabelled", "n_gaussians", "start", "n_pixels", "final_accuracy", "protocol")
     r = artefact.record
     parts = []
     for k in keys:

@@ -182,25 +182,45 @@ def test_a_deleted_earlier_stage_is_computed_again_when_a_later_one_needs_it(sce
     assert not again.ensure("codebook").reused and (tmp_path / "masks").is_dir()
 
 
+def test_cached_mode_trains_on_a_blending_cache_of_its_own(run, monkeypatch):
+    small = {"field__mode": "cached", "field__pixels_per_mask": 40, "field__batch": 256, "field__top_k": 8}
+    cached = run.vary(**small)
+    assert cached.stages() == (*STAGES[: STAGES.index("field")], "blending", *STAGES[STAGES.index("field") :]) and run.stages() == STAGES
+    assert {s for s in STAGES if cached.key(s) != run.key(s)} == {"field", "evaluation"}
+    lines = []
+    run_pipeline(cached, report=lines.append)
+    assert [line.split()[0] for line in lines] == list(cached.stages())
+    cache, record = cached.blending_cache(), cached.ensure("blending").record
+    assert record["n_pixels"] == len(cache) and record["truncation"] == cache.truncation() and cache.ids.shape[1] == 8
+    assert cached.evaluation()["aggregates"]["pooled"]["miou"] > 0.5 * run.evaluation()["aggregates"]["pooled"]["miou"]
+    # the cache knows masks and Gaussians, not codes: other codebooks and lengths of training share it
+    for other in ({"codebook__margin": 0.6}, {"field__iterations": 61}, {"field__batch": 128}):
+        assert cached.vary(**other).key("blending") == cached.key("blending") and cached.vary(**other).key("field") != cached.key("field")
+    for other in ({"masks__min_area_px": 25}, {"gaussians__iterations": 6}, {"field__top_k": 4}, {"field__area_weighted": True}, {"seed": 1}):
+        assert cached.vary(**other).key("blending") != cached.key("blending")
+    # a setting of the cache is nothing to a field without one
+    assert all(run.vary(**{k: v}).key("field") == run.key("field") for k, v in small.items() if k != "field__mode")
+
+
 def test_every_piece_of_code_that_makes_an_artefact_is_in_its_key(run, monkeypatch):
     """Changing a method or a file that a stage computes with makes that stage stale."""
     from cclkit import artefacts
 
-    before = {s: run.key(s) for s in STAGES}
+    before = {s: run.key(s) for s in GRAPH}
 
     def other(self, *args, **kwargs):
         return None
 
-    for method, stage in (("relevancy", "evaluation"), ("training_set", "codebook"), ("index_maps", "field"), ("_build_candidates", "candidates"), ("_build_masks", "masks")):
+    for method, stage in (("relevancy", "evaluation"), ("training_set", "codebook"), ("index_maps", "field"), ("label_maps", "blending"), ("_build_candidates", "candidates"), ("_build_masks", "masks")):
         with monkeypatch.context() as m:
             m.setattr(Run, method, other)
             assert run.key(stage) != before[stage], method
     package = Path(artefacts.__file__).parent
-    for file, stage in (("scenes/scene.py", "gaussians"), ("scenes/colmap.py", "masks"), ("rle.py", "candidates"), ("masks.py", "masks"), ("gaussians/reconstruct.py", "gaussians"), ("query.py", "evaluation"), ("codebook/losses.py", "codebook")):
+    for file, stage in (("scenes/scene.py", "gaussians"), ("scenes/colmap.py", "masks"), ("rle.py", "candidates"), ("masks.py", "masks"), ("gaussians/reconstruct.py", "gaussians"), ("query.py", "evaluation"), ("codebook/losses.py", "codebook"), ("blending_cache.py", "blending"), ("blending_cache.py", "field")):
         with monkeypatch.context() as m:
             m.setitem(artefacts._CODE_DIGESTS, package / file, "changed")
             assert run.key(stage) != before[stage], file
-    assert {s: run.key(s) for s in STAGES} == before
+    assert {s: run.key(s) for s in GRAPH} == before
 
 
 def test_held_out_views_are_never_used_for_training(tmp_path):

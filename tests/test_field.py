@@ -1,0 +1,417 @@
+"""The semantic field: blending cache, cached against rasterised training, the closed form."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cclkit import bench
+from cclkit.blending_cache import build_blending_cache, open_blending_cache
+from cclkit.closed_form import code_votes, vote_field
+from cclkit.config import FieldConfig
+from cclkit.errors import ArtefactError, ConfigError, FieldError, GaussiansError
+from cclkit.field import Decoder, field_loss, train_field
+from cclkit.gaussians import Gaussians, blending_weights, project, splat_features
+from cclkit.scenes.scene import Camera, View
+
+W, H, N = 24, 16, 4  # N codes per level
+ALL = 10**6  # pixels per mask: every one
+
+
+def gaussians(n=50, seed=0, opacity=(0.1, 0.9)) -> Gaussians:
+    """Overlapping Gaussians in front of the cameras below."""
+    rng = torch.Generator().manual_seed(seed)
+    means = torch.cat([torch.rand(n, 2, generator=rng) * torch.tensor([2.4, 1.6]) - torch.tensor([1.2, 0.8]), 2 + torch.rand(n, 1, generator=rng)], 1)
+    alpha = opacity[0] + (opacity[1] - opacity[0]) * torch.rand(n, generator=rng)
+    return Gaussians(means, torch.randn(n, 4, generator=rng), -2.5 + 0.5 * torch.randn(n, 3, generator=rng), torch.logit(alpha), torch.zeros(n, 1, 3))
+
+
+def view(i: int, *, turned_away=False) -> View:
+    pose = np.eye(4)
+    pose[0, 3] = 0.1 * i
+    if turned_away:
+        pose[:3, :3] = np.diag([-1, 1, -1])
+    K = np.array([[20.0, 0, W / 2], [0, 20.0, H / 2], [0, 0, 1]])
+    return View(f"frame_{i}.jpg", Path(f"frame_{i}.jpg"), Camera(K, pose, W, H))
+
+
+VIEWS = [view(i) for i in range(3)]
+
+
+def labels(seed=0) -> dict[str, np.ndarray]:
+    """Per view: at level 0 three masks of 1, 8 and 128 pixels, at level 1 one mask that covers the last two; the rest is in none."""
+    rng = np.random.default_rng(seed)
+    out = {}
+    for v in VIEWS:
+        m = np.full((2, H, W), -1, np.int32)
+        m[0, 0, rng.integers(0, W)] = 0
+        m[0, 4:8, 0:2] = 1
+        m[0, 8:16, 4:20] = 2
+        m[1, 4:16, 0:20] = 3
+        out[v.name] = m
+    return out
+
+
+CODES = np.array([2, 0, 3, 1, -1], np.int32)  # code of each mask; -1 stays -1
+INDEX_MAPS = {name: CODES[m] for name, m in labels().items()}
+
+
+def build(folder, g=None, views=VIEWS, maps=None, **settings):
+    options = {"top_k": 50, "pixels_per_mask": ALL, "seed": 0} | settings
+    return build_blending_cache(folder, g or gaussians(), views, maps or labels(), **options)
+
+
+# --------------------------------------------------------------------------- the cache
+def test_every_mask_gets_its_pixels(tmp_path):
+    cache, maps = build(tmp_path, pixels_per_mask=5), labels()
+    assert (np.diff(cache.view) >= 0).all() and cache.ids.shape == (len(cache), 50)
+    for i, v in enumerate(VIEWS):
+        pixels = cache.pixel[cache.view == i]
+        assert len(np.unique(pixels)) == len(pixels)
+        level0, level1 = maps[v.name].reshape(2, -1)[:, pixels]
+        # of the large masks 5 each, and whatever was drawn inside them for the other level
+        assert (level0 == 0).sum() == 1 and (level0 == 1).sum() >= 5 and (level0 == 2).sum() >= 5 and (level1 == 3).sum() >= 10
+        assert 11 <= len(pixels) <= 16
+
+
+def test_area_weighted_pixels_are_uniform_over_masks(tmp_path):
+    cache, maps = build(tmp_path, pixels_per_mask=20, area_weighted=True), labels()
+    for i, v in enumerate(VIEWS):
+        pixels = cache.pixel[cache.view == i]
+        inside = (maps[v.name] >= 0).any(0).ravel()
+        assert len(np.unique(pixels)) == 80 and inside[pixels].all()  # 4 masks x 20 pixels
+    share = np.mean(np.concatenate([maps[v.name][0].ravel()[cache.pixel[cache.view == i]] for i, v in enumerate(VIEWS)]) == 2)
+    assert abs(share - 128 / 241) < 0.1
+
+
+def test_rows_are_the_blending_weights_of_their_pixels(tmp_path):
+    g = gaussians()
+    cache = build(tmp_path, g, top_k=3, pixels_per_mask=9)
+    for i, v in enumerate(VIEWS):
+        ids, weights, residual = (t.flatten(0, 1).numpy() for t in blending_weights(project(g, v.camera), 3))
+        own = cache.view == i
+        assert np.array_equal(cache.ids[own], ids[cache.pixel[own]]) and np.array_equal(cache.weights[own], weights[cache.pixel[own]])
+        assert np.array_equal(cache.residual[own], residual[cache.pixel[own]])
+    assert isinstance(cache.ids, np.memmap) and not cache.ids.flags.writeable
+
+
+def test_truncation_is_reported(tmp_path):
+    full, cut = build(tmp_path / "full").truncation(), build(tmp_path / "cut", top_k=2).truncation()
+    assert full["max"] < 1e-6 < 0.05 < cut["mean"] < cut["p99"] <= cut["max"] < 1
+    assert full["uncovered"] == cut["uncovered"] < 0.2
+
+
+def test_same_seed_same_bytes_other_seed_other_pixels(tmp_path):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        build(tmp_path / name, pixels_per_mask=5, seed=seed)
+    read = lambda name: {p.name: p.read_bytes() for p in sorted((tmp_path / name).iterdir())}
+    assert read("a") == read("b") and set(read("a")) == {"cache.json", "view.npy", "pixel.npy", "ids.npy", "weights.npy", "residual.npy"}
+    assert read("a")["pixel.npy"] != read("c")["pixel.npy"]
+
+
+def test_a_killed_build_goes_on_with_the_next_view(tmp_path, monkeypatch):
+    module = __import__("cclkit.blending_cache", fromlist=["x"])
+    seen = []
+
+    def counted(projection, k):
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        seen.append(k)
+        return blending_weights(projection, k)
+
+    monkeypatch.setattr(module, "blending_weights", counted)
+    with pytest.raises(KeyboardInterrupt):
+        build(tmp_path / "killed")
+    with pytest.raises(ArtefactError, match="unfinished"):
+        open_blending_cache(tmp_path / "killed")
+    seen[:] = [None]  # one more is allowed
+    build(tmp_path / "killed")
+    monkeypatch.undo()
+    build(tmp_path / "straight")
+    for p in (tmp_path / "straight").iterdir():
+        assert (tmp_path / "killed" / p.name).read_bytes() == p.read_bytes(), p.name
+    monkeypatch.setattr(module, "blending_weights", None)  # a finished one is opened, not built
+    assert len(build(tmp_path / "killed")) == len(open_blending_cache(tmp_path / "straight"))
+
+
+def _moved(g: Gaussians) -> Gaussians:
+    return dataclasses.replace(g, means=g.means + 0.01)
+
+
+@pytest.mark.parametrize(
+    "change, reason",
+    [
+        ({"g": _moved(gaussians())}, "other gaussians "),
+        ({"maps": labels(seed=1)}, "other masks "),
+        ({"views": VIEWS[:2]}, "other cameras and masks"),
+        ({"top_k": 4}, "top_k 50 where 4 is wanted"),
+        ({"seed": 1}, "other seed"),
+    ],
+)
+def test_a_cache_of_something_else_is_refused_with_the_reason(tmp_path, change, reason):
+    build(tmp_path)
+    before = (tmp_path / "ids.npy").read_bytes()
+    with pytest.raises(ArtefactError, match=reason) as e:
+        build(tmp_path, **change)
+    assert "delete the folder" in str(e.value) and (tmp_path / "ids.npy").read_bytes() == before
+
+
+def test_training_refuses_a_cache_of_something_else(tmp_path):
+    cache, config = build(tmp_path), FieldConfig(mode="cached", iterations=1)
+    train = lambda g=gaussians(), views=VIEWS, maps=INDEX_MAPS, cache=cache: train_field(g, views, maps, [N, N], config, seed=0, cache=cache)
+    with pytest.raises(ArtefactError, match="other gaussians"):
+        train(_moved(gaussians()))
+    with pytest.raises(ArtefactError, match="other cameras"):
+        train(views=VIEWS[:2])
+    with pytest.raises(FieldError, match="lie in no mask"):
+        train(maps={n: np.where(m == 3, -1, m) * (m != 1) - (m == 1) for n, m in INDEX_MAPS.items()})
+    with pytest.raises(FieldError, match="no index map"):
+        cache.codes({VIEWS[0].name: INDEX_MAPS[VIEWS[0].name]})
+    with pytest.raises(FieldError, match="given no cache"):
+        train(cache=None)
+    train(dataclasses.replace(gaussians(), sh=torch.ones(50, 1, 3)))  # colours do not matter
+
+
+def test_colours_do_not_make_other_gaussians(tmp_path):
+    cache = build(tmp_path)
+    cache.check(dataclasses.replace(gaussians(), sh=torch.ones(50, 1, 3)), VIEWS)
+    with pytest.raises(ArtefactError):
+        cache.check(gaussians(49))
+
+
+@pytest.mark.parametrize("content, message", [(b"{", "damaged"), (b'{"made_from": {}}', "damaged")])
+def test_a_damaged_record_or_array_is_named(tmp_path, content, message):
+    build(tmp_path)
+    good = (tmp_path / "ids.npy").read_bytes()
+    (tmp_path / "ids.npy").write_bytes(good[: len(good) // 2])
+    with pytest.raises(ArtefactError, match="ids.npy: damaged"):
+        open_blending_cache(tmp_path)
+    (tmp_path / "cache.json").write_bytes(content)
+    with pytest.raises(ArtefactError, match=f"cache.json: {message}"):
+        open_blending_cache(tmp_path)
+    with pytest.raises(ArtefactError, match="holds no blending cache"):
+        open_blending_cache(tmp_path / "elsewhere")
+
+
+def test_a_full_disk_keeps_finished_views(tmp_path, monkeypatch):
+    module = __import__("cclkit.blending_cache", fromlist=["x"])
+    real, written = module.save_npz, []
+
+    def save(path, **arrays):
+        if len(written) == 2:
+            raise OSError(28, "No space left on device")
+        written.append(path)
+        real(path, **arrays)
+
+    monkeypatch.setattr(module, "save_npz", save)
+    with pytest.raises(ArtefactError, match="No space left on device.*finished views are kept"):
+        build(tmp_path)
+    assert all(p.exists() for p in written)
+
+
+# --------------------------------------------------------------------------- bad input
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"means": torch.full((50, 3), torch.nan)}, "means holds NaN"),
+        ({"log_scales": torch.full((50, 3), -torch.inf)}, "log_scales holds NaN or inf"),  # a scale of exactly zero
+    ],
+)
+def test_unusable_gaussians_are_refused_in_both_modes(tmp_path, change, message):
+    broken = dataclasses.replace(gaussians(), **change)
+    with pytest.raises(GaussiansError, match=message):
+        build(tmp_path, broken)
+    assert not (tmp_path / "cache.json").exists()
+    with pytest.raises(GaussiansError, match=message):
+        train_field(broken, VIEWS, INDEX_MAPS, [N, N], FieldConfig(iterations=1), seed=0)
+
+
+def test_scales_that_round_to_zero_are_dots_of_a_pixel(tmp_path):
+    g = dataclasses.replace(gaussians(opacity=(0.8, 0.9)), log_scales=torch.full((50, 3), -200.0))
+    assert g.log_scales.exp().max() == 0
+    cache = build(tmp_path, g)
+    assert 0 < (cache.weights > 0).sum(1).mean() < 3 and np.isfinite(cache.weights).all()
+
+
+def test_a_camera_that_sees_nothing(tmp_path):
+    views = [VIEWS[0], VIEWS[1], view(2, turned_away=True)]
+    cache = build(tmp_path / "some", views=views)
+    blind = cache.view == 2
+    assert blind.any() and not cache.weights[blind].any() and not cache.residual[blind].any() and cache.weights[~blind].any()
+    assert cache.truncation()["uncovered"] >= blind.mean()
+    field, curves = train_field(gaussians(), views, INDEX_MAPS, [N, N], FieldConfig(mode="cached", iterations=3, batch=64), seed=0, cache=cache)
+    assert torch.isfinite(field.features).all() and np.isfinite(curves["loss"]).all()
+    for _ in range(2):  # neither made nor opened
+        with pytest.raises(FieldError, match="no Gaussian covers"):
+            build(tmp_path / "none", views=[view(i, turned_away=True) for i in range(3)])
+
+
+def test_empty_label_maps(tmp_path):
+    maps = labels()
+    maps[VIEWS[1].name][:] = -1
+    cache = build(tmp_path / "one", maps=maps)
+    assert set(np.unique(cache.view)) == {0, 2}
+    empty = {n: np.full_like(m, -1) for n, m in maps.items()}
+    with pytest.raises(FieldError, match="lies in a mask"):
+        build(tmp_path / "none", maps=empty)
+    with pytest.raises(FieldError, match="lies in a mask"):
+        train_field(gaussians(), VIEWS, empty, [N, N], FieldConfig(), seed=0)
+
+
+def test_more_entries_than_gaussians(tmp_path):
+    g = gaussians(5)
+    cache = build(tmp_path, g, top_k=8)
+    assert not cache.weights[:, 5:].any() and not cache.ids[:, 5:].any() and cache.residual.max() < 1e-6
+    x = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+    own = cache.view == 0
+    want = splat_features(project(g, VIEWS[0].camera), x).flatten(0, 1)[cache.pixel[own].astype(np.int64)]
+    torch.testing.assert_close(cache.splat(x, np.flatnonzero(own)), want, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("maps, message", [({VIEWS[0].name: labels()[VIEWS[0].name]}, "has no label map"), ({v.name: np.zeros((2, H, W + 1), np.int32) for v in VIEWS}, "have shape")])
+def test_label_maps_that_do_not_fit_the_views(tmp_path, maps, message):
+    with pytest.raises(FieldError, match=message):
+        build(tmp_path, maps=maps)
+
+
+@pytest.mark.parametrize("settings", [{"top_k": 0}, {"pixels_per_mask": 0}])
+def test_sizes_below_one_are_refused(tmp_path, settings):
+    with pytest.raises(FieldError, match="at least 1"):
+        build(tmp_path, **settings)
+
+
+# --------------------------------------------------------------------------- cached against rasterised
+@pytest.mark.parametrize("normalise", [True, False])
+def test_cached_equals_rasterised(tmp_path, normalise):
+    """Same pixels, nothing truncated: features, loss and gradients agree to float32 rounding (another order of summation)."""
+    g, dim = gaussians(), 8
+    cache = build(tmp_path)
+    assert cache.truncation()["max"] < 1e-6
+    codes = cache.codes(INDEX_MAPS)
+    rng = torch.Generator().manual_seed(0)
+    decoders = [Decoder(dim, (16,), N, normalise=normalise, generator=rng) for _ in range(2)]
+    start = torch.randn(len(g), 2 * dim, generator=rng)
+    for i, v in enumerate(VIEWS):
+        rows = np.flatnonzero(cache.view == i)
+        pixels = torch.from_numpy(cache.pixel[rows]).long()
+        target = torch.from_numpy(INDEX_MAPS[v.name]).flatten(1).long()
+        assert torch.equal(torch.from_numpy(codes[:, rows]).long(), target[:, pixels])
+        results = []
+        for render, wanted in ((lambda x: splat_features(project(g, v.camera), x).flatten(0, 1), target), (lambda x: cache.splat(x, rows), target[:, pixels])):
+            x = start.clone().requires_grad_()
+            rendered = render(x)
+            loss, accuracy = field_loss(rendered, wanted, decoders)
+            grads = torch.autograd.grad(loss, [x, *(p for d in decoders for p in d.parameters())])
+            results.append((rendered.detach(), loss.detach(), accuracy, grads))
+        (a, loss_a, accuracy_a, grads_a), (b, loss_b, accuracy_b, grads_b) = results
+        torch.testing.assert_close(b, a[pixels], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(loss_b, loss_a, rtol=1e-5, atol=0)
+        assert accuracy_a == accuracy_b and grads_a[0].abs().max() > 1e-3
+        for got, want in zip(grads_b, grads_a, strict=True):
+            torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-6)
+
+
+def test_cached_training_learns_and_repeats(tmp_path):
+    g = gaussians(200, opacity=(0.5, 0.95))
+    maps = {n: np.stack([np.arange(W)[None].repeat(H, 0) * N // W] * 2).astype(np.int32) for n in INDEX_MAPS}  # upright stripes
+    cache = build_blending_cache(tmp_path, g, VIEWS[:1], {VIEWS[0].name: maps[VIEWS[0].name]}, top_k=16, pixels_per_mask=64, seed=0)
+    config = FieldConfig(mode="cached", iterations=120, batch=128)
+    field, curves = train_field(g, VIEWS[:1], maps, [N, N], config, seed=3, cache=cache)
+    again, _ = train_field(g, VIEWS[:1], maps, [N, N], config, seed=3, cache=cache)
+    assert torch.equal(field.features, again.features)
+    assert curves["loss"][-10:].mean() < 0.4 * curves["loss"][:5].mean()
+    covered = (blending_weights(project(g, VIEWS[0].camera), 1)[1][..., 0] > 0.1).numpy()
+    assert (field.codes(g, VIEWS[0].camera) == maps[VIEWS[0].name])[:, covered].mean() > 0.85
+
+
+# --------------------------------------------------------------------------- closed form
+def test_votes_are_the_transposed_weights_times_the_codes(tmp_path):
+    """Against a dense A, built by splatting one indicator per Gaussian."""
+    g = gaussians()
+    cache = build(tmp_path)
+    codes = cache.codes(INDEX_MAPS)
+    for level in range(2):
+        want = torch.zeros(len(g), N)
+        for v in VIEWS:
+            A = splat_features(project(g, v.camera), torch.eye(len(g))).flatten(0, 1)  # [H * W, G]
+            own = torch.from_numpy(INDEX_MAPS[v.name][level]).flatten().long()
+            want += A[own >= 0].T @ torch.nn.functional.one_hot(own[own >= 0], N).float()
+        torch.testing.assert_close(code_votes(cache, codes[level], len(g), N), want, rtol=1e-5, atol=1e-5)
+
+
+def _two_objects():
+    """Two rows of opaque dots that no pixel shares: one left, one right of the middle; and one Gaussian nobody sees."""
+    y = torch.linspace(-0.5, 0.5, 6)
+    means = torch.cat([torch.stack([torch.full_like(y, x), y, torch.full_like(y, 2.0)], 1) for x in (-0.6, 0.6)] + [torch.tensor([[0.0, 0.0, -5.0]])])
+    n = len(means)
+    g = Gaussians(means, torch.tensor([[1.0, 0, 0, 0]]).repeat(n, 1), torch.full((n, 3), -2.5), torch.full((n,), 3.0), torch.zeros(n, 1, 3))
+    maps = {}
+    for i, v in enumerate(VIEWS):
+        m = np.full((1, H, W), -1, np.int32)
+        middle = W // 2 + i  # the camera moves by about a pixel per view
+        m[:, :, :middle], m[:, :, middle:] = 2, 5
+        maps[v.name] = m
+    return g, maps
+
+
+def test_closed_form_on_a_scene_with_a_known_answer(tmp_path):
+    g, maps = _two_objects()
+    maps[VIEWS[1].name][0, :, :4] = -1  # a hole does not matter, nor
+    maps[VIEWS[2].name][0, :, W // 2 + 2 :] = 0  # a view that takes the right object for another
+    cache = build(tmp_path, g, maps=maps, area_weighted=True, top_k=8)
+    field = vote_field(g, cache, maps, [6])
+    assert field.code[0].tolist() == [2] * 6 + [5] * 6 + [-1]
+    assert (field.share[0, :6] > 0.99).all() and (field.share[0, 6:12] > 0.6).all() and (field.share[0, 6:12] < 0.73).all() and field.share[0, 12] == 0
+    novel = view(4).camera
+    codes = field.codes(g, novel)
+    assert codes.shape == (1, H, W) and codes.dtype == np.int32 and set(np.unique(codes)) == {-1, 2, 5}
+    seen = splat_features(project(g, novel), torch.ones(13, 1))[..., 0].numpy() > 0
+    assert np.array_equal(codes[0] >= 0, seen)
+    left = np.arange(W)[None].repeat(H, 0) < W // 2 + 4
+    assert (codes[0][seen & left] == 2).all() and (codes[0][seen & ~left] == 5).all()
+
+
+def test_many_codes_are_decoded_in_pieces(tmp_path, monkeypatch):
+    from cclkit import closed_form
+
+    g = gaussians()
+    rng = np.random.default_rng(0)
+    maps = {v.name: rng.integers(0, 9, (1, H, W)).astype(np.int32) for v in VIEWS}
+    field = vote_field(g, build(tmp_path, g, maps=maps), maps, [9])
+    onehot = torch.nn.functional.one_hot(field.code[0].clamp_min(0), 9).float() * (field.code[0] >= 0)[:, None]
+    weight, want = splat_features(project(g, VIEWS[0].camera), onehot).max(-1)
+    want = torch.where(weight > 0, want, -1).numpy()
+    for at_once in (2, 16):
+        monkeypatch.setattr(closed_form, "CODES_AT_ONCE", at_once)
+        assert np.array_equal(field.codes(g, VIEWS[0].camera)[0], want)
+
+
+def test_closed_form_mistakes(tmp_path):
+    g, cache = gaussians(), build(tmp_path)
+    field = vote_field(g, cache, INDEX_MAPS, [N, N])
+    with pytest.raises(FieldError, match="vote again"):
+        field.codes(gaussians(7), VIEWS[0].camera)
+    with pytest.raises(ArtefactError, match="other gaussians"):
+        vote_field(_moved(g), cache, INDEX_MAPS, [N, N])
+    with pytest.raises(FieldError, match="code 3, the codebook has 2"):
+        vote_field(g, cache, INDEX_MAPS, [2, N])
+    with pytest.raises(FieldError, match="2 levels and 1"):
+        vote_field(g, cache, INDEX_MAPS, [N])
+
+
+# --------------------------------------------------------------------------- benchmark
+def test_bench(tmp_path, capsys):
+    path = tmp_path / "out.json"
+    options = ["--gaussians", "300", "--width", "64", "--height", "48", "--codes", "5", "--batch", "32", "--top-k", "4", "--cached-pixels", "200", "--repeats", "1"]
+    assert bench.main(["field", *options, "--json", str(path)]) == 0
+    r = json.loads(path.read_text())
+    assert r["cached_pixels"] == 200 and r["batch"] == 32 and r["codes"] == 5 and "steps_ratio" in capsys.readouterr().out
+    # what is printed side by side is one measurement: the ratio per pixel is that per step times the pixels
+    assert r["rasterised_us_per_pixel"] == pytest.approx(1e6 * r["rasterised_step_s"] / (64 * 48), rel=0.1)
+    table = path.with_suffix(".md").read_text()
+    assert "| rasterised | 3,072" in table and "| cached     | 32" in table
+    with pytest.raises(ConfigError, match="batch 0"):
+        bench.bench_field(batch=0)
