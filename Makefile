@@ -6,13 +6,14 @@ VENV    := .venv
 BIN     := $(VENV)/bin
 STAMP   := $(VENV)/.installed
 
-.PHONY: figures test setup lab bench benchmark clean help
+.PHONY: figures test setup lab bench benchmark sweeps clean help
 
 help:
 	@echo "make figures   regenerate every figure and table of the notebooks (FRESH=1: from the photographs, PROFILE=paper)"
 	@echo "make test      unit tests, then every notebook twice, compared by nbval"
 	@echo "make lab       open the notebooks in JupyterLab"
 	@echo "make benchmark all bundled scenes, with and without the contrastive terms (takes long)"
+	@echo "make sweeps    the committed grids of experiments (data/sweeps), as CSV"
 	@echo "make bench     speed and memory of the numerical core"
 	@echo "make setup     only create .venv"
 	@echo "make clean     remove run folders and executed notebooks (figures and tables stay)"
@@ -43,10 +44,14 @@ lab: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/cclkit bench rasterize --json results/mini/tables/bench_rasterize.json
 	$(BIN)/cclkit bench mask_nms --json results/mini/tables/bench_mask_nms.json
+	$(BIN)/cclkit bench codebook --json results/mini/tables/bench_codebook.json
 	$(BIN)/cclkit bench field --json results/mini/tables/bench_field.json
 
 benchmark: $(STAMP)
 	$(BIN)/cclkit benchmark
+
+sweeps: $(STAMP)
+	$(BIN)/cclkit sweep data/sweeps/*.toml
 
 clean:
 	rm -rf results/*/runs results/*/notebooks

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 
-from .errors import CclkitError, DataError
+from .errors import CclkitError, ConfigError, DataError
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -57,6 +57,12 @@ def _parser() -> argparse.ArgumentParser:
     benchmark.add_argument("--scene", action="append", metavar="NAME", help="scene by name or folder; repeat for several (default: every bundled one)")
     benchmark.add_argument("--set", action="append", default=[], dest="settings", metavar="NAME=VALUE", help="change a setting")
     benchmark.set_defaults(func=_benchmark)
+
+    sweep = sub.add_parser("sweep", help="run a grid of experiments from a file in parallel processes; a stopped one goes on")
+    sweep.add_argument("file", nargs="+", help="TOML files, e.g. data/sweeps/*.toml")
+    sweep.add_argument("--workers", type=int, default=2)
+    sweep.add_argument("--set", action="append", default=[], dest="settings", metavar="NAME=VALUE", help="change a setting of all runs")
+    sweep.set_defaults(func=_sweep)
 
     settings = sub.add_parser("settings", help="list every setting with its value, meaning and source")
     settings.add_argument("--profile", default="mini")
@@ -132,6 +138,19 @@ def _benchmark(args) -> int:
     from .pipeline import results_folder
 
     benchmark(args.scene, config.profile("mini", **config.parse_settings(args.settings)), results_folder("mini") / "tables")
+    return 0
+
+
+def _sweep(args) -> int:
+    from . import config
+    from .pipeline import results_folder
+    from .sweeps import load_sweep, run_sweep
+
+    if args.workers < 1:
+        raise ConfigError(f"--workers {args.workers}: expected at least 1")
+    sweeps = [load_sweep(f) for f in args.file]  # all are read before any is run
+    for s in sweeps:
+        print(run_sweep(s, results_folder("mini") / "sweeps", config.profile("mini", **config.parse_settings(args.settings)), workers=args.workers))
     return 0
 
 
