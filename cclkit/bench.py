@@ -329,6 +329,38 @@ def bench_field(
     }  # fmt: skip
 
 
+def bench_propagation(*, objects: int = 60, n_views: int = 200, width: int = 320, height: int = 240, seed: int = 0) -> dict:
+    """Time and peak memory of carrying masks with SAM2's own classes in the small architecture; weights (random here) change neither."""
+    import cv2
+
+    from .config import Sam2Config
+    from .foundation.mini_sam2 import build_mini_sam2
+    from .foundation.sam2 import Sam2Propagation
+
+    rng = np.random.default_rng(seed)
+    torch.manual_seed(seed)
+    config = Sam2Config()
+    background = cv2.resize(rng.integers(0, 255, (24, 32, 3), np.uint8), (width, height))
+    masks = np.zeros((objects, height, width), bool)
+    for m, x, y in zip(masks, rng.integers(0, width - 40, objects), rng.integers(0, height - 40, objects)):
+        m[y: y + 30, x: x + 30] = True
+    with tempfile.TemporaryDirectory() as folder:
+        views = []
+        for n in range(n_views):
+            path = Path(folder) / f"{n:04d}.jpg"
+            cv2.imwrite(str(path), np.roll(background, n, axis=1))
+            views.append(View(path.name, path, Camera(np.eye(3), np.eye(4), width, height)))
+        before = peak_memory_mb()
+        start = time.perf_counter()
+        for _ in Sam2Propagation(build_mini_sam2(), config).propagate(views, masks):
+            pass
+        seconds = time.perf_counter() - start
+    return {
+        "benchmark": "propagation", "objects": objects, "views": n_views, "width": width, "height": height, "objects_per_chunk": config.objects_per_chunk, "threads": torch.get_num_threads(),
+        "seconds": round(seconds, 1), "ms_per_object_and_view": round(1e3 * seconds / (objects * n_views), 2), "peak_memory_mb": round(peak_memory_mb()), "peak_before_mb": round(before),
+    }  # fmt: skip
+
+
 def _described(result: dict) -> str:
     """Caption and table of a result."""
     if result["benchmark"] == "codebook":
@@ -341,6 +373,10 @@ def _described(result: dict) -> str:
     if result["benchmark"] == "mask_nms":
         caption = f"Mask NMS of {result['masks']} masks of {result['width']}×{result['height']}, matrix products (median of {result['repeats']}) against a double loop over pairs in torch, {result['threads']} threads."
         return f"{caption}\n\n" + markdown_table(["kept", "matrix s", "double loop s", "times faster"], [[result["kept"], f"{result['matrix_s']:.3f}", f"{result['double_loop_s']:.2f}", f"{result['times_faster']:.0f}"]])
+    if result["benchmark"] == "propagation":
+        r = result
+        caption = f"Propagation of masks by SAM2's classes in mini-SAM2's architecture, {r['objects_per_chunk']} objects at once, images of {r['width']}×{r['height']}, {r['threads']} threads. Memory: peak of the whole process."
+        return f"{caption}\n\n" + markdown_table(["objects", "views", "seconds", "ms per object and view", "peak memory MB"], [[r["objects"], r["views"], r["seconds"], r["ms_per_object_and_view"], f"{r['peak_memory_mb']:,}"]])
     if result["benchmark"] == "field":
         r = result
         caption = (
@@ -360,7 +396,7 @@ def _described(result: dict) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """``cclkit bench rasterize | mask_nms | codebook | field [--json PATH] [...]``: print the timings, and write them if asked."""
+    """``cclkit bench rasterize | mask_nms | codebook | field | propagation [--json PATH] [...]``: print the timings, and write them if asked."""
     parser = argparse.ArgumentParser(prog="cclkit bench", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     p = commands.add_parser("rasterize", help="forward + backward of the rasteriser on a seeded problem")
@@ -402,6 +438,13 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--repeats", type=int, default=5)
     p.add_argument("--seed", type=int, default=0)
     p.set_defaults(measure=bench_field)
+    p = commands.add_parser("propagation", help="carrying many masks over many views: time and peak memory")
+    p.add_argument("--objects", type=int, default=60)
+    p.add_argument("--views", type=int, default=200, dest="n_views")
+    p.add_argument("--width", type=int, default=320)
+    p.add_argument("--height", type=int, default=240)
+    p.add_argument("--seed", type=int, default=0)
+    p.set_defaults(measure=bench_propagation)
     for p in commands.choices.values():
         p.add_argument("--json", type=Path, help="also write the result to this file, and a table beside it")
     args = vars(parser.parse_args(argv))
