@@ -16,7 +16,9 @@ import io
 import json
 import os
 import re
+import resource
 import shutil
+import sys
 import tempfile
 import textwrap
 import time
@@ -134,6 +136,7 @@ class Store:
             _drop_damaged(folder)
             for left in folder.rglob("*.tmp"):  # half-written files of a killed run
                 left.unlink()
+            reset_peak_memory()
             start = time.monotonic()
             extra = build(folder) or {}
             record = {
@@ -143,6 +146,7 @@ class Store:
                 **about,
                 **extra,
                 "wall_time_s": round(time.monotonic() - start, 3),
+                "peak_memory_mb": round(peak_memory_mb()),
                 "files": {
                     p.relative_to(folder).as_posix(): {"bytes": p.stat().st_size, "sha256": file_digest(p)}
                     for p in sorted(folder.rglob("*"))
@@ -152,10 +156,7 @@ class Store:
             atomic_write(folder / RECORD, (json.dumps(record, indent=1, sort_keys=True) + "\n").encode())
             record = _read_record(folder)  # computed or found, a caller gets the same thing
         except OSError as e:
-            raise ArtefactError(
-                f"{folder}: cannot be written ({e.strerror or e}); free space or choose another --out folder, "
-                "then run the same command again: finished files are kept"
-            ) from e
+            raise unwritable(folder, e) from e
         return Artefact(stage, key, folder, record, reused=False)
 
     def clear(self, stages: Iterable[str]) -> None:
@@ -166,8 +167,8 @@ class Store:
                     shutil.rmtree(child)
 
     @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
-        """Hold the folder for one run at a time; a second one is refused with the holder's process id.
+    def lock(self, wait: bool = False) -> Iterator[None]:
+        """Hold the folder for one run at a time; a second one is refused with the holder's process id, or waits.
 
         Within one store the lock nests: a stage may need another one computed first.
         """
@@ -175,24 +176,50 @@ class Store:
             yield
             return
         path = self.root / ".lock"
-        with open(path, "a+", encoding="utf-8", errors="replace") as f:
+        try:
+            f = open(path, "a+", encoding="utf-8", errors="replace")
+        except OSError as e:
+            raise unwritable(path, e) from e
+        with f:
             if fcntl is not None:
                 try:
                     fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except OSError:
                     f.seek(0)
-                    raise ArtefactError(
-                        f"{self.root}: in use by another run (process {f.read().strip() or 'unknown'}); "
-                        "wait for it to end or choose another --out folder"
-                    ) from None
-            f.truncate(0)
-            f.write(str(os.getpid()))
-            f.flush()
+                    used = f"{self.root}: in use by another run (process {f.read().strip() or 'unknown'})"
+                    if not wait:
+                        raise ArtefactError(f"{used}; wait for it to end or choose another --out folder") from None
+                    print(f"{used}; waiting for it", file=sys.stderr, flush=True)
+                    fcntl.flock(f, fcntl.LOCK_EX)
+            with contextlib.suppress(OSError):  # a full disk: the number is only for the message above
+                f.truncate(0)
+                f.write(str(os.getpid()))
+                f.flush()
             self._locked = True
             try:
                 yield
             finally:
                 self._locked = False
+
+
+def unwritable(path: Path, e: OSError) -> ArtefactError:
+    """The error for a full disk or a read-only folder."""
+    return ArtefactError(f"{path}: cannot be written ({e.strerror or e}); free space or choose another --out folder, then run the same command again: finished files are kept")
+
+
+def reset_peak_memory() -> None:
+    """Begin a new measurement of `peak_memory_mb`, where the system can (Linux)."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory_mb() -> float:
+    """Most memory this process has held at once since the last reset; elsewhere than on Linux, since it began."""
+    with contextlib.suppress(OSError):
+        if found := re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text()):
+            return int(found[1]) / 2**10
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
 def content_key(**parts: Any) -> str:

@@ -12,8 +12,6 @@ from __future__ import annotations
 import io
 import os
 import platform
-import resource
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,7 +25,7 @@ from safetensors.torch import save as save_safetensors
 from tqdm.auto import tqdm
 
 from . import __version__, config as configs
-from .artefacts import Artefact, Store, atomic_write, code_version, content_key, save_json, save_npz
+from .artefacts import Artefact, Store, atomic_write, code_version, content_key, peak_memory_mb, save_json, save_npz, unwritable
 from .blending_cache import BlendingCache, build_blending_cache, open_blending_cache
 from .codebook import Codebook, fit_codebook, index_map
 from .config import Config
@@ -216,7 +214,7 @@ class Run:
                 "front_end": self.front_end.label if stage != "gaussians" else None,
             }
             start = time.monotonic()
-            with self.store.lock():
+            with self.store.lock(wait=True):  # what another process is computing may be what is wanted here
                 artefact = self.store.ensure(stage, key, getattr(self, f"_build_{stage}"), about=about)
             self.times[stage] = time.monotonic() - start
         self._artefacts[stage] = artefact
@@ -349,9 +347,19 @@ class Run:
 
     def _build_evaluation(self, folder: Path) -> dict:
         c = self.config.evaluation
+        bar = tqdm(total=len(self.scene.labels or self.scene.class_masks), desc="evaluation", disable=quiet(), leave=False)
+
+        def counted(scores):
+            def of_view(name, texts):
+                answer = scores(name, texts)
+                bar.update()
+                return answer
+
+            return of_view
+
         if self.scene.labels:
             protocol, constants = c.lerf_protocol, lerf_ovs.constants(c.lerf_protocol)
-            rows, aggregates = lerf_ovs.evaluate_scene(self.scene, self.relevancy, protocol=protocol)
+            rows, aggregates = lerf_ovs.evaluate_scene(self.scene, counted(self.relevancy), protocol=protocol)
         elif self.scene.classes:
             protocol, constants = c.ovs_protocol, ovs3d.constants(c.ovs_protocol)
             if protocol == "ovs3d_argmax":  # one map per class, no canonical phrases: cosines of one level
@@ -359,12 +367,13 @@ class Run:
                 scores = lambda name, texts: self.similarity(name, texts)[:, level]
             else:
                 scores = self.relevancy
-            rows, aggregates = ovs3d.evaluate_scene(self.scene, scores, protocol=protocol)
+            rows, aggregates = ovs3d.evaluate_scene(self.scene, counted(scores), protocol=protocol)
         else:
             raise EvaluationError(
                 f"{self.scene.path}: the scene has neither LERF-OVS labels nor 3D-OVS class masks, so there is nothing to "
                 "score; use `cclkit query` to look at it"
             )
+        bar.close()
         write_results(rows, aggregates, protocol, constants, folder)
         return {"protocol": protocol}
 
@@ -577,24 +586,25 @@ class Run:
         return slice(start, start + int(lengths[i]))
 
     def write_record(self) -> Path:
-        """run.json: what was run with what, how long each stage took, peak memory."""
-        done = {s: a for s, a in self._artefacts.items()}
+        """run.json: what was run with what, how long each stage took when it was computed, and the most memory it held."""
+        stages = {
+            s: {"key": a.key, "reused": a.reused, "computed_in_s": a.record["wall_time_s"], "peak_memory_mb": a.record.get("peak_memory_mb")}
+            for s, a in self._artefacts.items()
+        }
         path = self.store.root / "run.json"
-        save_json(
-            path,
-            {
-                "cclkit": __version__,
-                "python": platform.python_version(),
-                "torch": torch.__version__,
-                "threads": torch.get_num_threads(),
-                "scene": self.scene.name,
-                "layout": self.scene.layout,
-                "front_end": self.front_end.label,
-                "config": configs.as_dict(self.config),
-                "stages": {s: {"key": a.key, "reused": a.reused, "computed_in_s": a.record["wall_time_s"]} for s, a in done.items()},
-                "peak_memory_mb": round(peak_memory_mb()),
-            },
-        )
+        record = {
+            "cclkit": __version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
+            "scene": self.scene.name,
+            "layout": self.scene.layout,
+            "front_end": self.front_end.label,
+            "config": configs.as_dict(self.config),
+            "stages": stages,
+            "peak_memory_mb": max([round(peak_memory_mb()), *(s["peak_memory_mb"] or 0 for s in stages.values() if not s["reused"])]),
+        }
+        _written(save_json, path, record)
         return path
 
 
@@ -617,19 +627,22 @@ def check_device(config: Config) -> None:
 
 
 def run_pipeline(run: Run, *, until: str = "evaluation", report: Callable[[str], None] = print) -> Run:
-    """Run every stage up to ``until``, reporting one line each. Interrupted runs go on where they stopped."""
-    for stage in run.stages(until):
-        if stage == "evaluation" and not (run.scene.labels or run.scene.classes):
-            report("evaluation  skipped: the scene has no labels")
-            continue
-        try:
-            artefact = run.ensure(stage)
-        except KeyboardInterrupt:
-            report(f"\nstopped during {stage}; finished files are kept, run the same command again to go on")
-            raise
-        how = "found" if artefact.reused else "done "
-        report(f"{stage:<11} {how} {artefact.record['wall_time_s']:8.1f} s  {_summary(artefact)}")
-    run.write_record()
+    """Run every stage up to ``until``, reporting one line each. Interrupted runs go on where they stopped.
+
+    The folder is held for all of them, so that a second run on it is refused at once and not between two stages.
+    """
+    with run.store.lock():
+        for stage in run.stages(until):
+            if stage == "evaluation" and not (run.scene.labels or run.scene.classes):
+                report("evaluation  skipped: the scene has no labels")
+                continue
+            try:
+                artefact = run.ensure(stage)
+            except KeyboardInterrupt:
+                raise KeyboardInterrupt(f"stopped during {stage}, everything finished is kept in {run.store.root}; run the same command again to go on") from None
+            how = "found" if artefact.reused else "done "
+            report(f"{stage:<11} {how} {artefact.record['wall_time_s']:8.1f} s  {_summary(artefact)}")
+        run.write_record()
     return run
 
 
@@ -666,10 +679,17 @@ def answer_query(run: Run, text: str, views: Sequence[View]) -> Path:
         for name, picture in (("mask", mask.astype(np.uint8) * 255), ("overlay", _overlay(view.image(), mask))):
             buffer = io.BytesIO()
             Image.fromarray(picture).save(buffer, "PNG")
-            atomic_write(folder / f"{view.stem}_{name}.png", buffer.getvalue())
+            _written(atomic_write, folder / f"{view.stem}_{name}.png", buffer.getvalue())
         answers[view.name] = {"level": LEVELS[level], "highest_relevancy": float(maps[level].max()), "mask_pixels": int(mask.sum())}
-    save_json(folder / "answer.json", {"text": text, "front_end": run.front_end.label, "rule": run.config.query.rule, "unknown_words": run.front_end.encoder.unknown_words(text), "views": answers})
+    _written(save_json, folder / "answer.json", {"text": text, "front_end": run.front_end.label, "rule": run.config.query.rule, "unknown_words": run.front_end.encoder.unknown_words(text), "views": answers})
     return folder
+
+
+def _written(write: Callable[[Path, Any], None], path: Path, content: Any) -> None:
+    try:
+        write(path, content)
+    except OSError as e:
+        raise unwritable(path, e) from e
 
 
 def _overlay(image: np.ndarray, mask: np.ndarray) -> np.ndarray:  # [H, W, 3] uint8
@@ -708,11 +728,6 @@ def quiet() -> bool:
 
 def progress(items: Sequence, what: str):
     return tqdm(items, desc=what, disable=quiet(), leave=False)
-
-
-def peak_memory_mb() -> float:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
 def _summary(artefact: Artefact) -> str:

@@ -80,8 +80,10 @@ def load_sweep(path: str | os.PathLike) -> Sweep:
     if not sweep.grid or twice:
         raise ConfigError(f"{path}: " + (f"{twice[0]!r} stands in [fixed] and in [grid]; keep one" if twice else "the grid is empty; give at least one name with values"))
     try:
-        for run in sweep.runs():
-            _prepared(sweep.kind, sweep.fixed | run)
+        first = {name: values[0] for name, values in sweep.grid.items()}
+        for name, values in sweep.grid.items():  # every value once; whole combinations are checked when their keys are made, before any is run
+            for value in values:
+                _prepared(sweep.kind, sweep.fixed | first | {name: value})
     except CclkitError as e:
         raise ConfigError(f"{path}: {e}") from e
     return sweep

@@ -1,7 +1,7 @@
 """Damaged and hostile files for every reader: `python -m tests.fuzz --full` (24,000 inputs), without --full a short form.
 
 Each input is one mutated file. It must be read, or refused with a CclkitError that names the file (for settings: the
-setting) and a reason: within SECONDS, with at most MEMORY_MB more memory, without any other exception or end of the
+setting) and a reason: within SECONDS of computing, with at most MEMORY_MB more memory, without any other exception or end of the
 process, without pickles, processes or network, and without writing outside the output folder. Inputs depend on target
 and number alone, so `--only TARGET:NUMBER` repeats one.
 """
@@ -47,7 +47,9 @@ from cclkit.sweeps import load_sweep, read_rows
 from conftest import HEIGHT, WIDTH, write_plane_scene
 
 SECONDS = 10.0
+HANGS = 90.0
 MEMORY_MB = 400
+MEMORY_DISK = "/dev/shm" if os.path.isdir("/dev/shm") else None
 SMALL = {
     "front_end.masks": "simulated", "front_end.features": "simulated", "gaussians.iterations": 2, "gaussians.start_gaussians": 200, "gaussians.densify": False,
     "field.iterations": 3, "codebook.steps": 5, "codebook.n_prototypes": 8, "field.hidden": (8,), "field.mode": "cached", "field.pixels_per_mask": 10, "field.batch": 64, "field.top_k": 4,
@@ -276,44 +278,45 @@ def read_cache(folder: Path, out: Path) -> None:
     cache = open_blending_cache((folder / "blending").resolve())
     cache.truncation()
     run = _found(folder, out, False)
+    cache.check(run.gaussians(), run.scene.views)
     cache.codes({v.name: run.index_maps(v) for v in run.scene.views})
     cache.splat(torch.zeros(len(run.gaussians()), 2), np.arange(len(cache)))
 
 
 def _targets() -> dict[str, Target]:
     m = mutations
-    t = {f"colmap {n}.bin": Target(f"plane/sparse/0/{n}.bin", m.anything, plane_binary, scene, 1000) for n in ("cameras", "images", "points3D", "rigs", "frames")}
-    t |= {f"colmap {n}.txt": Target(f"plane/sparse/0/{n}.txt", m.text, plane, scene, 800) for n in ("cameras", "images", "points3D")}
+    t = {f"colmap {n}.bin": Target(f"plane/sparse/0/{n}.bin", m.anything, plane_binary, scene, 620) for n in ("cameras", "images", "points3D", "rigs", "frames")}
+    t |= {f"colmap {n}.txt": Target(f"plane/sparse/0/{n}.txt", m.text, plane, scene, 500) for n in ("cameras", "images", "points3D")}
     t |= {
-        "label json": Target("label/plane/frame_00002.json", m.json_file, plane, scene, 2000),
-        "objects.json": Target("plane/ground_truth/objects.json", m.json_file, plane, scene, 1000),
+        "label json": Target("label/plane/frame_00002.json", m.json_file, plane, scene, 1240),
+        "objects.json": Target("plane/ground_truth/objects.json", m.json_file, plane, scene, 620),
         "classes.json": Target("plane/instances/classes.json", m.json_file, plane_instances, scene),
         "scene.json": Target("plane/scene.json", m.json_file, lambda f: (plane(f), (f / "plane/scene.json").write_text('{"held_out": ["frame_00001.jpg"]}')), scene),
-        "photograph": Target("plane/images/frame_00001.jpg", m.anything, plane, scene, 800),
+        "photograph": Target("plane/images/frame_00001.jpg", m.anything, plane, scene, 500),
         "depth png": Target("plane/depth/frame_00001.png", m.anything, plane, scene),
         "ids png": Target("plane/ground_truth/whole/frame_00001.png", m.anything, plane, scene),
         "class mask png": Target("plane/segmentations/00/bear.png", m.anything, forward_facing, scene),
-        "poses_bounds.npy": Target("plane/poses_bounds.npy", m.npy, forward_facing, scene, 2000),
-        "classes.txt": Target("plane/segmentations/classes.txt", m.text, forward_facing, scene, 1000),
-        "ply": Target("g.ply", m.ply, splat, lambda f, out: load_ply(f / "g.ply"), 2000),
-        "safetensors": Target("w.safetensors", m.safetensors, weights, load_weights("w.safetensors"), 2000),
-        "torch file": Target("w.pth", m.anything, weights, load_weights("w.pth"), 800),
-        "old torch file": Target("old.pth", m.anything, weights, load_weights("old.pth"), 800),
+        "poses_bounds.npy": Target("plane/poses_bounds.npy", m.npy, forward_facing, scene, 1240),
+        "classes.txt": Target("plane/segmentations/classes.txt", m.text, forward_facing, scene, 620),
+        "ply": Target("g.ply", m.ply, splat, lambda f, out: load_ply(f / "g.ply"), 1240),
+        "safetensors": Target("w.safetensors", m.safetensors, weights, load_weights("w.safetensors"), 1240),
+        "torch file": Target("w.pth", m.anything, weights, load_weights("w.pth"), 500),
+        "old torch file": Target("old.pth", m.anything, weights, load_weights("old.pth"), 500),
         "model record": Target("mini_clip.json", m.json_file, bundled_clip, load_bundled_clip, 200),
         "model words": Target("mini_clip_words.txt", m.text, bundled_clip, load_bundled_clip, 200),
-        "registry.toml": Target("registry.toml", m.text, registry_files, read_registry, 1500),
-        "checksums.json": Target("data/checksums.json", m.json_file, registry_files, read_registry, 600),
+        "registry.toml": Target("registry.toml", m.text, registry_files, read_registry, 930),
+        "checksums.json": Target("data/checksums.json", m.json_file, registry_files, read_registry, 370),
         "sources.json": Target("data/sources.json", m.json_file, registry_files, read_registry),
-        "settings": Target("settings", one_line, settings_text, read_settings, 2000),
-        "sweep toml": Target("s.toml", m.text, sweep_files, lambda f, out: load_sweep(f / "s.toml"), 1500),
+        "settings": Target("settings", one_line, settings_text, read_settings, 1240),
+        "sweep toml": Target("s.toml", m.text, sweep_files, lambda f, out: load_sweep(f / "s.toml"), 930),
         "sweep csv": Target("rows.csv", m.text, sweep_files, read_sweep_rows),
-        "zip": Target("a.zip", m.zip_file, archives, unpack("a.zip"), 1500),
-        "tar": Target("a.tar", m.tar_file, archives, unpack("a.tar"), 1000),
-        "tar.gz": Target("a.tar.gz", m.tar_file, archives, unpack("a.tar.gz"), 600),
-        "stage.json": Target("masks/stage.json", m.json_file, run_folder, read_record, 600),
-        "blending record": Target("blending/cache.json", m.json_file, run_folder, read_cache, 300),
+        "zip": Target("a.zip", m.zip_file, archives, unpack("a.zip"), 930),
+        "tar": Target("a.tar", m.tar_file, archives, unpack("a.tar"), 620),
+        "tar.gz": Target("a.tar.gz", m.tar_file, archives, unpack("a.tar.gz"), 370),
+        "stage.json": Target("masks/stage.json", m.json_file, run_folder, read_record, 370),
+        "blending record": Target("blending/cache.json", m.json_file, run_folder, read_cache, 190),
     }
-    t |= {f"blending {n}.npy": Target(f"blending/{n}.npy", m.npy, run_folder, read_cache, 200) for n in ("view", "pixel", "ids", "weights", "residual")}
+    t |= {f"blending {n}.npy": Target(f"blending/{n}.npy", m.npy, run_folder, read_cache, 120) for n in ("view", "pixel", "ids", "weights", "residual")}
     files = {
         "candidates/frame_00001.npz": m.npz, "masks/frame_00001.npz": m.npz, "features/frame_00001.npz": m.npz, "tracks/tracks.npz": m.npz, "tracks/carried_sp.npz": m.npz,
         "codebook/codebook.safetensors": m.safetensors, "codebook/codes.npz": m.npz, "gaussians/gaussians.ply": m.ply, "gaussians/history.npz": m.npz,
@@ -352,7 +355,7 @@ def try_one(name: str, folder: Path, number: int, guard: "Guard") -> str:
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir()
     real.write_bytes(content)
-    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     result = "read"
     try:
         with guard.watching(out):
@@ -374,7 +377,7 @@ def try_one(name: str, folder: Path, number: int, guard: "Guard") -> str:
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     if grown > MEMORY_MB:
         raise Broken(f"took {grown:.0f} MB more memory")
-    if (spent := time.monotonic() - start) > SECONDS:
+    if (spent := time.process_time() - start) > SECONDS:
         raise Broken(f"took {spent:.1f} s")
     return result
 
@@ -466,6 +469,8 @@ def run(counts: dict[str, int], folder: Path, report=print) -> tuple[dict[str, d
             t.make(into)
             made[t.make] = into
     jobs = [(name, n) for name, many in counts.items() for n in range(many) if (folder / name.replace("/", "_") / "in" / TARGETS[name].file).exists()]
+    import pycolmap  # noqa: F401  imported once, by the parent of all workers
+
     context = multiprocessing.get_context("fork")
     at, since, results = context.Value("q", 0, lock=False), context.Value("d", float("inf"), lock=False), context.SimpleQueue()
     outcomes: dict[str, dict[str, int]] = {name: {"read": 0, "refused": 0, "broken": 0} for name in counts}
@@ -486,14 +491,14 @@ def run(counts: dict[str, int], folder: Path, report=print) -> tuple[dict[str, d
         while worker.is_alive():
             worker.join(0.05)
             collect()
-            if time.monotonic() - since.value > 2 * SECONDS:
+            if time.monotonic() - since.value > HANGS:
                 worker.kill()
                 worker.join()
                 break
         collect()
         if at.value < len(jobs):  # the worker hung or died: count that input and go on with the next
             name, number = jobs[at.value]
-            why = "hangs" if time.monotonic() - since.value > 2 * SECONDS else f"ended the process ({worker.exitcode})"
+            why = "hangs" if time.monotonic() - since.value > HANGS else f"ended the process ({worker.exitcode})"
             outcomes[name]["broken"] += 1
             broken.append(f"{name}:{number}: {why}")
             report(broken[-1])
@@ -513,7 +518,7 @@ def main() -> int:
     args = p.parse_args()
     counts = {n: t.share if args.full else max(10, t.share // 20) for n, t in TARGETS.items()}
     start = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=MEMORY_DISK) as folder:
         if args.only and any(":" in o for o in args.only):
             for name, _, number in (o.rpartition(":") for o in args.only):
                 (Path(folder) / "one/in").mkdir(parents=True)
