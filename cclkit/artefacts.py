@@ -285,7 +285,8 @@ def read_array(path: Path) -> np.ndarray:
     Mapped, because NumPy allocates what a header claims before it looks whether the file holds it.
     """
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        with np.errstate(over="ignore"):  # of a size that cannot be: refused all the same
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as e:  # the header is Python source, so a damaged one fails in any way that source can
         raise ValueError(reason(e)) from e
     if not isinstance(array, np.ndarray):

@@ -366,7 +366,7 @@ def unpack(archive: Path, into: Path, e: Entry) -> None:
                     f.write(piece)
     except (FileExistsError, NotADirectoryError, IsADirectoryError) as err:
         raise DataError(f"{archive}: holds {Path(err.filename).name!r} twice; download it again") from err
-    except (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError, ValueError, struct.error) as err:
+    except (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError, ValueError, IndexError, struct.error) as err:
         raise DataError(f"{archive}: damaged ({err}); download it again") from err
     except OSError as err:
         if err.errno not in (errno.EINVAL, errno.ENAMETOOLONG, errno.EILSEQ):  # those come of what the archive says, all others of the disk

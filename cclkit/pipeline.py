@@ -29,7 +29,7 @@ from .artefacts import Artefact, Store, atomic_write, code_version, content_key,
 from .blending_cache import BlendingCache, build_blending_cache, open_blending_cache
 from .codebook import Codebook, fit_codebook, index_map
 from .config import Config
-from .errors import CclkitError, ConfigError, EvaluationError, QueryError, reason
+from .errors import ArtefactError, CclkitError, ConfigError, EvaluationError, FieldError, GaussiansError, QueryError, reason
 from .evaluation import lerf_ovs, ovs3d
 from .evaluation.metrics import write_results
 from .features import view_features
@@ -512,7 +512,10 @@ class Run:
         """Codes decoded from the field for any view of the scene, held-out ones too."""
         view = self._view(view)
         if view.name not in self._codes:
-            self._codes[view.name] = self.field().codes(self.gaussians(), view.camera)
+            try:
+                self._codes[view.name] = self.field().codes(self.gaussians(), view.camera)
+            except (FieldError, GaussiansError) as e:
+                raise ArtefactError(f"{self.ensure('field').folder}: not the field of {self.ensure('gaussians').folder} ({e}); delete both and run again") from e
         return self._codes[view.name]
 
     def relevancy(self, view: View | str, texts: Sequence[str], *, code_maps: np.ndarray | None = None) -> torch.Tensor:  # [P, 2, H, W]

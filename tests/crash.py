@@ -1,4 +1,4 @@
-"""Runs that are killed, and disks that are full: `python -m tests.crash --full` (40 kills, every write of a run).
+"""Runs that are killed, and disks that are full: `python -m tests.crash --full` (32 kills, 32 full disks).
 
 A run is killed with SIGKILL, at a random write or a random moment of a random stage, started again, and what it leaves
 is compared byte for byte with a run that nobody disturbed. Left out of the comparison are times and memory, which
@@ -53,8 +53,8 @@ def start(argv: list[str], out: Path, *, kill_at: int | None = None, fail_at: in
         return pid
     code = 70
     try:
-        log = os.open(f"{out}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        os.dup2(log, 1), os.dup2(log, 2)
+        sys.stdout = sys.stderr = open(f"{out}.log", "w", buffering=1, encoding="utf-8")  # pytest may have put its own in their place
+        os.dup2(sys.stdout.fileno(), 1), os.dup2(sys.stdout.fileno(), 2)
         seen: list[str] = []
         armed = [True]
 
@@ -162,27 +162,32 @@ def _ended(pid: int) -> int | None:
 
 def main() -> int:
     p = argparse.ArgumentParser(description=__doc__)
-    p.add_argument("--full", action="store_true", help="40 kills and every write, instead of 6 kills and every eighth write")
+    p.add_argument("--full", action="store_true", help="the same as --kills 32 --disks 32")
+    p.add_argument("--kills", type=int, default=4)
+    p.add_argument("--disks", type=int, default=4, help="how many writes, spread over a run, are those from which on the disk is full")
     args = p.parse_args()
+    if args.full:
+        args.kills = args.disks = 32
     torch.set_num_threads(1)
     bad, begin = 0, time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         trials = Trials(Path(folder))
-        for n in range(40 if args.full else 6):
+        for n in range(args.kills):
             try:
                 print(f"kill {n}: {trials.kill(n)}: identical", flush=True)
             except AssertionError as e:
                 bad += 1
                 print(f"kill {n}: {e}", flush=True)
-        for mode in MODES:
+        for k in range(args.disks):
+            mode = MODES[k % 2]
             total = len(trials.writes[mode])
-            for n in range(0, total, 1 if args.full else 8):
-                try:
-                    trials.full_disk(n, mode, (errno.ENOSPC, errno.EROFS)[n % 2])
-                except AssertionError as e:
-                    bad += 1
-                    print(f"disk full from write {n} of {total} ({mode}): {e}", flush=True)
-            print(f"disk full, {mode}: {total} writes", flush=True)
+            at, fault = k * total // args.disks, (errno.ENOSPC, errno.EROFS)[k // 2 % 2]
+            try:
+                trials.full_disk(at, mode, fault)
+                print(f"{os.strerror(fault)} from write {at} of {total} on ({mode}): one message, then identical", flush=True)
+            except AssertionError as e:
+                bad += 1
+                print(f"{os.strerror(fault)} from write {at} of {total} on ({mode}): {e}", flush=True)
     print(f"{bad} failures, {time.monotonic() - begin:.0f} s")
     return int(bool(bad))
 

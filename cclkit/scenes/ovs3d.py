@@ -82,6 +82,8 @@ def read_segmentations(folder: Path, views: tuple[View, ...]) -> tuple[tuple[str
     if not classes or len(set(loose)) != len(loose):
         what = "no class" if not classes else "the same class twice"
         raise SceneError(f"{listing}: holds {what}; expected one class text per line, each once: correct the file")
+    if wrong := [c for c in classes if set(c) & set("/\\\0") or len(c.encode()) > 200]:
+        raise SceneError(f"{listing}: class {wrong[0][:80]!r} cannot be the name of a mask file; correct the file")
     folders = sorted((p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")), key=lambda p: natural_key(p.name))
     if not folders:
         raise SceneError(f"{folder}: no labelled view; expected folders NN with one PNG per class: restore them")
