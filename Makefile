@@ -6,7 +6,7 @@ VENV    := .venv
 BIN     := $(VENV)/bin
 STAMP   := $(VENV)/.installed
 
-.PHONY: figures test setup lab bench benchmark sweeps clean help
+.PHONY: figures test setup lab bench benchmark sweeps fuzz clean help
 
 help:
 	@echo "make figures   regenerate every figure and table of the notebooks (FRESH=1: from the photographs, PROFILE=paper)"
@@ -14,6 +14,7 @@ help:
 	@echo "make lab       open the notebooks in JupyterLab"
 	@echo "make benchmark all bundled scenes, with and without the contrastive terms (takes long)"
 	@echo "make sweeps    the committed grids of experiments (data/sweeps), as CSV"
+	@echo "make fuzz      25,000 damaged files, 32 killed runs, 32 full disks (make test has a short form)"
 	@echo "make bench     speed and memory of the numerical core"
 	@echo "make setup     only create .venv"
 	@echo "make clean     remove run folders and executed notebooks (figures and tables stay)"
@@ -35,8 +36,8 @@ figures: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest tests
-	$(BIN)/cclkit figures --profile mini
-	CCLKIT_QUIET=1 $(BIN)/python -m pytest --nbval --nbval-cell-timeout 600 results/mini/notebooks
+	CCLKIT_OFFLINE=1 $(BIN)/cclkit figures --profile mini
+	CCLKIT_OFFLINE=1 CCLKIT_QUIET=1 $(BIN)/python -m pytest --nbval --nbval-cell-timeout 600 results/mini/notebooks
 
 lab: $(STAMP)
 	$(BIN)/jupyter lab notebooks
@@ -50,6 +51,10 @@ bench: $(STAMP)
 
 benchmark: $(STAMP)
 	$(BIN)/cclkit benchmark
+
+fuzz: $(STAMP)
+	$(BIN)/python -m tests.fuzz --full
+	$(BIN)/python -m tests.crash --full
 
 sweeps: $(STAMP)
 	$(BIN)/cclkit sweep data/sweeps/*.toml

@@ -16,20 +16,22 @@ import io
 import json
 import os
 import re
+import resource
 import shutil
+import sys
 import tempfile
 import textwrap
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 import safetensors.torch
 
 from . import __version__
-from .errors import ArtefactError
+from .errors import ArtefactError, reason
 
 try:
     import fcntl
@@ -51,10 +53,17 @@ class Artefact:
     reused: bool  # found on disk, as opposed to computed by this call
 
     def path(self, name: str) -> Path:
+        """A file that is what was recorded. Raises ArtefactError when it is missing or was changed since."""
         path = self.folder / name
-        if not path.exists():
+        if not path.is_file():
             raise ArtefactError(f"{path}: missing from the {self.stage!r} artefact; delete {self.folder} and run again")
+        if (found := file_digest(path)) != (wanted := self.record["files"].get(name, {}).get("sha256")):
+            raise self.damaged(name, f"its sha256 is {found[:12]}…, {str(wanted)[:12]}… was recorded")
         return path
+
+    def damaged(self, name: str, why: object) -> ArtefactError:
+        """The error for a file that does not hold what its stage writes."""
+        return ArtefactError(f"{self.folder / name}: damaged ({why}); delete {self.folder} and run again")
 
     def npz(self, name: str) -> dict[str, np.ndarray]:
         """All arrays of an .npz file (pickles are refused)."""
@@ -63,8 +72,7 @@ class Artefact:
             with np.load(path, allow_pickle=False) as data:
                 return {k: data[k] for k in data.files}
         except Exception as e:  # zipfile, zlib and numpy each raise their own on a damaged file
-            raise ArtefactError(f"{path}: damaged ({e}); delete {self.folder} and run again") from e
-
+            raise self.damaged(name, reason(e)) from e
 
     def safetensors(self, name: str) -> dict:
         """All tensors of a .safetensors file."""
@@ -72,14 +80,14 @@ class Artefact:
         try:
             return safetensors.torch.load(path.read_bytes())
         except Exception as e:  # the format's own error type is not public in all versions
-            raise ArtefactError(f"{path}: damaged ({e}); delete {self.folder} and run again") from e
+            raise self.damaged(name, reason(e)) from e
 
     def json(self, name: str) -> Any:
         path = self.path(name)
         try:
             return json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as e:
-            raise ArtefactError(f"{path}: damaged ({e}); delete {self.folder} and run again") from e
+        except (ValueError, RecursionError) as e:
+            raise self.damaged(name, reason(e)) from e
 
 
 class Store:
@@ -126,8 +134,9 @@ class Store:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             _drop_damaged(folder)
-            for left in folder.glob("*.tmp"):  # half-written files of a killed run
+            for left in folder.rglob("*.tmp"):  # half-written files of a killed run
                 left.unlink()
+            reset_peak_memory()
             start = time.monotonic()
             extra = build(folder) or {}
             record = {
@@ -137,6 +146,7 @@ class Store:
                 **about,
                 **extra,
                 "wall_time_s": round(time.monotonic() - start, 3),
+                "peak_memory_mb": round(peak_memory_mb()),
                 "files": {
                     p.relative_to(folder).as_posix(): {"bytes": p.stat().st_size, "sha256": file_digest(p)}
                     for p in sorted(folder.rglob("*"))
@@ -146,10 +156,7 @@ class Store:
             atomic_write(folder / RECORD, (json.dumps(record, indent=1, sort_keys=True) + "\n").encode())
             record = _read_record(folder)  # computed or found, a caller gets the same thing
         except OSError as e:
-            raise ArtefactError(
-                f"{folder}: cannot be written ({e.strerror or e}); free space or choose another --out folder, "
-                "then run the same command again: finished files are kept"
-            ) from e
+            raise unwritable(folder, e) from e
         return Artefact(stage, key, folder, record, reused=False)
 
     def clear(self, stages: Iterable[str]) -> None:
@@ -160,8 +167,8 @@ class Store:
                     shutil.rmtree(child)
 
     @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
-        """Hold the folder for one run at a time; a second one is refused with the holder's process id.
+    def lock(self, wait: bool = False) -> Iterator[None]:
+        """Hold the folder for one run at a time; a second one is refused with the holder's process id, or waits.
 
         Within one store the lock nests: a stage may need another one computed first.
         """
@@ -169,24 +176,50 @@ class Store:
             yield
             return
         path = self.root / ".lock"
-        with open(path, "a+", encoding="utf-8") as f:
+        try:
+            f = open(path, "a+", encoding="utf-8", errors="replace")
+        except OSError as e:
+            raise unwritable(path, e) from e
+        with f:
             if fcntl is not None:
                 try:
                     fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except OSError:
                     f.seek(0)
-                    raise ArtefactError(
-                        f"{self.root}: in use by another run (process {f.read().strip() or 'unknown'}); "
-                        "wait for it to end or choose another --out folder"
-                    ) from None
-            f.truncate(0)
-            f.write(str(os.getpid()))
-            f.flush()
+                    used = f"{self.root}: in use by another run (process {f.read().strip() or 'unknown'})"
+                    if not wait:
+                        raise ArtefactError(f"{used}; wait for it to end or choose another --out folder") from None
+                    print(f"{used}; waiting for it", file=sys.stderr, flush=True)
+                    fcntl.flock(f, fcntl.LOCK_EX)
+            with contextlib.suppress(OSError):  # a full disk: the number is only for the message above
+                f.truncate(0)
+                f.write(str(os.getpid()))
+                f.flush()
             self._locked = True
             try:
                 yield
             finally:
                 self._locked = False
+
+
+def unwritable(path: Path, e: OSError) -> ArtefactError:
+    """The error for a full disk or a read-only folder."""
+    return ArtefactError(f"{path}: cannot be written ({e.strerror or e}); free space or choose another --out folder, then run the same command again: finished files are kept")
+
+
+def reset_peak_memory() -> None:
+    """Begin a new measurement of `peak_memory_mb`, where the system can (Linux)."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory_mb() -> float:
+    """Most memory this process has held at once since the last reset; elsewhere than on Linux, since it began."""
+    with contextlib.suppress(OSError):
+        if found := re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text()):
+            return int(found[1]) / 2**10
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
 def content_key(**parts: Any) -> str:
@@ -246,17 +279,45 @@ def save_json(path: Path, value: Any) -> None:
     atomic_write(path, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
 
 
+def read_array(path: Path) -> np.ndarray:
+    """The array of an .npy file, memory-mapped and read-only. Raises ValueError with the reason for anything else.
+
+    Mapped, because NumPy allocates what a header claims before it looks whether the file holds it.
+    """
+    try:
+        with np.errstate(over="ignore"):  # of a size that cannot be: refused all the same
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception as e:  # the header is Python source, so a damaged one fails in any way that source can
+        raise ValueError(reason(e)) from e
+    if not isinstance(array, np.ndarray):
+        raise ValueError("an archive of arrays, expected one array")
+    return array
+
+
 def file_digest(path: Path) -> str:
     with open(path, "rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
 def _read_record(folder: Path) -> dict[str, Any] | None:
+    """What stage.json says; None when there is none, or it holds anything but what `Store.ensure` writes."""
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
-    return record if isinstance(record, dict) and isinstance(record.get("files"), dict) else None
+    if not isinstance(record, dict) or not isinstance(record.get("files"), dict) or not isinstance(record.get("wall_time_s"), (int, float)):
+        return None
+    for name, about in record["files"].items():
+        # a name must stay inside the folder: damaged files are deleted by the names that stand here
+        if not isinstance(about, dict) or type(about.get("bytes")) is not int or type(about.get("sha256")) is not str or not is_below(name):
+            return None
+    return record
+
+
+def is_below(name: str) -> bool:
+    """Whether a name leads to a place below the folder it is joined to."""
+    path = PurePosixPath(name)
+    return path.parts != () and not path.is_absolute() and ".." not in path.parts and "\0" not in name and "\\" not in name and ":" not in name and all(len(p.encode("utf-8", "replace")) < 256 for p in path.parts)
 
 
 def _drop_damaged(folder: Path) -> None:

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .artefacts import KEY_LENGTH, save_json, save_npz
+from .artefacts import KEY_LENGTH, read_array, save_json, save_npz
 from .errors import ArtefactError, FieldError
 from .gaussians import Gaussians, blending_weights, project
 from .scenes.scene import View
@@ -85,6 +85,8 @@ class BlendingCache:
     def check(self, gaussians: Gaussians, views: Sequence[View] | None = None) -> None:
         """Raise ArtefactError unless the cache was made from these Gaussians, and from these views if given."""
         _refuse_others(self.folder, self.made_from, {"gaussians": _gaussians_digest(gaussians)} | ({} if views is None else {"cameras": _cameras_digest(views)}))
+        if (most := int(self.ids.max())) >= len(gaussians):
+            raise ArtefactError(f"{self.folder / 'ids'}.npy: damaged, names Gaussian {most} of {len(gaussians)}; delete {self.folder} and build the cache again")
 
 
 def build_blending_cache(
@@ -164,11 +166,17 @@ def open_blending_cache(folder: Path | str) -> BlendingCache:
     for name, dtype in ARRAYS.items():
         path = folder / f"{name}.npy"
         try:
-            arrays[name] = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as e:
+            arrays[name] = read_array(path)
+        except ValueError as e:
             raise ArtefactError(f"{path}: damaged ({e}); delete {folder} and build the cache again") from e
-        if arrays[name].dtype != dtype or len(arrays[name]) != len(arrays["view"]):
-            raise ArtefactError(f"{path}: holds {len(arrays[name])} rows of {arrays[name].dtype}, expected {len(arrays['view'])} of {np.dtype(dtype)}; delete {folder} and build the cache again")
+    S, K = arrays["view"].size, arrays["ids"].shape[-1] if arrays["ids"].ndim else 0
+    for name, dtype in ARRAYS.items():
+        a, shape = arrays[name], (S, K) if name in ("ids", "weights") else (S,)
+        if a.dtype != dtype or a.shape != shape or not a.size:
+            raise ArtefactError(f"{folder / name}.npy: damaged, holds {a.shape} of {a.dtype}, expected {shape} of {np.dtype(dtype)}; delete {folder} and build the cache again")
+        # sums and products of a NaN are NaN, so one pass finds any; views are in order, which `codes` searches by
+        if not (np.isfinite(a.min()) and np.isfinite(a.max()) and a.min() >= (-1e-3 if name == "residual" else 0)) or (name == "view" and (a.max() >= len(about["names"]) or (np.diff(a) < 0).any())):
+            raise ArtefactError(f"{folder / name}.npy: damaged, holds values out of their range; delete {folder} and build the cache again")
     if not arrays["weights"][:, 0].any():
         raise FieldError(f"{folder}: no Gaussian covers any of the {len(arrays['view'])} sampled pixels; check that cameras and Gaussians share one world")
     return BlendingCache(folder, about["made_from"], tuple(about["names"]), **arrays)
@@ -233,8 +241,10 @@ def _is_cache(folder: Path) -> bool:
 def _read_about(folder: Path) -> dict:
     try:
         about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+        if not isinstance(about["made_from"], dict) or not isinstance(about["names"], list) or not all(isinstance(n, str) for n in about["names"]):
+            raise ValueError("expected what it was made from, and names of views")
         return {k: about[k] for k in ("made_from", "names", "complete")}
-    except (OSError, ValueError, KeyError, TypeError) as e:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as e:
         raise ArtefactError(f"{folder / ABOUT}: damaged ({e}); delete {folder} and build the cache again") from e
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import sys
@@ -18,12 +19,17 @@ def main(argv: list[str] | None = None) -> int:
     except CclkitError as e:
         print(f"cclkit: {e}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("cclkit: interrupted; run the same command again to go on", file=sys.stderr)
+    except KeyboardInterrupt as e:
+        print(f"\ncclkit: {e if e.args else 'interrupted; run the same command again to go on'}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `cclkit settings | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as e:
+        if e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG):
+            raise
+        print(f"cclkit: {e.filename or 'a file'}: cannot be written ({e.strerror}); free space or choose another folder, then run the same command again", file=sys.stderr)
+        return 1
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import difflib
+import functools
 import inspect
 from dataclasses import dataclass, fields, replace
 from dataclasses import field as nested  # a stage is called `field`
@@ -505,6 +506,7 @@ def _coerced(value: Any, like: Any, name: str) -> Any:
     return value
 
 
+@functools.cache
 def _field_docs(cls: type) -> dict[str, str]:
     """The string under each field of a dataclass, read from its source."""
     body = ast.parse(inspect.getsource(cls)).body[0].body

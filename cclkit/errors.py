@@ -12,6 +12,11 @@ class CclkitError(Exception):
     """Base of all errors caused by input, settings or the machine."""
 
 
+def reason(e: BaseException) -> str:
+    """The first line of what an exception says, or its type's name: libraries raise some without a word."""
+    return (str(e).strip().splitlines() or [type(e).__name__])[0][:200]
+
+
 class ConfigError(CclkitError):
     """An unknown setting, a value out of range, an unknown profile."""
 

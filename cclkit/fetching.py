@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gzip
 import http.client
 import lzma
@@ -11,6 +12,7 @@ import re
 import shutil
 import ssl
 import stat
+import struct
 import sys
 import tarfile
 import time
@@ -364,8 +366,12 @@ def unpack(archive: Path, into: Path, e: Entry) -> None:
                     f.write(piece)
     except (FileExistsError, NotADirectoryError, IsADirectoryError) as err:
         raise DataError(f"{archive}: holds {Path(err.filename).name!r} twice; download it again") from err
-    except (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError) as err:
+    except (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError, ValueError, IndexError, struct.error) as err:
         raise DataError(f"{archive}: damaged ({err}); download it again") from err
+    except OSError as err:
+        if err.errno not in (errno.EINVAL, errno.ENAMETOOLONG, errno.EILSEQ):  # those come of what the archive says, all others of the disk
+            raise
+        raise DataError(f"{archive}: damaged ({err.strerror}); download it again") from err
     if count == 0:
         raise DataError(f"{archive}: holds no file; expected {e.title}")
 

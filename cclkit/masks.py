@@ -208,8 +208,13 @@ def pack(view_masks: ViewMasks) -> dict[str, np.ndarray]:
 
 
 def unpack(arrays: dict[str, np.ndarray]) -> ViewMasks:
-    """Inverse of `pack`."""
+    """Inverse of `pack`. Raises MaskError when rows, maps and masks don't fit together."""
     rest = {k: arrays[k] for k in ("level", "output", "predicted_iou", "stability", "area", "bbox", "sp", "wp")}
+    M = len(arrays["rle_length"])
+    shapes = {"bbox": (M, 4), "sp": arrays["wp"].shape, "wp": arrays["sp"].shape}
+    for name, a in rest.items():
+        if a.shape != shapes.get(name, (M,)) or a.dtype.kind not in "if" or (name in ("level", "sp", "wp") and (a.dtype.kind != "i" or (a.size and not -1 <= a.min() <= a.max() < (M if name != "level" else len(LEVELS))))):
+            raise MaskError(f"{name} is {a.shape} of {a.dtype} or out of range for {M} masks; recompute the masks")
     return ViewMasks(masks=unpack_masks(arrays, arrays["sp"].shape), **rest)
 
 

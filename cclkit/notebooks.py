@@ -50,8 +50,11 @@ def start(name: str, *, profile: str = "mini", scene: str = "", layout: str = "l
     """First line of every notebook: settings, scene, and folders, checked before anything is computed.
 
     ``scene`` is a bundled name or a folder; empty means the profile's own for ``layout``.
+    With CCLKIT_OFFLINE set, as the project's own checks have it, no connection leaves this machine from then on.
     Raises ConfigError (unknown profile, no CUDA), SceneError (no such scene).
     """
+    if os.environ.get("CCLKIT_OFFLINE"):
+        forbid_network()
     config = configs.profile(profile, seed=seed)
     check_device(config)
     if not scene:
@@ -62,6 +65,24 @@ def start(name: str, *, profile: str = "mini", scene: str = "", layout: str = "l
     about = {"scene": run.scene.name, "seed": seed, "front_end": run.front_end.label}
     figures = FigureFolder(root / "figures", notebook=name, profile=profile, footer=footer, about=about)
     return Notebook(name, run, figures, root / "tables")
+
+
+def forbid_network() -> None:
+    """From now on every connection or look-up that would leave this machine raises NotebookError; for good in this process."""
+    sys.addaudithook(_refuse_connections)
+
+
+def _refuse_connections(event: str, args: tuple) -> None:
+    if event in ("socket.connect", "socket.sendto", "socket.sendmsg"):
+        address = args[1]
+        outside = isinstance(address, tuple) and not str(address[0]).startswith(("127.", "::1", "localhost"))  # a str is a local socket's path
+    elif event in ("socket.getaddrinfo", "socket.gethostbyname"):
+        address = args[0]
+        outside = address not in (None, "", "localhost", b"localhost") and not str(address).startswith(("127.", "::1", "0.0.0.0"))
+    else:
+        return
+    if outside:
+        raise NotebookError(f"a connection to {address!r} was asked for, and CCLKIT_OFFLINE is set; notebooks work from data that are here (cclkit data fetch)")
 
 
 # ----------------------------------------------------------------- running them

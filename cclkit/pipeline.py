@@ -12,8 +12,6 @@ from __future__ import annotations
 import io
 import os
 import platform
-import resource
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,11 +25,11 @@ from safetensors.torch import save as save_safetensors
 from tqdm.auto import tqdm
 
 from . import __version__, config as configs
-from .artefacts import Artefact, Store, atomic_write, code_version, content_key, save_json, save_npz
+from .artefacts import Artefact, Store, atomic_write, code_version, content_key, peak_memory_mb, save_json, save_npz, unwritable
 from .blending_cache import BlendingCache, build_blending_cache, open_blending_cache
 from .codebook import Codebook, fit_codebook, index_map
 from .config import Config
-from .errors import CclkitError, ConfigError, EvaluationError, QueryError
+from .errors import ArtefactError, CclkitError, ConfigError, EvaluationError, FieldError, GaussiansError, QueryError, reason
 from .evaluation import lerf_ovs, ovs3d
 from .evaluation.metrics import write_results
 from .features import view_features
@@ -216,7 +214,7 @@ class Run:
                 "front_end": self.front_end.label if stage != "gaussians" else None,
             }
             start = time.monotonic()
-            with self.store.lock():
+            with self.store.lock(wait=True):  # what another process is computing may be what is wanted here
                 artefact = self.store.ensure(stage, key, getattr(self, f"_build_{stage}"), about=about)
             self.times[stage] = time.monotonic() - start
         self._artefacts[stage] = artefact
@@ -349,9 +347,19 @@ class Run:
 
     def _build_evaluation(self, folder: Path) -> dict:
         c = self.config.evaluation
+        bar = tqdm(total=len(self.scene.labels or self.scene.class_masks), desc="evaluation", disable=quiet(), leave=False)
+
+        def counted(scores):
+            def of_view(name, texts):
+                answer = scores(name, texts)
+                bar.update()
+                return answer
+
+            return of_view
+
         if self.scene.labels:
             protocol, constants = c.lerf_protocol, lerf_ovs.constants(c.lerf_protocol)
-            rows, aggregates = lerf_ovs.evaluate_scene(self.scene, self.relevancy, protocol=protocol)
+            rows, aggregates = lerf_ovs.evaluate_scene(self.scene, counted(self.relevancy), protocol=protocol)
         elif self.scene.classes:
             protocol, constants = c.ovs_protocol, ovs3d.constants(c.ovs_protocol)
             if protocol == "ovs3d_argmax":  # one map per class, no canonical phrases: cosines of one level
@@ -359,12 +367,13 @@ class Run:
                 scores = lambda name, texts: self.similarity(name, texts)[:, level]
             else:
                 scores = self.relevancy
-            rows, aggregates = ovs3d.evaluate_scene(self.scene, scores, protocol=protocol)
+            rows, aggregates = ovs3d.evaluate_scene(self.scene, counted(scores), protocol=protocol)
         else:
             raise EvaluationError(
                 f"{self.scene.path}: the scene has neither LERF-OVS labels nor 3D-OVS class masks, so there is nothing to "
                 "score; use `cclkit query` to look at it"
             )
+        bar.close()
         write_results(rows, aggregates, protocol, constants, folder)
         return {"protocol": protocol}
 
@@ -372,11 +381,23 @@ class Run:
 
     def candidates(self, view: View | str) -> Candidates:
         """What the mask generator found in a training view, before any rule of ours."""
-        return Candidates.unpack(self.ensure("candidates").npz(view_file(self._training_view(view))))
+        view = self._training_view(view)
+
+        def parse(arrays):
+            _check(arrays["shape"].tolist() == [view.camera.height, view.camera.width], f"masks of {arrays['shape'].tolist()} for a view of {view.camera.height}x{view.camera.width}")
+            return Candidates.unpack(arrays)
+
+        return self._parsed("candidates", view_file(view), parse)
 
     def masks(self, view: View | str) -> ViewMasks:
         """Masks and label maps of a training view."""
-        return unpack(self.ensure("masks").npz(view_file(self._training_view(view))))
+        view = self._training_view(view)
+
+        def parse(arrays):
+            _check(arrays["sp"].shape == (view.camera.height, view.camera.width), f"label maps of {arrays['sp'].shape} for a view of {view.camera.height}x{view.camera.width}")
+            return unpack(arrays)
+
+        return self._parsed("masks", view_file(view), parse)
 
     def label_maps(self, view: View | str) -> np.ndarray:  # [2, H, W] int32
         """Mask of every pixel at each level of a training view, -1 = no mask."""
@@ -385,46 +406,77 @@ class Run:
 
     def features(self, view: View | str) -> np.ndarray:  # [M, d] float32
         """Unit features of the view's masks."""
-        return self.ensure("features").npz(view_file(self._training_view(view)))["features"].astype(np.float32)
+        dim = self.ensure("features").record["dim"]
+        return self._parsed("features", view_file(self._training_view(view)), lambda a: _array(a["features"], "f", None, dim).astype(np.float32))
 
     def tracks(self, view: View | str) -> ViewTracks:
         """Track labels of the view's masks."""
-        arrays = self.ensure("tracks").npz("tracks.npz")
+        arrays = self._track_arrays()
         rows = self._rows(arrays["length"], view)
         return ViewTracks(arrays["label"][rows], arrays["match"][rows], arrays["iou"][rows])
 
+    def _track_arrays(self) -> dict[str, np.ndarray]:
+        def parse(a):
+            _array(a["length"], "i", len(self.scene.training_views))
+            _check((a["length"] >= 0).all(), "a negative number of masks")
+            for name, kind in (("label", "i"), ("match", "i"), ("iou", "f")):
+                _array(a[name], kind, int(a["length"].sum()))
+            for level in LEVELS:
+                _array(a[f"start.{level}"], "i", None)
+            return a
+
+        return self._parsed("tracks", "tracks.npz", parse)
+
     def track_starts(self, level: str) -> np.ndarray:  # [K] int64
         """Index of the training view in which each track of a level starts; 0 but for re-seeded ones."""
-        return self.ensure("tracks").npz("tracks.npz")[f"start.{level}"]
+        return self._track_arrays()[f"start.{level}"]
 
     def carried(self, view: View | str, level: str) -> np.ndarray:  # [K, H, W] bool
         """Masks of all tracks of a level as the propagator carried them to a training view; row k is track k + 1."""
-        view, arrays = self._training_view(view), self.ensure("tracks").npz(f"carried_{level}.npz")
+        view = self._training_view(view)
         i, K = [v.name for v in self.scene.training_views].index(view.name), len(self.track_starts(level))
-        start = int(arrays["runs_per_view"][:i].sum())
-        runs = {"rle": arrays["rle"][start: start + int(arrays["runs_per_view"][i])], "rle_length": arrays["rle_length"][i * K: (i + 1) * K]}
-        return unpack_masks(runs, (view.camera.height, view.camera.width))
+
+        def parse(arrays):
+            start = int(arrays["runs_per_view"][:i].sum())
+            runs = {"rle": arrays["rle"][start: start + int(arrays["runs_per_view"][i])], "rle_length": arrays["rle_length"][i * K: (i + 1) * K]}
+            return unpack_masks(runs, (view.camera.height, view.camera.width))
+
+        return self._parsed("tracks", f"carried_{level}.npz", parse)
 
     def training_set(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """All masks of all training views, in order: features [M, d], track labels [M], level [M]."""
         views = self.scene.training_views
-        tracks = self.ensure("tracks").npz("tracks.npz")
+        labels = self._track_arrays()["label"]
         features = np.concatenate([self.features(v) for v in views])
-        level = np.concatenate([self.ensure("masks").npz(view_file(v))["level"] for v in views])
-        return features, tracks["label"], level
+        level = np.concatenate([self._parsed("masks", view_file(v), lambda a: _array(a["level"], "i", None)) for v in views])
+        if not len(features) == len(labels) == len(level):
+            raise self.ensure("tracks").damaged("tracks.npz", f"labels of {len(labels)} masks, there are {len(level)} with {len(features)} features")
+        return features, labels, level
 
     def codebooks(self) -> dict[str, Codebook]:
         """Codebook of each level."""
-        t = self.ensure("codebook").safetensors("codebook.safetensors")
-        return {
-            n: Codebook(t[f"prototypes.{n}"], t[f"initial.{n}"], {k: t[f"curve.{k}.{n}"].numpy() for k in ("max", "pull", "push", "total") if f"curve.{k}.{n}" in t})
-            for n in LEVELS
-        }
+
+        def parse(t):
+            for n in LEVELS:
+                _array(t[f"prototypes.{n}"].numpy(), "f", None, t[f"prototypes.{LEVELS[0]}"].shape[1])
+                _array(t[f"initial.{n}"].numpy(), "f", *t[f"prototypes.{n}"].shape)
+            return {
+                n: Codebook(t[f"prototypes.{n}"], t[f"initial.{n}"], {k: t[f"curve.{k}.{n}"].numpy() for k in ("max", "pull", "push", "total") if f"curve.{k}.{n}" in t})
+                for n in LEVELS
+            }
+
+        return self._parsed("codebook", "codebook.safetensors", parse, "safetensors")
 
     def mask_codes(self, view: View | str) -> np.ndarray:  # [M] int32
         """Code of each mask of a training view."""
-        lengths = self.ensure("tracks").npz("tracks.npz")["length"]
-        return self.ensure("codebook").npz("codes.npz")["codes"][self._rows(lengths, view)]
+        lengths, most = self._track_arrays()["length"], max(len(b.prototypes) for b in self.codebooks().values())
+
+        def parse(arrays):
+            codes = _array(arrays["codes"], "i", int(lengths.sum()))
+            _check(not len(codes) or -1 <= codes.min() <= codes.max() < most, f"codes beyond the {most} prototypes")
+            return codes
+
+        return self._parsed("codebook", "codes.npz", parse)[self._rows(lengths, view)]
 
     def index_maps(self, view: View | str) -> np.ndarray:  # [2, H, W] int32
         """Code index map of each level of a training view, -1 = no mask."""
@@ -442,16 +494,28 @@ class Run:
         return open_blending_cache(self.ensure("blending").folder)
 
     def field(self) -> SemanticField:
-        return field_from_tensors(self.ensure("field").safetensors("field.safetensors"), self.config.field)
+        books = self.codebooks()
+
+        def parse(tensors):
+            field = field_from_tensors(tensors, self.config.field)
+            _array(field.features.numpy(), "f", len(LEVELS), None, field.decoders[0].layers[0].in_features)
+            for n, decoder in zip(LEVELS, field.decoders):
+                _check(decoder.layers[-1].out_features == max(1, len(books[n].prototypes)), f"a decoder to {decoder.layers[-1].out_features} codes for {len(books[n].prototypes)} prototypes")
+            return field
+
+        return self._parsed("field", "field.safetensors", parse, "safetensors")
 
     def field_curves(self) -> dict[str, np.ndarray]:
-        return self.ensure("field").npz("curves.npz")
+        return self._parsed("field", "curves.npz", lambda a: {k: _array(a[k], "f", self.config.field.iterations) for k in ("loss", "accuracy")})
 
     def codes(self, view: View | str) -> np.ndarray:  # [2, H, W] int32
         """Codes decoded from the field for any view of the scene, held-out ones too."""
         view = self._view(view)
         if view.name not in self._codes:
-            self._codes[view.name] = self.field().codes(self.gaussians(), view.camera)
+            try:
+                self._codes[view.name] = self.field().codes(self.gaussians(), view.camera)
+            except (FieldError, GaussiansError) as e:
+                raise ArtefactError(f"{self.ensure('field').folder}: not the field of {self.ensure('gaussians').folder} ({e}); delete both and run again") from e
         return self._codes[view.name]
 
     def relevancy(self, view: View | str, texts: Sequence[str], *, code_maps: np.ndarray | None = None) -> torch.Tensor:  # [P, 2, H, W]
@@ -492,7 +556,22 @@ class Run:
 
     def evaluation(self) -> dict:
         """Protocol, constants, rows and aggregates, as in evaluation.json."""
-        return self.ensure("evaluation").json("evaluation.json")
+
+        def parse(e):
+            _check(isinstance(e["protocol"], str) and isinstance(e["constants"], dict) and isinstance(e["aggregates"]["pooled"]["miou"], (int, float)), "no protocol or no aggregates")
+            _check(all(isinstance(r["query"], str) and isinstance(r["iou"], (int, float)) for r in e["rows"]), "rows without query and IoU")
+            return e
+
+        return self._parsed("evaluation", "evaluation.json", parse, "json")
+
+    def _parsed(self, stage: str, name: str, parse: Callable[[Any], Any], form: str = "npz") -> Any:
+        """What a stage's file holds. Raises ArtefactError naming the file when its content is not what the stage writes."""
+        artefact = self.ensure(stage)
+        content = getattr(artefact, form)(name)
+        try:
+            return parse(content)
+        except (CclkitError, ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as e:
+            raise artefact.damaged(name, f"{type(e).__name__}: {reason(e)}") from e
 
     def _view(self, view: View | str) -> View:
         return self.scene.view(view) if isinstance(view, str) else view
@@ -510,25 +589,38 @@ class Run:
         return slice(start, start + int(lengths[i]))
 
     def write_record(self) -> Path:
-        """run.json: what was run with what, how long each stage took, peak memory."""
-        done = {s: a for s, a in self._artefacts.items()}
+        """run.json: what was run with what, how long each stage took when it was computed, and the most memory it held."""
+        stages = {
+            s: {"key": a.key, "reused": a.reused, "computed_in_s": a.record["wall_time_s"], "peak_memory_mb": a.record.get("peak_memory_mb")}
+            for s, a in self._artefacts.items()
+        }
         path = self.store.root / "run.json"
-        save_json(
-            path,
-            {
-                "cclkit": __version__,
-                "python": platform.python_version(),
-                "torch": torch.__version__,
-                "threads": torch.get_num_threads(),
-                "scene": self.scene.name,
-                "layout": self.scene.layout,
-                "front_end": self.front_end.label,
-                "config": configs.as_dict(self.config),
-                "stages": {s: {"key": a.key, "reused": a.reused, "computed_in_s": a.record["wall_time_s"]} for s, a in done.items()},
-                "peak_memory_mb": round(peak_memory_mb()),
-            },
-        )
+        record = {
+            "cclkit": __version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
+            "scene": self.scene.name,
+            "layout": self.scene.layout,
+            "front_end": self.front_end.label,
+            "config": configs.as_dict(self.config),
+            "stages": stages,
+            "peak_memory_mb": max([round(peak_memory_mb()), *(s["peak_memory_mb"] or 0 for s in stages.values() if not s["reused"])]),
+        }
+        _written(save_json, path, record)
         return path
+
+
+def _check(fits: bool, otherwise: str) -> None:
+    if not fits:
+        raise ValueError(otherwise)
+
+
+def _array(a: np.ndarray, kind: str, *shape: int | None) -> np.ndarray:
+    """An array of this kind ("i", "f") and shape (None: any length) of finite numbers, or ValueError."""
+    _check(a.dtype.kind == kind and a.ndim == len(shape) and all(s in (None, n) for s, n in zip(shape, a.shape)), f"an array of {a.shape} {a.dtype}, expected {shape}")
+    _check(kind != "f" or bool(np.isfinite(a).all()), "values that are not finite")
+    return a
 
 
 def check_device(config: Config) -> None:
@@ -538,19 +630,22 @@ def check_device(config: Config) -> None:
 
 
 def run_pipeline(run: Run, *, until: str = "evaluation", report: Callable[[str], None] = print) -> Run:
-    """Run every stage up to ``until``, reporting one line each. Interrupted runs go on where they stopped."""
-    for stage in run.stages(until):
-        if stage == "evaluation" and not (run.scene.labels or run.scene.classes):
-            report("evaluation  skipped: the scene has no labels")
-            continue
-        try:
-            artefact = run.ensure(stage)
-        except KeyboardInterrupt:
-            report(f"\nstopped during {stage}; finished files are kept, run the same command again to go on")
-            raise
-        how = "found" if artefact.reused else "done "
-        report(f"{stage:<11} {how} {artefact.record['wall_time_s']:8.1f} s  {_summary(artefact)}")
-    run.write_record()
+    """Run every stage up to ``until``, reporting one line each. Interrupted runs go on where they stopped.
+
+    The folder is held for all of them, so that a second run on it is refused at once and not between two stages.
+    """
+    with run.store.lock():
+        for stage in run.stages(until):
+            if stage == "evaluation" and not (run.scene.labels or run.scene.classes):
+                report("evaluation  skipped: the scene has no labels")
+                continue
+            try:
+                artefact = run.ensure(stage)
+            except KeyboardInterrupt:
+                raise KeyboardInterrupt(f"stopped during {stage}, everything finished is kept in {run.store.root}; run the same command again to go on") from None
+            how = "found" if artefact.reused else "done "
+            report(f"{stage:<11} {how} {artefact.record['wall_time_s']:8.1f} s  {_summary(artefact)}")
+        run.write_record()
     return run
 
 
@@ -587,10 +682,17 @@ def answer_query(run: Run, text: str, views: Sequence[View]) -> Path:
         for name, picture in (("mask", mask.astype(np.uint8) * 255), ("overlay", _overlay(view.image(), mask))):
             buffer = io.BytesIO()
             Image.fromarray(picture).save(buffer, "PNG")
-            atomic_write(folder / f"{view.stem}_{name}.png", buffer.getvalue())
+            _written(atomic_write, folder / f"{view.stem}_{name}.png", buffer.getvalue())
         answers[view.name] = {"level": LEVELS[level], "highest_relevancy": float(maps[level].max()), "mask_pixels": int(mask.sum())}
-    save_json(folder / "answer.json", {"text": text, "front_end": run.front_end.label, "rule": run.config.query.rule, "unknown_words": run.front_end.encoder.unknown_words(text), "views": answers})
+    _written(save_json, folder / "answer.json", {"text": text, "front_end": run.front_end.label, "rule": run.config.query.rule, "unknown_words": run.front_end.encoder.unknown_words(text), "views": answers})
     return folder
+
+
+def _written(write: Callable[[Path, Any], None], path: Path, content: Any) -> None:
+    try:
+        write(path, content)
+    except OSError as e:
+        raise unwritable(path, e) from e
 
 
 def _overlay(image: np.ndarray, mask: np.ndarray) -> np.ndarray:  # [H, W, 3] uint8
@@ -631,17 +733,12 @@ def progress(items: Sequence, what: str):
     return tqdm(items, desc=what, disable=quiet(), leave=False)
 
 
-def peak_memory_mb() -> float:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
-
-
 def _summary(artefact: Artefact) -> str:
     keys = ("n_candidates", "counts", "n_features", "share_unlabelled", "n_gaussians", "start", "n_pixels", "final_accuracy", "protocol")
     r = artefact.record
     parts = []
     for k in keys:
         if k in r and r[k] is not None:
-            v = r[k]["kept"] if k == "counts" else r[k]
+            v = r[k].get("kept") if isinstance(r[k], dict) else r[k]
             parts.append(f"{'masks' if k == 'counts' else k} {v:.3g}" if isinstance(v, float) else f"{'masks' if k == 'counts' else k} {v}")
     return ", ".join(parts)

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 
 from tqdm.auto import tqdm
 
-from .artefacts import file_digest, save_json
+from .artefacts import file_digest, is_below, save_json
 from .errors import DataError, SceneError
 
 DATA = Path(__file__).resolve().parents[1] / "data"
@@ -84,14 +84,33 @@ def _load(path: Path) -> dict[str, Entry]:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; the registry belongs to a checkout of the project, an installed package has none: work from a checkout, or give paths (--scene, front_end.sam.checkpoint)") from None
-    except (OSError, ValueError) as e:
+    except (OSError, ValueError, RecursionError) as e:
         raise DataError(f"{path}: cannot be read ({e}); restore it from the repository") from e
     wanted = set(Entry.__dataclass_fields__) - {"name"}
     for name, table in tables.items():
         if not isinstance(table, dict) or set(table) != wanted:
             odd = sorted(wanted ^ set(table if isinstance(table, dict) else ()))
             raise DataError(f"{path}: [{name}] has missing or unknown fields ({', '.join(odd)}); restore the file from the repository")
+        if bad := [k for k, v in table.items() if not _fits(k, v)]:
+            raise DataError(f"{path}: [{name}] {bad[0]} is {str(table[bad[0]])[:80]!r}, which it cannot be; restore the file from the repository")
     return {n: Entry(n, **{k: tuple(v) if isinstance(v, list) else v for k, v in t.items()}) for n, t in tables.items()}
+
+
+def _fits(field: str, value) -> bool:
+    """Whether a field of registry.toml has its type and, for places on disk, stays below the data root."""
+    match field:
+        case "size":
+            return type(value) is int and 0 <= value < 2**53
+        case "kind":
+            return value in ("dataset", "checkpoint")
+        case "size_is":
+            return value in ("exact", "approximate", "unknown")
+        case "urls":
+            return isinstance(value, list) and all(isinstance(v, str) for v in value)
+        case "target" | "expected":
+            places = value if field == "expected" else [value]
+            return isinstance(places, list) and all(isinstance(p, str) and is_below(p) for p in places)
+    return isinstance(value, str)
 
 
 def entry(name: str) -> Entry:
@@ -153,7 +172,7 @@ def read_record(root: Path, file: str = CHECKSUMS) -> dict:
         record = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as e:
+    except (OSError, ValueError, RecursionError) as e:
         raise DataError(f"{path}: cannot be read ({e}); delete it, and digests are recorded (or folders linked) anew") from e
     if not isinstance(record, dict):
         raise DataError(f"{path}: holds a {type(record).__name__}, expected an object; delete it, and digests are recorded (or folders linked) anew")
@@ -204,6 +223,10 @@ def _table(value) -> dict:
 def look(e: Entry, root: Path) -> Item:
     """State of an entry by names and sizes of its files, without reading them."""
     path = location(e, root)
+    try:
+        path.exists()
+    except OSError as err:
+        raise DataError(f"{root / SOURCES}: what it holds of {e.name!r} is no path ({err.strerror or err}); remove {e.name!r} from it") from err
     item = lambda state, detail="", size=e.size_text: Item(e.name, state, path, size, e.licence, detail, e.blocks, e.without)  # noqa: E731
     there = path.is_file() if e.kind == "checkpoint" else path.is_dir()
     linked = path != root / e.target

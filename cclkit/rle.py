@@ -31,7 +31,10 @@ def pack_masks(masks: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def unpack_masks(arrays: dict[str, np.ndarray], shape: tuple[int, int]) -> np.ndarray:  # [M, H, W] bool
-    """Inverse of `pack_masks`. Raises MaskError when a mask does not fill the shape."""
-    ends = np.cumsum(arrays["rle_length"])
-    masks = [rle_decode(arrays["rle"][e - n : e], shape) for e, n in zip(ends, arrays["rle_length"])]
+    """Inverse of `pack_masks`. Raises MaskError when the arrays are no run lengths or a mask does not fill the shape."""
+    runs, lengths = arrays["rle"], arrays["rle_length"]
+    if runs.ndim != 1 or lengths.ndim != 1 or runs.dtype.kind != "i" or lengths.dtype.kind != "i" or (runs < 0).any() or (lengths < 0).any() or int(lengths.sum()) != len(runs):
+        raise MaskError(f"{runs.shape} run lengths of {runs.dtype} for {lengths.shape} masks don't belong together; recompute the masks")
+    ends = np.cumsum(lengths)
+    masks = [rle_decode(runs[e - n : e], shape) for e, n in zip(ends, lengths)]
     return np.stack(masks) if masks else np.zeros((0, *shape), bool)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+import math
 import multiprocessing
 import os
 import tomllib
@@ -27,13 +28,14 @@ import torch
 from .artefacts import atomic_write, code_version, content_key
 from .codebook import fit_codebook
 from .config import CodebookConfig, Config, SimulationConfig
-from .errors import CclkitError, ConfigError
+from .errors import CclkitError, ConfigError, reason
 from .experiments import ARMS, REMEDIES, index_map_miou, population, population_miou
 from .pipeline import Run
 
 KINDS = ("population", "scene")
 POPULATION = ("n_classes", "n_views", "incomplete", "unlabelled")
 """Arguments of `experiments.population` that a sweep may set."""
+MAX_RUNS = 10_000
 CODE = ("codebook", "experiments.py", "foundation/simulated.py", "sweeps.py")
 """A row is computed again when this code changes; for scenes also when a stage's does."""
 
@@ -58,23 +60,30 @@ def load_sweep(path: str | os.PathLike) -> Sweep:
     path = Path(path)
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as e:
         raise ConfigError(f"{path}: cannot be read as a sweep ({e}); expected TOML with title, kind, [fixed] and [grid]") from e
     unknown = sorted(set(content) - {"title", "kind", "fixed", "grid"})
     if unknown:
         raise ConfigError(f"{path}: unknown entry {unknown[0]!r}; a sweep has title, kind, [fixed] and [grid]")
+    for name in ("fixed", "grid"):
+        if not isinstance(content.get(name, {}), dict):
+            raise ConfigError(f"{path}: {name} is {content[name]!r}; expected a table [{name}]")
     sweep = Sweep(path.stem, str(content.get("title", path.stem)), content.get("kind", ""), content.get("fixed", {}), content.get("grid", {}))
     if sweep.kind not in KINDS:
         raise ConfigError(f"{path}: kind is {sweep.kind!r}; use one of {', '.join(KINDS)}")
     for name, values in sweep.grid.items():
         if not isinstance(values, list) or not values:
             raise ConfigError(f"{path}: grid.{name} is {values!r}; expected a list with at least one value")
+    if (runs := math.prod(len(v) for v in sweep.grid.values())) > MAX_RUNS:
+        raise ConfigError(f"{path}: the grid has {runs} runs, expected at most {MAX_RUNS}; split it into several files")
     twice = sorted(set(sweep.fixed) & set(sweep.grid))
     if not sweep.grid or twice:
         raise ConfigError(f"{path}: " + (f"{twice[0]!r} stands in [fixed] and in [grid]; keep one" if twice else "the grid is empty; give at least one name with values"))
     try:
-        for run in sweep.runs():
-            _prepared(sweep.kind, sweep.fixed | run)
+        first = {name: values[0] for name, values in sweep.grid.items()}
+        for name, values in sweep.grid.items():  # every value once; whole combinations are checked when their keys are made, before any is run
+            for value in values:
+                _prepared(sweep.kind, sweep.fixed | first | {name: value})
     except CclkitError as e:
         raise ConfigError(f"{path}: {e}") from e
     return sweep
@@ -121,7 +130,10 @@ def series(rows: Sequence[dict[str, str]], over: str, by: str = "arm") -> dict[s
     """mIoU % of every seed: by arm, then by the value of ``over``."""
     out: dict[str, dict[float, list[float]]] = {}
     for row in rows:
-        out.setdefault(row[by], {}).setdefault(float(row[over]), []).append(float(row["miou"]))
+        try:
+            out.setdefault(row[by], {}).setdefault(float(row[over]), []).append(float(row["miou"]))
+        except (KeyError, TypeError, ValueError) as e:
+            raise ConfigError(f"a row of the sweep has no {by!r} or no number under {over!r} ({reason(e)}); run `cclkit sweep` again") from e
     return out
 
 

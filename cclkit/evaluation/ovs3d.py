@@ -13,11 +13,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from scipy.signal import medfilt
 
-from ..errors import EvaluationError
+from ..errors import EvaluationError, SceneError
 from ..query import select_level_by_mask_mean
+from ..scenes.common import open_image
 from .lerf_ovs import aggregate
 from .metrics import as_maps, iou, majority, min_max, resize_nearest
 
@@ -110,10 +110,9 @@ class ViewResult:
 def read_grey(path: Path) -> np.ndarray:  # [H, W] uint8
     """A mask picture turned to grey. Raises EvaluationError when it cannot be read."""
     try:
-        with Image.open(path) as im:
-            return np.asarray(im.convert("L"))
-    except (OSError, ValueError, SyntaxError) as e:
-        raise EvaluationError(f"{path}: cannot be read as an image ({e}); restore the mask") from e
+        return open_image(path, lambda im: np.asarray(im.convert("L")))
+    except SceneError as e:
+        raise EvaluationError(f"{e}; it is a mask to score against") from e
 
 
 def class_mask(grey: np.ndarray, shape: tuple[int, int], *, protocol="ovs3d_argmax") -> np.ndarray:  # [h, w] bool

@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 
 from ..config import Config
-from ..errors import SceneError
+from ..errors import MaskError, SceneError
 from ..rle import pack_masks, unpack_masks
 from ..scenes.scene import Scene, View
 
@@ -37,10 +37,13 @@ class Candidates:
 
     @classmethod
     def unpack(cls, arrays: dict[str, np.ndarray]) -> Candidates:
-        """Inverse of `pack`. Raises MaskError for run lengths that don't fill the view."""
+        """Inverse of `pack`. Raises MaskError for run lengths that don't fill the view or columns of another length."""
         counts = {k.removeprefix("count_"): int(v) for k, v in arrays.items() if k.startswith("count_")}
         masks = unpack_masks(arrays, tuple(arrays["shape"].tolist()))
-        return cls(masks, arrays["output"], arrays["predicted_iou"], arrays["stability"], counts)
+        columns = [arrays[k] for k in ("output", "predicted_iou", "stability")]
+        if bad := [c.shape for c in columns if c.shape != (len(masks),) or c.dtype.kind not in "if"]:
+            raise MaskError(f"a column of {bad[0]} for {len(masks)} candidates; recompute them")
+        return cls(masks, *columns, counts)
 
 
 class MaskProposer(Protocol):

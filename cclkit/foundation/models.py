@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from .. import registry
-from ..errors import ModelError
+from ..errors import ModelError, reason
 from ..registry import digest
 
 SAM_MODELS = ("mini", "vit_b", "vit_l", "vit_h")
@@ -54,7 +54,7 @@ def load_weights(path: str | os.PathLike, what: str, sha256: str | None = None) 
     except pickle.UnpicklingError as e:
         raise ModelError(f"{path}: holds more than tensors (or is no torch file) and was not opened, since a pickle can run code; expected a state dict of {what}; {_remedy(what)}") from e
     except Exception as e:  # zipfile, torch and safetensors each raise their own on a damaged file
-        raise ModelError(f"{path}: cannot be read as weights of {what} ({str(e).splitlines()[0][:120]}); it may be cut short: fetch it again") from e
+        raise ModelError(f"{path}: cannot be read as weights of {what} ({reason(e)}); it may be cut short: fetch it again") from e
     for wrapper in ("state_dict", "model"):  # open_clip's and sam2's training code wrap what they save
         state = state.get(wrapper, state) if isinstance(state, dict) else None
     if not isinstance(state, dict) or not state or not all(isinstance(v, torch.Tensor) for v in state.values()):
@@ -110,7 +110,10 @@ def load_mini_clip(path: Path | None = None):
     words = (path or folder() / MINI_CLIP).with_name(MINI_CLIP_WORDS)
     if not words.is_file():
         raise ModelError(f"{words}: the vocabulary of mini-CLIP is missing; restore it from the repository")
-    tokenizer = WordTokenizer(words.read_text(encoding="utf-8").split())
+    try:
+        tokenizer = WordTokenizer(words.read_text(encoding="utf-8").split())
+    except (OSError, UnicodeDecodeError) as e:
+        raise ModelError(f"{words}: the vocabulary of mini-CLIP cannot be read ({reason(e)}); restore it from the repository") from e
     weights = load_weights(*_bundled(MINI_CLIP, "mini-CLIP")) if path is None else load_weights(path, "mini-CLIP")
     return fill(build_mini_clip(len(tokenizer)), weights, path or folder() / MINI_CLIP, "mini-CLIP"), tokenizer
 
@@ -164,8 +167,11 @@ def provenance(name: str) -> dict:
     """The record beside a bundled model: how it was made, what it scored."""
     path = (folder() / name).with_suffix(".json")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as e:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(record, dict) or not isinstance(record.get("sha256"), str):
+            raise ValueError("expected an object with the sha256 of the weights")
+        return record
+    except (OSError, ValueError, RecursionError) as e:
         raise ModelError(f"{path}: the record of a bundled model cannot be read ({e}); restore it from the repository") from e
 
 

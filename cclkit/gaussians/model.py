@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from plyfile import PlyData, PlyParseError
+from plyfile import PlyData
 from torch import Tensor
 
-from ..errors import GaussiansError
+from ..errors import GaussiansError, reason
 
 SH_SIZES = (1, 4, 9, 16)
 """Number of SH coefficients per colour channel at degree 0, 1, 2, 3."""
@@ -140,7 +140,7 @@ def save_ply(gaussians: Gaussians, path: str | Path) -> Path:
         os.replace(temporary, path)
     except OSError as e:
         temporary.unlink(missing_ok=True)
-        raise GaussiansError(f"{path}: cannot be written ({e}); choose a folder that exists and is writable") from e
+        raise GaussiansError(f"{path}: cannot be written ({e.strerror or e}); free space, or choose a folder that exists and is writable") from e
     return path
 
 
@@ -152,11 +152,11 @@ def load_ply(path: str | Path) -> Gaussians:
     path = Path(path)
     remedy = "export the splat again in the standard 3DGS layout"
     try:
-        ply = PlyData.read(str(path), mmap=False)
+        ply = PlyData.read(str(path))  # memory-mapped: a count in the header is compared with the file before anything is allocated
     except OSError as e:
         raise GaussiansError(f"{path}: cannot be read ({e.strerror or e}); check the path") from e
-    except (PlyParseError, ValueError, KeyError, MemoryError) as e:  # MemoryError: an absurd count in the header
-        raise GaussiansError(f"{path}: not a complete PLY file ({e}), expected a 3DGS PLY; {remedy}") from e
+    except Exception as e:  # plyfile's own, and NumPy's for types and counts that cannot be
+        raise GaussiansError(f"{path}: not a complete PLY file ({reason(e)}), expected a 3DGS PLY; {remedy}") from e
     if "vertex" not in ply:
         raise GaussiansError(f"{path}: has elements {[e.name for e in ply.elements]}, expected 'vertex'; {remedy}")
     vertex = ply["vertex"].data

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
 
-from ..errors import SceneError
+from ..errors import SceneError, reason
 
+IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
+"""What is decoded, whatever a file is called: Pillow would start an interpreter for some others (EPS)."""
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+
+
+T = TypeVar("T")
 
 
 def natural_key(name: str) -> list:
@@ -28,13 +35,20 @@ def image_files(folder: Path) -> list[Path]:
 
 def image_size(path: Path) -> tuple[int, int]:
     """(width, height) from the header only. Raises SceneError when there is no readable image."""
+    return open_image(path, lambda im: im.size)
+
+
+def open_image(path: Path, use: Callable[[Image.Image], T]) -> T:
+    """What ``use`` makes of an image file. Raises SceneError when there is no readable image."""
     try:
-        with Image.open(path) as im:
-            return im.size
+        with Image.open(path, formats=IMAGE_FORMATS) as im:
+            return use(im)
     except FileNotFoundError as e:
         raise SceneError(f"{path}: no such file; restore it") from e
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as e:
-        raise SceneError(f"{path}: cannot be read as an image ({e}); restore the file") from e
+    except SceneError:
+        raise
+    except Exception as e:  # decoders raise whatever they like on a damaged file
+        raise SceneError(f"{path}: cannot be read as an image ({reason(e)}); restore the file") from e
 
 
 def check_pose(pose: np.ndarray, where: str) -> np.ndarray:  # [4, 4] float64

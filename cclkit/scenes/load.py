@@ -227,7 +227,7 @@ def _ground_truth(root: Path, views):
         data = read_json(listing)
         try:
             names = {int(k): str(v) for k, v in data.items()}
-        except (AttributeError, ValueError) as e:
+        except (AttributeError, ValueError, OverflowError) as e:
             raise SceneError(f"{listing}: expected an object that maps whole numbers to names; restore the file") from e
         queries = tuple({"text": n, "granularity": "whole", "ids": [i]} for i, n in names.items())
         truth = GroundTruth({"whole": root / "instances"}, names, queries=queries)
@@ -252,7 +252,7 @@ def _objects(listing: Path, folders: dict[str, Path]) -> GroundTruth:
             raise ValueError(f"id {unknown[0]} is used but no node has it")
         if wrong := [q["granularity"] for q in queries if q["granularity"] not in GRANULARITIES]:
             raise ValueError(f"granularity {wrong[0]!r}, expected one of {', '.join(GRANULARITIES)}")
-    except (KeyError, TypeError, ValueError, AttributeError) as e:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as e:
         detail = f"key {e} is missing" if isinstance(e, KeyError) else e
         raise SceneError(f"{listing}: not a list of ground-truth nodes and queries ({detail}); restore the file or generate the scene again") from e
     return GroundTruth(folders, names, parents, stuff, queries)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..artefacts import read_array
 from ..errors import SceneError
 from .common import check_pose, image_files, image_size, natural_key
 from .scene import Camera, View
@@ -31,8 +32,8 @@ def read_llff(path: Path, images: Path) -> tuple[View, ...]:
     Raises SceneError: unreadable or of another shape, as many poses as images not given, a bad pose.
     """
     try:
-        rows = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as e:
+        rows = read_array(path)
+    except ValueError as e:
         raise SceneError(f"{path}: cannot be read as a NumPy array ({e}); restore the file") from e
     if rows.ndim != 2 or rows.shape[1] != 17 or not np.issubdtype(rows.dtype, np.floating):
         raise SceneError(f"{path}: array of shape {rows.shape} and type {rows.dtype}, expected [images, 17] floats (LLFF: 3x5 pose, near, far); restore the file")
@@ -81,6 +82,8 @@ def read_segmentations(folder: Path, views: tuple[View, ...]) -> tuple[tuple[str
     if not classes or len(set(loose)) != len(loose):
         what = "no class" if not classes else "the same class twice"
         raise SceneError(f"{listing}: holds {what}; expected one class text per line, each once: correct the file")
+    if wrong := [c for c in classes if set(c) & set("/\\\0") or len(c.encode()) > 200]:
+        raise SceneError(f"{listing}: class {wrong[0][:80]!r} cannot be the name of a mask file; correct the file")
     folders = sorted((p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")), key=lambda p: natural_key(p.name))
     if not folders:
         raise SceneError(f"{folder}: no labelled view; expected folders NN with one PNG per class: restore them")

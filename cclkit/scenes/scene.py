@@ -14,6 +14,7 @@ from PIL import Image
 from scipy.spatial.transform import Rotation, Slerp
 
 from ..errors import SceneError
+from .common import open_image
 
 GRANULARITIES = ("subpart", "part", "whole")
 """SAM's three granularities, finest first; also the outputs 0, 1, 2 of one SAM prompt."""
@@ -90,11 +91,7 @@ class View:
 
     def image(self) -> np.ndarray:  # [H, W, 3] uint8
         """The photograph as RGB. Raises SceneError if it cannot be read or has another size."""
-        try:
-            with Image.open(self.image_path) as im:
-                rgb = np.asarray(im.convert("RGB"))
-        except (OSError, ValueError, SyntaxError) as e:
-            raise SceneError(f"{self.image_path}: cannot be read as an image ({e}); restore the file") from e
+        rgb = open_image(self.image_path, lambda im: np.asarray(im.convert("RGB")))
         if rgb.shape[:2] != (self.camera.height, self.camera.width):
             raise SceneError(
                 f"{self.image_path}: image is {rgb.shape[1]}x{rgb.shape[0]}, its camera says "
@@ -186,11 +183,11 @@ class Scene:
 
 def read_id_map(path: Path, shape: tuple[int, int]) -> np.ndarray:  # [H, W] int32
     """Read an 8- or 16-bit grey PNG and check its size (h, w)."""
-    try:
-        with Image.open(path) as im:
-            out = np.asarray(im)
-    except (OSError, ValueError, SyntaxError) as e:
-        raise SceneError(f"{path}: cannot be read as a PNG of ids ({e}); restore the file") from e
-    if out.ndim != 2 or out.shape != shape:
-        raise SceneError(f"{path}: has shape {out.shape}, expected {shape}; it belongs to another image size")
-    return out.astype(np.int32)
+
+    def grey(im: Image.Image) -> np.ndarray:
+        found = (im.size[1], im.size[0], *((len(im.getbands()),) if len(im.getbands()) > 1 else ()))
+        if found != shape:  # before anything is decoded
+            raise SceneError(f"{path}: has shape {found}, expected {shape}; it belongs to another image size")
+        return np.asarray(im)
+
+    return open_image(path, grey).astype(np.int32)
