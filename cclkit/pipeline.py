@@ -471,6 +471,17 @@ class Run:
                 raise ConfigError(f"query.rule={q.rule!r} is unknown; use 'relevancy' or 'softmax'")
         return torch.stack(out, 1)
 
+    def select_gaussians(self, text: str, *, share: float = 0.7) -> tuple[np.ndarray, str]:  # [G] bool, level
+        """The Gaussians that answer a text, and the level they were chosen at; keep them with `Gaussians.select`.
+
+        Every Gaussian is scored by the code of its own feature. As in protocol A's masks, the level with the highest
+        relevancy answers, and in it what lies above ``share`` of the way from the lowest to the highest relevancy.
+        """
+        scores = self.relevancy(self.scene.views[0], [text], code_maps=self.field().gaussian_codes()[:, None])[0, :, 0]  # [2, G]
+        level = int(scores.amax(1).argmax())
+        low, high = scores[level].aminmax()
+        return (scores[level] > low + share * (high - low)).numpy(), LEVELS[level]
+
     def similarity(self, view: View | str, texts: Sequence[str]) -> torch.Tensor:  # [P, 2, H, W]
         """Cosine of each pixel's prototype with each text, at both levels."""
         text, out = torch.from_numpy(self._text(texts)), []
