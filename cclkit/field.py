@@ -63,15 +63,9 @@ class SemanticField:
 
     def codes(self, gaussians: Gaussians, camera: Camera) -> np.ndarray:  # [levels, H, W] int32
         """Most likely code of every pixel."""
-        return self._decode(self.render(gaussians, camera), 64)
-
-    def gaussian_codes(self) -> np.ndarray:  # [levels, G] int32
-        """Most likely code of every Gaussian's own feature: what a pixel would show that sees nothing else."""
-        return self._decode(self.features, 1 << 16)
-
-    def _decode(self, features: Tensor, at_once: int) -> np.ndarray:  # [levels, n, ..., d_f] -> [levels, n, ...] int32
-        with torch.no_grad():  # a few rows at a time: logits of all would be N / d_f times as large
-            out = [torch.cat([decoder(rows).argmax(-1) for rows in own.split(at_once)]) for decoder, own in zip(self.decoders, features)]
+        maps = self.render(gaussians, camera)
+        with torch.no_grad():
+            out = [torch.cat([decoder(rows).argmax(-1) for rows in m.split(64)]) for decoder, m in zip(self.decoders, maps)]
         return torch.stack(out).cpu().numpy().astype(np.int32)
 
 

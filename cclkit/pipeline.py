@@ -38,7 +38,7 @@ from .features import view_features
 from .field import SemanticField, field_from_tensors, field_tensors, train_field
 from .foundation import Candidates, FrontEnd, MaskPropagator, build_front_end, identities
 from .foundation.geometric import GeometricPropagation
-from .gaussians import Gaussians, fit_rgb, from_scene, load_ply, rasterize, save_ply
+from .gaussians import Gaussians, fit_rgb, from_scene, lift, load_ply, project, rasterize, save_ply
 from .masks import LEVELS, FilterCounts, ViewMasks, build_view_masks, pack, unpack
 from .query import code_relevancy, code_softmax_relevancy, select_level_by_mask_mean, select_level_by_maximum, threshold_mask
 from .rle import unpack_masks
@@ -474,13 +474,24 @@ class Run:
     def select_gaussians(self, text: str, *, share: float = 0.7) -> tuple[np.ndarray, str]:  # [G] bool, level
         """The Gaussians that answer a text, and the level they were chosen at; keep them with `Gaussians.select`.
 
-        Every Gaussian is scored by the code of its own feature. As in protocol A's masks, the level with the highest
-        relevancy answers, and in it what lies above ``share`` of the way from the lowest to the highest relevancy.
+        A Gaussian's relevancy is the mean over the training pixels that it makes up, by its weights in them, so that
+        Gaussians which no view shows are never chosen. As in protocol A's masks, the level with the highest relevancy
+        answers, with what lies above ``share`` of the way from the lowest to the highest.
         """
-        scores = self.relevancy(self.scene.views[0], [text], code_maps=self.field().gaussian_codes()[:, None])[0, :, 0]  # [2, G]
+        g = self.gaussians()
+        sums, weights = torch.zeros(len(g), len(LEVELS)), torch.zeros(len(g))
+        for view in progress(self.scene.training_views, "select"):
+            maps = self.relevancy(view, [text])[0].permute(1, 2, 0)  # [H, W, 2]
+            sums, weights = (a + b for a, b in zip((sums, weights), lift(project(g, view.camera), maps)))
+        seen = weights > 0
+        scores = (sums[seen] / weights[seen, None]).T  # [2, seen]
+        if not len(scores.T):
+            raise QueryError(f"{self.scene.path}: no Gaussian is seen by any training view, so none can answer {text!r}; check the gaussians stage")
         level = int(scores.amax(1).argmax())
         low, high = scores[level].aminmax()
-        return (scores[level] > low + share * (high - low)).numpy(), LEVELS[level]
+        keep = torch.zeros_like(seen)
+        keep[seen] = scores[level] > low + share * (high - low)
+        return keep.numpy(), LEVELS[level]
 
     def similarity(self, view: View | str, texts: Sequence[str]) -> torch.Tensor:  # [P, 2, H, W]
         """Cosine of each pixel's prototype with each text, at both levels."""

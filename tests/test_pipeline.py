@@ -12,7 +12,8 @@ import torch
 
 from cclkit import cli, config
 from cclkit.artefacts import verify
-from cclkit.errors import ArtefactError, CclkitError, ConfigError, EvaluationError, QueryError
+from cclkit.errors import ArtefactError, CclkitError, ConfigError, EvaluationError, GaussiansError, QueryError
+from cclkit.gaussians import rasterize
 from cclkit.masks import LEVELS
 from cclkit.pipeline import GRAPH, STAGES, Run, run_pipeline
 from cclkit.scenes import load_scene
@@ -87,6 +88,27 @@ def test_without_imperfection_the_field_learns_its_labels_and_answers(run):
     assert curves["loss"][-10:].mean() < 0.15 * curves["loss"][:10].mean()
     assert curves["accuracy"][-10:].mean() > 0.9
     assert perfect.evaluation()["aggregates"]["pooled"]["miou"] > run.evaluation()["aggregates"]["pooled"]["miou"] + 0.05
+
+
+def test_the_gaussians_of_a_text_show_what_it_names(run):
+    perfect = run.vary(**PERFECT, front_end__simulation__jitter_px=0, field__iterations=150)
+    g, view = perfect.gaussians(), perfect.scene.views[1]
+    ids = perfect.scene.ground_truth.ids(view, "whole")
+    for text, own, other in (("red apple", 5, 6), ("green apple", 6, 5)):
+        keep, level = perfect.select_gaussians(text)
+        assert keep.shape == (len(g),) and 0 < keep.sum() < len(g) / 2 and level in LEVELS
+        alone = rasterize(g.select(keep), view.camera).alpha.numpy()
+        assert alone[ids == own].mean() > 0.6 > 0.2 > alone[ids == other].mean()
+
+
+def test_selecting_gaussians_needs_a_value_for_each(run):
+    g = run.gaussians()
+    keep = torch.arange(len(g)) % 3 == 0
+    some = g.select(keep)
+    assert len(some) == int(keep.sum()) and torch.equal(some.means, g.means[keep]) and torch.equal(some.sh, g.sh[keep])
+    for wrong in (keep[1:], keep.long()):
+        with pytest.raises(GaussiansError, match="one value for each Gaussian"):
+            g.select(wrong)
 
 
 def test_evaluation_covers_every_labelled_unit(run):

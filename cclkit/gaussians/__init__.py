@@ -1,6 +1,6 @@
 """Gaussians: parameters and PLY files, the rasteriser, blending weights, RGB reconstruction."""
 
-from .blending import blending_weights
+from .blending import blending_weights, lift
 from .model import Gaussians, load_ply, save_ply
 from .rasterize import Projection, Rendering, project, rasterize, splat_features
 from .reconstruct import fit_rgb, from_depth, from_frusta, from_points, from_scene, psnr, scene_extent, ssim
@@ -15,6 +15,7 @@ __all__ = [
     "from_frusta",
     "from_points",
     "from_scene",
+    "lift",
     "load_ply",
     "project",
     "psnr",

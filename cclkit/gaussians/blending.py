@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..errors import GaussiansError
 from . import _cpu
-from .rasterize import Projection, _array, _constants
+from .rasterize import Projection, _array, _constants, splat_features
 
 
 def blending_weights(projection: Projection, k: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -32,3 +32,17 @@ def blending_weights(projection: Projection, k: int) -> tuple[Tensor, Tensor, Te
     kept = weights.sum(axis=2)
     residual = np.where(mass > 0, 1 - kept / np.maximum(mass, 1e-30), 0).clip(0, 1).astype(np.float32)
     return torch.from_numpy(ids), torch.from_numpy(weights), torch.from_numpy(residual)
+
+
+def lift(projection: Projection, image: Tensor) -> tuple[Tensor, Tensor]:  # [H, W, C] -> [G, C], [G]
+    """What the pixels of an image give back to the Gaussians that they are made of: sums of alpha T times pixel, and of alpha T.
+
+    The transpose of splatting; summed over views, the first divided by the second is a Gaussian's mean pixel. In the projection's dtype.
+    Raises GaussiansError if the image does not have the projection's size.
+    """
+    if image.ndim != 3 or image.shape[:2] != (projection.height, projection.width):
+        raise GaussiansError(f"image has shape {tuple(image.shape)}, expected ({projection.height}, {projection.width}, C): the size of its camera")
+    with_ones = torch.cat([image, torch.ones_like(image[..., :1])], -1).to(projection.means2d.dtype)
+    features = torch.zeros(len(projection), with_ones.shape[-1], dtype=with_ones.dtype, requires_grad=True)
+    (sums,) = torch.autograd.grad(splat_features(projection, features), features, with_ones)
+    return sums[:, :-1], sums[:, -1]
