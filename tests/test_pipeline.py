@@ -224,6 +224,33 @@ def test_cached_mode_trains_on_a_blending_cache_of_its_own(run, monkeypatch):
     assert all(run.vary(**{k: v}).key("field") == run.key("field") for k, v in small.items() if k != "field__mode")
 
 
+def test_joint_mode_makes_gaussians_and_field_in_one_stage(run, tmp_path):
+    plain = run.vary(gaussians__iterations=20)
+    joint = plain.vary(field__mode="joint")
+    assert joint.stages() == tuple(s for s in STAGES if s != "gaussians")
+    assert {s for s in STAGES if joint.key(s) != plain.key(s)} == {"field", "evaluation"}
+    lines = []
+    run_pipeline(joint, report=lines.append)
+    assert [line.split()[0] for line in lines] == list(joint.stages())
+    g, field = joint.gaussians(), joint.field()
+    assert field.features.shape[1] == len(g) == joint.ensure("field").record["n_gaussians"] and not torch.equal(g.means, plain.gaussians().means)
+    assert len(joint.field_curves()["loss"]) == joint.reconstruction_history()["iteration"][-1] == 20
+    assert set(joint.ensure("field").record["files"]) == {"gaussians.ply", "history.npz", "field.safetensors", "curves.npz"}
+    assert joint.evaluation()["aggregates"]["pooled"]["miou"] > 0
+    # frozen to the semantic loss, the geometry is the reconstruction's, to the last bit of the file
+    apart = joint.vary(field__joint_geometry=False)
+    assert apart.ensure("field").path("gaussians.ply").read_bytes() == plain.ensure("gaussians").path("gaussians.ply").read_bytes()
+    # what only other modes read is nothing to it, what the reconstruction reads is
+    for name, value in (("field__iterations", 61), ("field__batch", 128), ("field__top_k", 4)):
+        assert joint.vary(**{name: value}).key("field") == joint.key("field")
+    for name, value in (("gaussians__iterations", 21), ("field__joint_weight", 2.0), ("seed", 1)):
+        assert joint.vary(**{name: value}).key("field") != joint.key("field")
+    assert run.vary(field__joint_weight=2.0).key("field") == run.key("field")
+    by_depth = joint.vary(front_end__propagation="geometric")
+    assert by_depth.stages() == STAGES and "gaussians" in by_depth._inputs("tracks") and "gaussians" not in by_depth._inputs("evaluation")
+    assert config.profile("paper").field.mode == "joint"
+
+
 def test_every_piece_of_code_that_makes_an_artefact_is_in_its_key(run, monkeypatch):
     """Changing a method or a file that a stage computes with makes that stage stale."""
     from cclkit import artefacts
