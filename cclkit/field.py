@@ -104,7 +104,7 @@ def train_field(
         if cache is None:
             raise FieldError("field.mode is 'cached' and train_field was given no cache; make one with build_blending_cache")
         cache.check(gaussians, views)
-        next_pixels = _pixels_of_all_views(cache, index_maps, config.batch, generator)
+        next_pixels = pixels_of_all_views(cache, cache.codes(index_maps), config.batch, generator)
     else:
         next_pixels = _pixels_of_one_view(gaussians, usable, index_maps, generator)
     curves = {"loss": np.zeros(config.iterations), "accuracy": np.zeros(config.iterations)}
@@ -184,7 +184,7 @@ def field_loss(
         inside = codes >= 0
         if not inside.any():
             continue
-        logits, wanted = decoder(own[inside]), codes[inside]
+        logits, wanted = (decoder(own), codes) if inside.all() else (decoder(own[inside]), codes[inside])
         loss = loss + nn.functional.cross_entropy(logits, wanted)
         right += int((logits.detach().argmax(-1) == wanted).sum())
         counted += len(wanted)
@@ -217,13 +217,17 @@ def _pixels_of_one_view(gaussians: Gaussians, views: Sequence[View], index_maps:
     return next_pixels
 
 
-def _pixels_of_all_views(cache: BlendingCache, index_maps: Mapping[str, np.ndarray], batch: int, generator: torch.Generator):
-    """Features [G, C] -> rendered [batch, C] and codes [L, batch] of random pixels of the cache."""
-    codes = cache.codes(index_maps)
+def pixels_of_all_views(cache: BlendingCache, codes: np.ndarray, batch: int, generator: torch.Generator) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """Features [G, C] -> rendered [batch, C] and codes [L, batch] of random pixels of the cache; ``codes`` as `BlendingCache.codes` gives them."""
+    gradient = None
 
     def next_pixels(features: Tensor) -> tuple[Tensor, Tensor]:
-        rows = torch.randint(len(cache), (batch,), generator=generator).numpy()
-        return cache.splat(features, rows), torch.from_numpy(codes[:, rows]).long().to(features.device)
+        nonlocal gradient
+        if gradient is None:
+            gradient = torch.zeros_like(features, requires_grad=False)
+        # sorted: neighbours in the cache share Gaussians, which are then still in the processor's cache
+        rows = torch.randint(len(cache), (batch,), generator=generator).sort().values.numpy()
+        return cache.splat(features, rows, gradient), torch.from_numpy(codes[:, rows]).long().to(features.device)
 
     return next_pixels
 

@@ -403,6 +403,24 @@ def test_closed_form_mistakes(tmp_path):
         vote_field(g, cache, INDEX_MAPS, [N])
 
 
+def test_the_written_gradient_is_that_of_the_embedding_bag(tmp_path):
+    cache, rng = build(tmp_path, top_k=5), torch.Generator().manual_seed(0)
+    buffer, features = torch.full((50, 6), 7.0), torch.randn(50, 6, generator=rng).requires_grad_()  # whatever the memory held
+    for threads in (1, 2, 1):
+        rows, upstream = torch.randint(len(cache), (200,), generator=rng).numpy(), torch.randn(200, 6, generator=rng)
+        (wanted,) = torch.autograd.grad(cache.splat(features, rows), features, upstream)
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        out = cache.splat(features, rows, buffer)
+        (written,) = torch.autograd.grad(out, features, upstream)
+        torch.set_num_threads(before)
+        assert torch.equal(out, cache.splat(features, rows)) and written.data_ptr() == buffer.data_ptr()
+        torch.testing.assert_close(written, wanted, rtol=1e-5, atol=1e-6)
+        features.grad = None
+        cache.splat(features, rows, buffer).backward(upstream)
+        assert features.grad.data_ptr() == buffer.data_ptr() and torch.equal(features.grad, written)  # no copy
+
+
 # --------------------------------------------------------------------------- benchmark
 def test_bench(tmp_path, capsys):
     path = tmp_path / "out.json"
@@ -416,6 +434,22 @@ def test_bench(tmp_path, capsys):
     assert "| rasterised | 3,072" in table and "| cached     | 32" in table
     with pytest.raises(ConfigError, match="batch 0"):
         bench.bench_field(batch=0)
+    assert bench.main(["field", *options, "--curves", "--json", str(path)]) == 0
+    rows = json.loads(path.read_text())["curves"]
+    assert [(c["varied"], c[c["varied"]]) for c in rows] == [(n, v) for n, vs in (("gaussians", (100, 300, 900)), ("batch", (8, 32, 128)), ("top_k", (2, 4, 8)), ("codes", (1, 5, 20))) for v in vs]
+    k = [c["mean_truncation"] for c in rows if c["varied"] == "top_k"]
+    assert k[0] > k[1] > k[2] and "| top_k " in path.with_suffix(".md").read_text()
+
+
+def test_bench_of_the_full_size_extrapolates_from_what_it_measured(tmp_path):
+    path = tmp_path / "out.json"
+    options = ["--gaussians", "300", "--width", "64", "--height", "48", "--views", "3", "--codes", "4", "--cached-pixels", "1200", "--iterations", "5", "--target-iterations", "500", "--batch", "32"]
+    assert bench.main(["field_size", *options, "--json", str(path)]) == 0
+    r = json.loads(path.read_text())
+    assert r["cached_pixels"] == 1200 and len(r["build_s_by_view"]) == 3 and r["extrapolated_training_min"] == pytest.approx(500 * r["step_s"] / 60, abs=0.06)
+    assert "extrapolated from them: 500 iterations and 300 views" in path.with_suffix(".md").read_text()
+    with pytest.raises(ConfigError, match="views 0"):
+        bench.bench_field_size(n_views=0)
 
 
 # --------------------------------------------------------------------------- colours, geometry and features together
