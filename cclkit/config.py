@@ -274,6 +274,8 @@ class QueryConfig:
     """"relevancy" (LERF's pairwise rule against canonical phrases, what the evaluation protocols use) or "softmax" (the paper's formula)."""
     scale: float = 10.0
     """Factor before the pairwise softmax. LERF's code: 10 (in no formula of any paper)."""
+    decoding: str = "hard"
+    """"hard" (a pixel has its most likely code) or "soft" (the mean relevancy of the codes, weighted by the decoder's softmax; each query then decodes the view again). Paper: hard, the prototype at the index map's code."""
     canonical: tuple[str, ...] = ("object", "things", "stuff", "texture")
     """Canonical phrases. LERF's; the paper does not list its phrase set."""
     temperature: float = 0.1
@@ -371,6 +373,7 @@ _CHOICES = {
     "gaussians.init": ("auto", "depth", "points", "random"),
     "field.mode": ("rasterised", "cached", "joint"),
     "query.rule": ("relevancy", "softmax"),
+    "query.decoding": ("hard", "soft"),
     "evaluation.lerf_protocol": ("langsplat", "langsplat_v2"),
     "evaluation.ovs_protocol": ("ovs3d_langsplat", "ovs3d_argmax", "ovs3d_occam"),
     "evaluation.argmax_level": ("sp", "wp"),

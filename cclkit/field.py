@@ -69,6 +69,14 @@ class SemanticField:
             out = [torch.cat([decoder(rows).argmax(-1) for rows in m.split(64)]) for decoder, m in zip(self.decoders, maps)]
         return torch.stack(out).cpu().numpy().astype(np.int32)
 
+    def expected(self, gaussians: Gaussians, camera: Camera, scores: Sequence[Tensor]) -> Tensor:  # per level [P, N] -> [P, levels, H, W]
+        """Mean score of every pixel over the codes, weighted by the decoder's softmax."""
+        maps, out = self.render(gaussians, camera), []
+        with torch.no_grad():
+            for decoder, m, own in zip(self.decoders, maps, scores):  # a few rows at a time, as the probabilities of all would be N / d_f times as large
+                out.append(torch.cat([decoder(rows).softmax(-1) @ own.T for rows in m.split(64)]).permute(2, 0, 1))
+        return torch.stack(out, 1)
+
 
 def train_field(
     gaussians: Gaussians,

@@ -78,7 +78,7 @@ GRAPH: dict[str, Stage] = {
         ("codebook", "gaussians", "field"),
         lambda c: _role(c, "clip") | _settings(c, "query", "evaluation") | {"device": c.device},
         ("query.py", "evaluation", "field.py", "gaussians"),
-        ("relevancy", "similarity", "codes", "codebooks", "_text"),
+        ("relevancy", "_scores", "similarity", "codes", "codebooks", "_text"),
         role="clip",
     ),
 }
@@ -455,13 +455,13 @@ class Run:
 
     def gaussians(self) -> Gaussians:
         """The Gaussians of the scene: those that the field was trained on, or with."""
-        return load_ply(self.ensure(self._maker).path("gaussians.ply"))
+        return load_ply(self.ensure(self.gaussians_stage).path("gaussians.ply"))
 
     def reconstruction_history(self) -> dict[str, np.ndarray]:
-        return self.ensure(self._maker).npz("history.npz")
+        return self.ensure(self.gaussians_stage).npz("history.npz")
 
     @property
-    def _maker(self) -> str:
+    def gaussians_stage(self) -> str:
         """The stage that makes the Gaussians."""
         return "field" if self.config.field.mode == "joint" else "gaussians"
 
@@ -484,20 +484,21 @@ class Run:
 
     def relevancy(self, view: View | str, texts: Sequence[str], *, code_maps: np.ndarray | None = None) -> torch.Tensor:  # [P, 2, H, W]
         """Relevancy of texts in a view, at both levels. ``code_maps`` [2, H, W] replaces the field's codes."""
-        q, books = self.config.query, self.codebooks()
+        if code_maps is None and self.config.query.decoding == "soft":
+            every = [self._scores(n, np.arange(max(1, len(book.prototypes))), texts) for n, book in self.codebooks().items()]
+            return self.field().expected(self.gaussians(), self._view(view).camera, every)
         maps = self.codes(view) if code_maps is None else code_maps
+        return torch.stack([self._scores(n, codes, texts) for n, codes in zip(LEVELS, maps)], 1)
+
+    def _scores(self, level: str, codes: np.ndarray, texts: Sequence[str]) -> torch.Tensor:  # [...] int -> [P, ...]
+        """Relevancy of codes of one level."""
+        q, prototypes = self.config.query, self.codebooks()[level].prototypes
+        if len(prototypes) == 0:
+            return torch.zeros(len(texts), *codes.shape)
         text, canonical = self._text(texts), self._text(q.canonical)
-        out = []
-        for name, codes in zip(LEVELS, maps):
-            if len(books[name].prototypes) == 0:
-                out.append(torch.zeros(len(texts), *codes.shape))
-            elif q.rule == "relevancy":
-                out.append(code_relevancy(books[name].prototypes, codes, text, canonical, scale=q.scale))
-            elif q.rule == "softmax":
-                out.append(code_softmax_relevancy(books[name].prototypes, codes, text, canonical, temperature=q.temperature))
-            else:
-                raise ConfigError(f"query.rule={q.rule!r} is unknown; use 'relevancy' or 'softmax'")
-        return torch.stack(out, 1)
+        if q.rule == "softmax":
+            return code_softmax_relevancy(prototypes, codes, text, canonical, temperature=q.temperature)
+        return code_relevancy(prototypes, codes, text, canonical, scale=q.scale)
 
     def select_gaussians(self, text: str, *, share: float = 0.7) -> tuple[np.ndarray, str]:  # [G] bool, level
         """The Gaussians that answer a text, and the level they were chosen at; keep them with `Gaussians.select`.

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from cclkit import cli, config
+from cclkit import cli, config, experiments
 from cclkit.artefacts import verify
 from cclkit.errors import ArtefactError, CclkitError, ConfigError, EvaluationError, GaussiansError, QueryError
 from cclkit.gaussians import rasterize
@@ -251,6 +251,20 @@ def test_joint_mode_makes_gaussians_and_field_in_one_stage(run, tmp_path):
     assert config.profile("paper").field.mode == "joint"
 
 
+def test_the_field_study_compares_arms_at_equal_iterations_and_equal_time(run):
+    small = run.vary(gaussians__iterations=15, field__pixels_per_mask=30, field__batch=128)
+    arms = ("joint", "frozen, whole views", "frozen, cached, K = 4")
+    rows = experiments.field_study(small, iterations=15, arms=arms)
+    assert [(r["arm"], r["equal"]) for r in rows] == [(a, e) for e in ("iterations", "time") for a in arms]
+    assert all(r["iterations"] == 15 for r in rows[:3]) and rows[4]["iterations"] == 15
+    assert rows[5]["iterations"] != 15 and all(0 < r["loss"] < 10 and -1 <= r["kappa"] <= 1 and 0 <= r["miou"] <= 100 and r["seconds"] > 0 for r in rows)
+    longer = run.vary(**PERFECT, front_end__simulation__jitter_px=0, field__iterations=150)
+    assert experiments.field_cross_entropy(longer) < experiments.field_cross_entropy(small.vary(field__iterations=15))
+    assert experiments.view_kappa(longer) > 0.5
+    with pytest.raises(ConfigError, match="lack 'frozen, whole views'"):
+        experiments.field_study(small, iterations=1, arms=("joint",))
+
+
 def test_every_piece_of_code_that_makes_an_artefact_is_in_its_key(run, monkeypatch):
     """Changing a method or a file that a stage computes with makes that stage stale."""
     from cclkit import artefacts
@@ -298,6 +312,20 @@ def test_a_level_without_masks_runs_through(scene_folder, tmp_path, monkeypatch)
     assert len(r.codebooks()["sp"].prototypes) == 0
     maps = r.relevancy(r.scene.views[0], ["bear"])
     assert (maps[0, 0] == 0).all() and maps[0, 1].max() > 0
+
+
+def test_soft_decoding_is_the_mean_over_codes(run):
+    soft, view, texts = run.vary(query__decoding="soft"), run.scene.views[0], ["bear", "red apple"]
+    maps = soft.relevancy(view, texts)
+    field, books = run.field(), run.codebooks()
+    rendered = field.render(run.gaussians(), view.camera)
+    for n, level in enumerate(LEVELS):
+        p = field.decoders[n](rendered[n]).softmax(-1)  # [H, W, N]
+        each = torch.stack([run.relevancy(view, texts, code_maps=np.full((2, 1, 1), code))[:, n, 0, 0] for code in range(p.shape[-1])], 1)  # [P, N]
+        torch.testing.assert_close(maps[:, n], torch.einsum("hwn,pn->phw", p, each), rtol=1e-4, atol=1e-5)
+    assert maps.shape == run.relevancy(view, texts).shape and not torch.equal(maps, run.relevancy(view, texts)) and len(books["sp"].prototypes) == p.shape[-1]
+    assert soft.key("evaluation") != run.key("evaluation") and soft.key("field") == run.key("field")
+    assert set(np.unique(run.relevancy(view, ["bear"])[0, 0])) <= set(np.unique(run.relevancy(view, ["bear"], code_maps=np.tile(np.arange(16), (2, 1, 1)))[0, 0]))
 
 
 def test_softmax_rule_and_unknown_rule(run):
