@@ -7,17 +7,19 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from .artefacts import atomic_write, save_json
-from .blending_cache import build_blending_cache
+from .blending_cache import BlendingCache, build_blending_cache
 from .codebook import ccl_loss, fit_codebook
 from .config import CodebookConfig, FieldConfig
 from .errors import ArtefactError, CodebookError, ConfigError, MaskError
-from .field import Decoder, field_loss, field_optimiser
+from .field import Decoder, field_loss, field_optimiser, pixels_of_all_views, train_field
 from .gaussians import Gaussians, project, rasterize, splat_features
 from .masks import mask_nms
 from .pipeline import peak_memory_mb
@@ -271,61 +273,116 @@ def field_problem(*, n_gaussians: int = 300_000, width: int = 988, height: int =
     return gaussians, View("seeded", Path("seeded"), camera), np.broadcast_to(stripes, (1, height, width)).copy()
 
 
+def _field_steps(pixels: Callable, n_gaussians: int, config: FieldConfig, n_codes: int, repeats: int, generator: torch.Generator) -> dict[str, list[float]]:
+    """Seconds of training steps of one level, after a warm-up: "wall", and "cpu" over all threads, which other processes disturb less."""
+    features = (0.1 * torch.randn(n_gaussians, config.dim, generator=generator)).requires_grad_()
+    decoders = [Decoder(config.dim, config.hidden, n_codes, normalise=config.normalise, generator=generator)]
+    optimiser, seconds = field_optimiser(features, decoders, config), {"wall": [], "cpu": []}
+    for _ in range(repeats + 1):
+        wall, cpu = time.perf_counter(), time.process_time()
+        loss, _ = field_loss(*pixels(features), decoders)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+        seconds["wall"].append(time.perf_counter() - wall)
+        seconds["cpu"].append(time.process_time() - cpu)
+    return {k: v[1:] for k, v in seconds.items()}
+
+
+def _cached_steps(folder: str, problem: tuple[Gaussians, View, np.ndarray], config: FieldConfig, n_codes: int, cached_pixels: int, repeats: int, seed: int) -> tuple[dict[str, list[float]], BlendingCache, float]:
+    """Step times of the cached mode, the cache of about ``cached_pixels`` pixels, and the seconds its build took."""
+    gaussians, view, index_map = problem
+    start = time.perf_counter()
+    cache = build_blending_cache(folder, gaussians, [view], {view.name: index_map}, top_k=config.top_k, pixels_per_mask=max(1, cached_pixels // len(np.unique(index_map))), seed=seed)
+    built, generator = time.perf_counter() - start, torch.Generator().manual_seed(seed)
+    pixels = pixels_of_all_views(cache, cache.codes({view.name: index_map}), config.batch, generator)
+    return _field_steps(pixels, len(gaussians), config, n_codes, repeats, generator), cache, built
+
+
 def bench_field(
     *, n_gaussians: int = 300_000, width: int = 988, height: int = 731, channels: int = 8, n_codes: int = 64, batch: int = 4096, top_k: int = 16, cached_pixels: int = 100_000,
-    repeats: int = 5, seed: int = 0,
+    repeats: int = 5, curves: bool = False, seed: int = 0,
 ) -> dict:  # fmt: skip
     """Time a cached step of ``batch`` pixels against a rasterised step of a whole view, one level, on the CPU.
 
     A step is rendered features, decoder, cross-entropy, backward and the update of features and decoder, on both
     sides; projecting (done once per view) and building the cache (done once) are timed apart. Medians of ``repeats``
-    steps after one warm-up. Returns a JSON-able dict; times in seconds, per-pixel costs in microseconds.
+    rasterised and ten times as many cached steps, after one warm-up. ``curves`` also times the cached step over numbers of Gaussians, pixels, entries
+    and codes, one varied at a time. Returns a JSON-able dict; times in seconds, per-pixel costs in microseconds.
     """
     if min(n_gaussians, width, height, channels, n_codes, batch, top_k, cached_pixels, repeats) < 1:
         raise ConfigError(f"gaussians {n_gaussians}, size {width}x{height}, channels {channels}, codes {n_codes}, batch {batch}, top_k {top_k}, cached pixels {cached_pixels}, repeats {repeats}: expected at least 1 of each")
-    gaussians, view, index_map = field_problem(n_gaussians=n_gaussians, width=width, height=height, n_codes=n_codes, seed=seed)
-    t0 = time.perf_counter()
-    projection = project(gaussians, view.camera)
-    t1 = time.perf_counter()
+    config, size = FieldConfig(mode="cached", dim=channels, batch=batch, top_k=top_k), {"width": width, "height": height, "seed": seed}
+    problem = gaussians, view, index_map = field_problem(n_gaussians=n_gaussians, n_codes=n_codes, **size)
     with tempfile.TemporaryDirectory() as folder:
-        per_mask = max(1, cached_pixels // len(np.unique(index_map)))
-        cache = build_blending_cache(folder, gaussians, [view], {view.name: index_map}, top_k=top_k, pixels_per_mask=per_mask, seed=seed)
-        t2 = time.perf_counter()
-        codes = cache.codes({view.name: index_map})
-        whole = torch.from_numpy(index_map).flatten(1).long()
-        generator = torch.Generator().manual_seed(seed)
-
-        def rasterised(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            return splat_features(projection, features).flatten(0, 1), whole
-
-        def cached(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            rows = torch.randint(len(cache), (batch,), generator=generator).numpy()
-            return cache.splat(features, rows), torch.from_numpy(codes[:, rows]).long()
-
-        seconds = {}
-        for mode, pixels in (("rasterised", rasterised), ("cached", cached)):
-            config = FieldConfig(mode=mode, dim=channels)
-            features = (0.1 * torch.randn(n_gaussians, channels, generator=generator)).requires_grad_()
-            decoders = [Decoder(channels, config.hidden, n_codes, normalise=config.normalise, generator=generator)]
-            optimiser = field_optimiser(features, decoders, config)
-            seconds[mode] = []
-            for _ in range(repeats + 1):
-                start = time.perf_counter()
-                loss, _ = field_loss(*pixels(features), decoders)
-                optimiser.zero_grad(set_to_none=True)
-                loss.backward()
-                optimiser.step()
-                seconds[mode].append(time.perf_counter() - start)
+        fast, cache, built = _cached_steps(folder, problem, config, n_codes, cached_pixels, 10 * repeats, seed)
         truncation, n_cached = cache.truncation()["mean"], len(cache)
-    slow, fast = (statistics.median(seconds[m][1:]) for m in ("rasterised", "cached"))
-    pixel_us = {"rasterised": 1e6 * slow / (width * height), "cached": 1e6 * fast / batch}
+    start = time.perf_counter()
+    projection = project(gaussians, view.camera)
+    projected, whole = time.perf_counter() - start, torch.from_numpy(index_map).flatten(1).long()
+    slow = _field_steps(lambda features: (splat_features(projection, features).flatten(0, 1), whole), n_gaussians, replace(config, mode="rasterised"), n_codes, repeats, torch.Generator().manual_seed(seed))
+    median = {(mode, clock): statistics.median(times[clock]) for mode, times in (("rasterised", slow), ("cached", fast)) for clock in ("wall", "cpu")}
+    pixel_us = {"rasterised": 1e6 * median["rasterised", "wall"] / (width * height), "cached": 1e6 * median["cached", "wall"] / batch}
+    rows = []
+    if curves:
+        for varied, values in (("gaussians", (n_gaussians // 3, n_gaussians, 3 * n_gaussians)), ("batch", (batch // 4, batch, 4 * batch)), ("top_k", (top_k // 2, top_k, 2 * top_k)), ("codes", (n_codes // 4, n_codes, 4 * n_codes))):
+            for value in values:
+                at = {"gaussians": n_gaussians, "batch": batch, "top_k": top_k, "codes": n_codes, varied: max(1, value)}
+                own = problem if varied in ("batch", "top_k") else field_problem(n_gaussians=at["gaussians"], n_codes=at["codes"], **size)
+                with tempfile.TemporaryDirectory() as folder:
+                    times, own_cache, _ = _cached_steps(folder, own, replace(config, batch=at["batch"], top_k=at["top_k"]), at["codes"], cached_pixels, 10 * repeats, seed)
+                    missed = own_cache.truncation()["mean"]
+                rows.append({"varied": varied, **at, "step_s": round(statistics.median(times["wall"]), 5), "step_cpu_s": round(statistics.median(times["cpu"]), 5), "mean_truncation": round(missed, 4)})
     return {
         "benchmark": "field", "gaussians": n_gaussians, "width": width, "height": height, "channels": channels, "codes": n_codes, "hidden": list(config.hidden), "batch": batch, "top_k": top_k,
         "cached_pixels": n_cached, "mean_truncation": round(truncation, 4), "seed": seed, "threads": torch.get_num_threads(), "repeats": repeats,
-        "project_s": round(t1 - t0, 3), "build_s": round(t2 - t1, 3), "rasterised_step_s": round(slow, 4), "cached_step_s": round(fast, 4),
-        "best_rasterised_step_s": round(min(seconds["rasterised"][1:]), 4), "best_cached_step_s": round(min(seconds["cached"][1:]), 4),  # what a busy machine disturbs least
-        "steps_ratio": round(slow / fast, 1), "rasterised_us_per_pixel": round(pixel_us["rasterised"], 3), "cached_us_per_pixel": round(pixel_us["cached"], 3),
-        "pixel_ratio": round(pixel_us["rasterised"] / pixel_us["cached"], 2),
+        "project_s": round(projected, 3), "build_s": round(built, 3), "rasterised_step_s": round(median["rasterised", "wall"], 4), "cached_step_s": round(median["cached", "wall"], 4),
+        "rasterised_step_cpu_s": round(median["rasterised", "cpu"], 4), "cached_step_cpu_s": round(median["cached", "cpu"], 5), "cpu_steps_ratio": round(median["rasterised", "cpu"] / median["cached", "cpu"], 1),
+        "steps_ratio": round(median["rasterised", "wall"] / median["cached", "wall"], 1), "rasterised_us_per_pixel": round(pixel_us["rasterised"], 3), "cached_us_per_pixel": round(pixel_us["cached"], 3),
+        "pixel_ratio": round(pixel_us["rasterised"] / pixel_us["cached"], 2), "curves": rows,
+    }  # fmt: skip
+
+
+def bench_field_size(
+    *, n_gaussians: int = 1_000_000, width: int = 988, height: int = 731, n_views: int = 10, target_views: int = 300, cached_pixels: int = 7_000_000, top_k: int = 16, batch: int = 4096, n_codes: int = 64,
+    iterations: int = 300, target_iterations: int = 30_000, seed: int = 0,
+) -> dict:  # fmt: skip
+    """Build a cache of ``n_views`` views of paper's size and train one level on it, then say what the whole would take.
+
+    The cache holds as many pixels as ``target_views`` views would bring, drawn from fewer of them, so that memory and
+    steps are those of the whole; only time is extrapolated: linearly, from the measured mean step and view. Every view moves sideways.
+    Memory is the peak of this process, with its libraries and memory-mapped pages.
+    """
+    if min(n_gaussians, width, height, n_views, target_views, cached_pixels, top_k, batch, n_codes, iterations, target_iterations) < 1:
+        raise ConfigError(f"gaussians {n_gaussians}, size {width}x{height}, views {n_views}, cached pixels {cached_pixels}, iterations {iterations}: expected at least 1 of each")
+    gaussians, first, index_map = field_problem(n_gaussians=n_gaussians, width=width, height=height, n_codes=n_codes, seed=seed)
+    views = []
+    for i in range(n_views):
+        pose = np.eye(4)
+        pose[0, 3] = 0.05 * i
+        views.append(View(f"seeded_{i:03d}", Path(f"seeded_{i:03d}"), Camera(first.camera.K, pose, width, height)))
+    maps = {v.name: index_map for v in views}
+    config = FieldConfig(mode="cached", top_k=top_k, batch=batch, iterations=iterations)
+    built, cpu = [time.perf_counter()], [time.process_time()]
+    with tempfile.TemporaryDirectory() as folder:
+
+        def lap() -> None:
+            built.append(time.perf_counter())
+            cpu.append(time.process_time())
+
+        cache = build_blending_cache(folder, gaussians, views, maps, top_k=top_k, pixels_per_mask=max(1, cached_pixels // n_views // n_codes), seed=seed, progress=lap)
+        on_disk = sum(p.stat().st_size for p in Path(folder).iterdir())
+        start, start_cpu = time.perf_counter(), time.process_time()
+        train_field(gaussians, views, maps, [n_codes], config, seed=seed, cache=cache)
+        step, step_cpu = (time.perf_counter() - start) / iterations, (time.process_time() - start_cpu) / iterations
+        n_cached = len(cache)
+    per_view = np.diff(built)
+    return {
+        "benchmark": "field_size", "gaussians": n_gaussians, "width": width, "height": height, "views": n_views, "cached_pixels": n_cached, "cache_mb": round(on_disk / 2**20), "top_k": top_k, "batch": batch, "codes": n_codes,
+        "iterations": iterations, "seed": seed, "threads": torch.get_num_threads(), "build_s_by_view": [round(float(s), 2) for s in per_view], "build_cpu_s_by_view": [round(float(s), 2) for s in np.diff(cpu)],
+        "step_s": round(step, 4), "step_cpu_s": round(step_cpu, 4), "peak_memory_mb": round(peak_memory_mb()),
+        "target_views": target_views, "target_iterations": target_iterations, "extrapolated_build_min": round(target_views * float(per_view.mean()) / 60, 1),
+        "extrapolated_training_min": round(target_iterations * step / 60, 1), "extrapolated_training_cpu_min": round(target_iterations * step_cpu / 60, 1),
     }  # fmt: skip
 
 
@@ -382,10 +439,22 @@ def _described(result: dict) -> str:
         caption = (
             f"One training step of the field (one level, features, decoder {r['hidden']}, cross-entropy, backward, update), median of {r['repeats']}: {r['gaussians']:,} Gaussians, {r['channels']} channels, "
             f"{r['codes']} codes, {r['threads']} threads. Not timed: projecting the view ({r['project_s']} s) and building the cache ({r['build_s']} s for this view, once). "
-            f"Ratio rasterised to cached: {r['steps_ratio']} per step, {r['pixel_ratio']} per pixel; K = {r['top_k']} misses {100 * r['mean_truncation']:.1f} % of a pixel's weight on average."
+            f"Ratio rasterised to cached: {r['steps_ratio']} per step ({r['cpu_steps_ratio']} in processor time), {r['pixel_ratio']} per pixel; K = {r['top_k']} misses {100 * r['mean_truncation']:.1f} % of a pixel's weight on average."
         )
         rows = [["rasterised", f"{r['width'] * r['height']:,}", f"{r['rasterised_step_s']:.4f}", f"{r['rasterised_us_per_pixel']:.2f}"], ["cached", f"{r['batch']:,}", f"{r['cached_step_s']:.4f}", f"{r['cached_us_per_pixel']:.2f}"]]
-        return f"{caption}\n\n" + markdown_table(["mode", "pixels per step", "step s", "µs per pixel"], rows)
+        table = f"{caption}\n\n" + markdown_table(["mode", "pixels per step", "step s", "µs per pixel"], rows)
+        if not r["curves"]:
+            return table
+        rows = [[c["varied"], f"{c['gaussians']:,}", f"{c['batch']:,}", c["top_k"], c["codes"], f"{1e3 * c['step_s']:.1f}", f"{1e3 * c['step_cpu_s']:.1f}", f"{100 * c['mean_truncation']:.1f}"] for c in r["curves"]]
+        return f"{table}\n\nThe cached step, one size varied at a time:\n\n" + markdown_table(["varied", "Gaussians", "pixels per step", "K", "codes", "step ms", "processor ms", "missed by K, %"], rows)
+    if result["benchmark"] == "field_size":
+        r = result
+        caption = (
+            f"Cached training at full size, one level: {r['gaussians']:,} Gaussians, K = {r['top_k']}, {r['batch']:,} pixels per step, {r['cached_pixels']:,} cached pixels ({r['cache_mb']:,} MB) of {r['views']} views of {r['width']}×{r['height']}, {r['threads']} threads. "
+            f"Measured: {r['iterations']} iterations and {r['views']} views; extrapolated from them: {r['target_iterations']:,} iterations and {r['target_views']} views."
+        )
+        header = ["step ms", "build per view, s", "peak memory MB", "training, min", "cache build, min"]
+        return f"{caption}\n\n" + markdown_table(header, [[f"{1e3 * r['step_s']:.1f}", f"{min(r['build_s_by_view']):.1f} to {max(r['build_s_by_view']):.1f}", f"{r['peak_memory_mb']:,}", f"{r['extrapolated_training_min']:.1f}", f"{r['extrapolated_build_min']:.1f}"]])
     caption = (
         f"CPU rasteriser, forward + backward to all parameters, median of {result['repeats']}: {result['gaussians']:,} Gaussians, "
         f"{result['width']}×{result['height']}, {result['channels']} channels, SH degree {result['sh_degree']}, {result['threads']} threads."
@@ -396,7 +465,7 @@ def _described(result: dict) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """``cclkit bench rasterize | mask_nms | codebook | field | propagation [--json PATH] [...]``: print the timings, and write them if asked."""
+    """``cclkit bench NAME [--json PATH] [...]``: print the measurements, and write them if asked."""
     parser = argparse.ArgumentParser(prog="cclkit bench", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     p = commands.add_parser("rasterize", help="forward + backward of the rasteriser on a seeded problem")
@@ -437,6 +506,7 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--cached-pixels", type=int, default=100_000, help="pixels in the cache, about")
     p.add_argument("--repeats", type=int, default=5)
     p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--curves", action="store_true", help="also the cached step over numbers of Gaussians, pixels, entries and codes")
     p.set_defaults(measure=bench_field)
     p = commands.add_parser("propagation", help="carrying many masks over many views: time and peak memory")
     p.add_argument("--objects", type=int, default=60)
@@ -445,6 +515,20 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--height", type=int, default=240)
     p.add_argument("--seed", type=int, default=0)
     p.set_defaults(measure=bench_propagation)
+    p = commands.add_parser("field_size", help="cache and cached training at the paper's size: memory, and time extrapolated from some iterations")
+    p.add_argument("--gaussians", type=int, default=1_000_000, dest="n_gaussians")
+    p.add_argument("--width", type=int, default=988)
+    p.add_argument("--height", type=int, default=731)
+    p.add_argument("--views", type=int, default=10, dest="n_views", help="views that are built")
+    p.add_argument("--target-views", type=int, default=300, help="views that the build is extrapolated to")
+    p.add_argument("--cached-pixels", type=int, default=7_000_000, help="pixels in the cache, about as many as all views would bring")
+    p.add_argument("--top-k", type=int, default=16)
+    p.add_argument("--batch", type=int, default=4096)
+    p.add_argument("--codes", type=int, default=64, dest="n_codes")
+    p.add_argument("--iterations", type=int, default=300, help="iterations that are run")
+    p.add_argument("--target-iterations", type=int, default=30_000, help="iterations that the training is extrapolated to")
+    p.add_argument("--seed", type=int, default=0)
+    p.set_defaults(measure=bench_field_size)
     for p in commands.choices.values():
         p.add_argument("--json", type=Path, help="also write the result to this file, and a table beside it")
     args = vars(parser.parse_args(argv))

@@ -22,11 +22,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .artefacts import KEY_LENGTH, read_array, save_json, save_npz
 from .errors import ArtefactError, FieldError
-from .gaussians import Gaussians, blending_weights, project
+from .gaussians import Gaussians, blending_weights, project, splat_entries
 from .scenes.scene import View
 
 ABOUT = "cache.json"
@@ -49,10 +49,10 @@ class BlendingCache:
     def __len__(self) -> int:
         return len(self.pixel)
 
-    def splat(self, features: Tensor, rows: np.ndarray) -> Tensor:  # [G, C], [P] int -> [P, C]
-        """Rendered features of some sampled pixels, differentiable in ``features`` (float32)."""
+    def splat(self, features: Tensor, rows: np.ndarray, gradient: Tensor | None = None) -> Tensor:  # [G, C], [P] int -> [P, C]
+        """Rendered features of some sampled pixels, differentiable in ``features`` (float32); ``gradient`` as in `splat_entries`."""
         ids, weights = (torch.from_numpy(a[rows]).to(features.device) for a in (self.ids, self.weights))
-        return nn.functional.embedding_bag(ids, features, per_sample_weights=weights, mode="sum")
+        return splat_entries(features, ids, weights, gradient)
 
     def codes(self, index_maps: Mapping[str, np.ndarray]) -> np.ndarray:  # view name -> [L, H, W] int; [L, S] int32
         """Code of every sampled pixel at each level, -1 = no mask.

@@ -238,13 +238,13 @@ class FieldConfig:
     """Stage 4: the semantic field."""
 
     mode: str = "rasterised"
-    """What a step sees: "rasterised" (one whole view) or "cached" (pixels of all views, their blending weights computed once). Paper: whole views, with colour trained jointly (ours: frozen geometry in both)."""
+    """"joint" (colours, geometry and features together, one whole view per step), or, with the Gaussians frozen after their reconstruction, "rasterised" (one whole view per step) or "cached" (pixels of all views, their blending weights computed once). Paper: joint (ours: joint in paper; rasterised in mini, so that codebooks can be compared on one reconstruction)."""
     dim: int = 8
     """Length d_f of the feature carried by each Gaussian. Paper: 8."""
     hidden: tuple[int, ...] = (64,)
     """Hidden widths of the MLP decoder. Paper does not say (ours: 64 in mini; 128, 256 in paper as in LEGaussians)."""
     iterations: int = 200
-    """Steps, both levels at once, of one view each or of `batch` pixels (see mode). Paper: 30,000."""
+    """Steps, both levels at once, of one view each or of `batch` pixels (see mode); with mode "joint", gaussians.iterations count instead. Paper: 30,000."""
     lr: float = 2e-3
     """Adam learning rate of the decoder. Paper: 0.001 over 30,000 steps (ours in mini: 0.002 over few steps)."""
     feature_lr: float = 5e-2
@@ -253,6 +253,10 @@ class FieldConfig:
     """Adam betas. Paper: (0.9, 0.999)."""
     normalise: bool = True
     """L2-normalise the rendered feature before decoding, as LEGaussians does. Paper does not say (ours: on, so that the decoder does not see how opaque a pixel is)."""
+    joint_geometry: bool = True
+    """With mode "joint": let the semantic loss move, shape and densify the Gaussians too. Paper: its framework figure marks position, rotation, scale and opacity as trained along (on)."""
+    joint_weight: float = 1.0
+    """With mode "joint": weight of the semantic loss beside the colour's. Paper does not say (ours: 1, because LEGaussians adds them as they are)."""
     batch: int = 4096
     """Pixels per step, with mode "cached". Paper does not say, since it renders whole views (ours: 4,096, enough for stable gradients and about as long as the update of 300,000 Gaussians)."""
     top_k: int = 16
@@ -271,6 +275,8 @@ class QueryConfig:
     """"relevancy" (LERF's pairwise rule against canonical phrases, what the evaluation protocols use) or "softmax" (the paper's formula)."""
     scale: float = 10.0
     """Factor before the pairwise softmax. LERF's code: 10 (in no formula of any paper)."""
+    decoding: str = "hard"
+    """"hard" (a pixel has its most likely code) or "soft" (the mean relevancy of the codes, weighted by the decoder's softmax; each query then decodes the view again). Paper: hard, the prototype at the index map's code."""
     canonical: tuple[str, ...] = ("object", "things", "stuff", "texture")
     """Canonical phrases. LERF's; the paper does not list its phrase set."""
     temperature: float = 0.1
@@ -333,7 +339,7 @@ class Config:
 
 _POSITIVE = (
     "codebook.n_prototypes", "codebook.lr", "codebook.split_every", "gaussians.start_gaussians", "gaussians.max_gaussians", "field.dim", "field.iterations", "field.lr", "field.feature_lr",
-    "field.batch", "field.top_k", "field.pixels_per_mask",
+    "field.joint_weight", "field.batch", "field.top_k", "field.pixels_per_mask",
     "query.scale", "query.temperature", "front_end.simulation.dim", "front_end.sam2.objects_per_chunk", "front_end.sam2.image_size", "front_end.sam.points_per_side", "front_end.sam.points_per_batch", "front_end.sam.stability_offset", "front_end.clip.batch",
 )
 _NOT_NEGATIVE = (
@@ -366,8 +372,9 @@ _CHOICES = {
     "codebook.update": ("adam", "ema"),
     "codebook.collisions": ("ignore", "split", "centroids"),
     "gaussians.init": ("auto", "depth", "points", "random"),
-    "field.mode": ("rasterised", "cached"),
+    "field.mode": ("rasterised", "cached", "joint"),
     "query.rule": ("relevancy", "softmax"),
+    "query.decoding": ("hard", "soft"),
     "evaluation.lerf_protocol": ("langsplat", "langsplat_v2"),
     "evaluation.ovs_protocol": ("ovs3d_langsplat", "ovs3d_argmax", "ovs3d_occam"),
     "evaluation.argmax_level": ("sp", "wp"),
@@ -391,6 +398,8 @@ def _check_ranges(config: "Config") -> None:
             raise ConfigError(f"setting {name}={value!r} is out of range; expected a whole number in 0..{2**31 - 1}")
         if isinstance(value, float) and not abs(value) < 1e12:
             raise ConfigError(f"setting {name}={value!r} is out of range; expected a finite number")
+    if values["field.mode"] == "joint" and not values["gaussians.iterations"]:
+        raise ConfigError("setting gaussians.iterations=0 leaves nothing to train with field.mode=joint; expected a number above 0, or another mode")
     if not 0 <= values["codebook.ema_decay"] < 1:
         raise ConfigError(f"setting codebook.ema_decay={values['codebook.ema_decay']} is out of range; expected a number of at least 0 and below 1")
     if values["codebook.n_prototypes"] > 2**16:
@@ -417,7 +426,7 @@ def profile(name: str = "mini", **settings: Any) -> Config:
             device="cuda",
             front_end=FrontEndConfig(masks="sam", sam=SamConfig(model="vit_h"), clip=ClipConfig(model="ViT-B-16"), propagation="sam2"),
             gaussians=GaussiansConfig(init="points", start_gaussians=1_000_000, max_gaussians=5_000_000, iterations=30_000, sh_degree=3),
-            field=FieldConfig(hidden=(128, 256), iterations=30_000, lr=1e-3, feature_lr=1e-3),
+            field=FieldConfig(mode="joint", hidden=(128, 256), iterations=30_000, lr=1e-3, feature_lr=1e-3),
         )
     else:
         raise ConfigError(f"unknown profile {name!r}; use 'mini' or 'paper'")

@@ -12,10 +12,13 @@ from torch import Tensor
 
 from .codebook import Codebook, colliding_labels, fit_codebook
 from .config import CodebookConfig, Config, SimulationConfig
-from .errors import EvaluationError
+from .correspondence import corresponding_pixels
+from .errors import ConfigError, EvaluationError
 from .evaluation import lerf_ovs, ovs3d
+from .evaluation.consistency import cohens_kappa
 from .foundation.simulated import FeatureSpace, seeded
 from .gaussians import psnr, rasterize
+from .masks import LEVELS
 from .pipeline import Run
 from .scenes import bundled_scenes
 from .tables import save_table
@@ -128,14 +131,19 @@ def index_map_miou(run: Run) -> float:
     What the codes alone are worth: no rendering between the codebook and the query. Labelled views
     that are held out have no index maps and are left out.
     """
+    return codes_miou(run, run.index_maps, views="training")
+
+
+def codes_miou(run: Run, codes_of: Callable[[str], np.ndarray], *, views: str = "all") -> float:  # view name -> [2, H, W] int
+    """mIoU % of the scene's own protocol on any code maps of its labelled views. Raises EvaluationError for a scene without labels."""
 
     def relevancy(name: str, texts):
-        return run.relevancy(name, texts, code_maps=run.index_maps(name))
+        return run.relevancy(name, texts, code_maps=codes_of(name))
 
     if run.scene.labels:
-        _, aggregates = lerf_ovs.evaluate_scene(run.scene, relevancy, protocol=run.config.evaluation.lerf_protocol, views="training")
+        _, aggregates = lerf_ovs.evaluate_scene(run.scene, relevancy, protocol=run.config.evaluation.lerf_protocol, views=views)
     elif run.scene.classes:
-        _, aggregates = ovs3d.evaluate_scene(run.scene, relevancy, protocol=run.config.evaluation.ovs_protocol, views="training")
+        _, aggregates = ovs3d.evaluate_scene(run.scene, relevancy, protocol=run.config.evaluation.ovs_protocol, views=views)
     else:
         raise EvaluationError(f"{run.scene.path}: no labels to score against; use a LERF-OVS or 3D-OVS scene")
     return 100 * aggregates["pooled"]["miou"]
@@ -185,6 +193,74 @@ def held_out_psnr(run: Run) -> float:
     gaussians = run.gaussians()
     values = [float(psnr(rasterize(gaussians, v.camera).color.detach().clamp(0, 1), torch.from_numpy(v.image() / 255.0).float())) for v in views]
     return float(np.mean(values)) if values else float("nan")
+
+
+FIELD_ARMS: dict[str, dict] = {
+    "joint": {"field__mode": "joint"},
+    "joint, geometry left alone": {"field__mode": "joint", "field__joint_geometry": False},
+    "frozen, whole views": {"field__mode": "rasterised"},
+    "frozen, cached, K = 64": {"field__mode": "cached", "field__area_weighted": True, "field__top_k": 64},
+    "frozen, cached, K = 16": {"field__mode": "cached", "field__area_weighted": True, "field__top_k": 16},
+    "frozen, cached, K = 4": {"field__mode": "cached", "field__area_weighted": True, "field__top_k": 4},
+    "frozen, cached per mask, K = 16": {"field__mode": "cached", "field__area_weighted": False, "field__top_k": 16},
+}
+"""Ways to train the field, each one change away from the one before: the semantic gradient, then joint training, then whole views are given up, then blending entries (twice), then the weights by area."""
+
+
+def field_study(run: Run, *, iterations: int, arms: Sequence[str] = tuple(FIELD_ARMS), same_time: bool = True) -> list[dict]:
+    """What sampling, truncation and frozen geometry do to the field: a row for each arm after equal iterations and, with ``same_time``, after equal time.
+
+    Equal iterations are ``iterations`` for every arm (the reconstruction of frozen arms has its own). Equal time is what "frozen, whole views" took for
+    them; iterations of the other arms are scaled by their own measured seconds, the blending cache's build included. Seconds are those
+    of the machine that computed the artefacts. Rows hold arm, equal, iterations, seconds, loss (cross-entropy over all masked
+    pixels of the training views, both levels), kappa (see `view_kappa`) and miou % of the scene's protocol.
+    """
+    whole = "frozen, whole views"
+    if same_time and whole not in arms:
+        raise ConfigError(f"arms {list(arms)} lack {whole!r}, whose time the others get; add it, or pass same_time=False")
+
+    def trained(arm: str, n: int) -> tuple[Run, float, float]:
+        own = run.vary(**FIELD_ARMS[arm], **{"gaussians__iterations" if FIELD_ARMS[arm]["field__mode"] == "joint" else "field__iterations": n})
+        build = own.ensure("blending").record["wall_time_s"] if own.config.field.mode == "cached" else 0.0
+        return own, own.ensure("field").record["wall_time_s"], build
+
+    def row(arm: str, equal: str, n: int, own: Run, seconds: float) -> dict:
+        return {"arm": arm, "equal": equal, "iterations": n, "seconds": seconds, "loss": field_cross_entropy(own), "kappa": view_kappa(own), "miou": 100 * own.evaluation()["aggregates"]["pooled"]["miou"]}
+
+    first = {arm: trained(arm, iterations) for arm in arms}
+    rows = [row(arm, "iterations", iterations, own, seconds + build) for arm, (own, seconds, build) in first.items()]
+    if same_time:
+        budget = first[whole][1]
+        for arm, (_, seconds, build) in first.items():
+            n = max(1, round(iterations * (budget - build) / seconds))
+            own, seconds, build = trained(arm, n)
+            rows.append(row(arm, "time", n, own, seconds + build))
+    return rows
+
+
+def field_cross_entropy(run: Run) -> float:
+    """The field's loss over every masked pixel of the training views: a mean per level, summed over levels."""
+    field, gaussians = run.field(), run.gaussians()
+    sums, counts = np.zeros(len(field.decoders)), np.zeros(len(field.decoders))
+    for view in run.scene.training_views:
+        rendered, target = field.render(gaussians, view.camera).flatten(1, 2), torch.from_numpy(run.index_maps(view)).long().flatten(1)
+        for n, decoder in enumerate(field.decoders):
+            inside = target[n] >= 0
+            with torch.no_grad():
+                sums[n] += float(torch.nn.functional.cross_entropy(decoder(rendered[n][inside]), target[n][inside], reduction="sum"))
+            counts[n] += int(inside.sum())
+    return float((sums / counts.clip(min=1)).sum())
+
+
+def view_kappa(run: Run, *, stride: int = 2) -> float:
+    """Cohen's kappa of the decoded codes of each training view and the next, where both see the same surface by the Gaussians' depth; mean of the levels."""
+    gaussians, views, codes = run.gaussians(), run.scene.training_views, [[] for _ in LEVELS]
+    depths = [torch.where(r.alpha > 0.5, r.depth, 0).numpy() for r in (rasterize(gaussians, v.camera) for v in views)]
+    for a, b in zip(range(len(views)), range(1, len(views))):
+        (ax, ay), (bx, by) = (p.T for p in corresponding_pixels(views[a].camera, depths[a], views[b].camera, depths[b], stride=stride))
+        for n in range(len(LEVELS)):
+            codes[n].append((run.codes(views[a])[n, ay, ax], run.codes(views[b])[n, by, bx]))
+    return float(np.mean([cohens_kappa(*(np.concatenate(side) for side in zip(*own))) for own in codes]))
 
 
 @dataclass(frozen=True)
@@ -238,8 +314,6 @@ def orbit(run: Run, name: str, *, keep: float = 0.5, min_area: int = 400, seed: 
 
 def code_purity(run: Run, level: str = "wp") -> float:
     """Share of masks whose code is the commonest one of their track, over labelled masks: 1 = every object keeps one code."""
-    from .masks import LEVELS
-
     _, labels, levels = run.training_set()
     codes = run.ensure("codebook").npz("codes.npz")["codes"]
     keep = (labels != -1) & (levels == LEVELS.index(level))

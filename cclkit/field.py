@@ -1,7 +1,8 @@
 """Stage 4: the semantic field. Every Gaussian carries an 8-d feature per level; a view's feature map is
 splatted like colour, decoded by an MLP to logits over the codes, and trained with cross-entropy against
-the index maps (paper §3; the codebook is frozen here). A step sees either a whole view, rasterised, or
-pixels of all views, from the blending cache (`field.mode`).
+the index maps (paper §3; the codebook is frozen here). With `field.mode` "joint", as in the paper, colours,
+geometry and features are trained together; else the geometry is frozen, and a step sees either a whole view,
+rasterised, or pixels of all views, from the blending cache.
 
 All pixels inside any mask count, those of masks without a track label (y = -1) included.
 """
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from .blending_cache import BlendingCache
 from .config import FieldConfig
 from .errors import FieldError
-from .gaussians import Gaussians, project, splat_features
+from .gaussians import Companion, Gaussians, fit_rgb, project, rasterize, splat_features
 from .masks import LEVELS
 from .scenes.scene import Camera, View
 
@@ -68,6 +69,14 @@ class SemanticField:
             out = [torch.cat([decoder(rows).argmax(-1) for rows in m.split(64)]) for decoder, m in zip(self.decoders, maps)]
         return torch.stack(out).cpu().numpy().astype(np.int32)
 
+    def expected(self, gaussians: Gaussians, camera: Camera, scores: Sequence[Tensor]) -> Tensor:  # per level [P, N] -> [P, levels, H, W]
+        """Mean score of every pixel over the codes, weighted by the decoder's softmax."""
+        maps, out = self.render(gaussians, camera), []
+        with torch.no_grad():
+            for decoder, m, own in zip(self.decoders, maps, scores):  # a few rows at a time, as the probabilities of all would be N / d_f times as large
+                out.append(torch.cat([decoder(rows).softmax(-1) @ own.T for rows in m.split(64)]).permute(2, 0, 1))
+        return torch.stack(out, 1)
+
 
 def train_field(
     gaussians: Gaussians,
@@ -80,7 +89,7 @@ def train_field(
     cache: BlendingCache | None = None,
     progress: Callable[[dict], None] = lambda state: None,
 ) -> tuple[SemanticField, dict[str, np.ndarray]]:
-    """Optimise features and decoders together; geometry and colour stay as they are.
+    """Optimise features and decoders together, on the device of the Gaussians; geometry and colour stay as they are.
 
     Mode "rasterised": one view per step, every view once before any comes again, in an order drawn from
     ``seed``. Mode "cached": ``config.batch`` pixels per step, drawn with replacement from the ``cache``.
@@ -91,21 +100,19 @@ def train_field(
     other masks; ArtefactError when it was made from other Gaussians or cameras; GaussiansError for Gaussians
     that cannot be rendered.
     """
-    L = len(n_codes)
-    usable = [v for v in views if (index_maps[v.name] >= 0).any()]
-    if not usable:
-        raise FieldError("no pixel of any training view lies in a mask, so there is nothing to train the field on; check the masks stage")
+    if config.mode == "joint":
+        raise FieldError("field.mode is 'joint', which trains the Gaussians too; call train_joint, or choose 'rasterised' or 'cached'")
+    usable = _with_codes(views, index_maps)
     gaussians = gaussians.detach().validate()
     generator = torch.Generator().manual_seed(seed)
-    G = len(gaussians)
-    features = (0.1 * torch.randn(G, L * config.dim, generator=generator)).requires_grad_(True)
-    decoders = tuple(Decoder(config.dim, config.hidden, n, normalise=config.normalise, generator=generator) for n in n_codes)
+    features, decoders = _start(len(gaussians), n_codes, config, generator, gaussians.means.device)
+    features.requires_grad_(True)
     optimiser = field_optimiser(features, decoders, config)
     if config.mode == "cached":
         if cache is None:
             raise FieldError("field.mode is 'cached' and train_field was given no cache; make one with build_blending_cache")
         cache.check(gaussians, views)
-        next_pixels = _pixels_of_all_views(cache, index_maps, config.batch, generator)
+        next_pixels = pixels_of_all_views(cache, cache.codes(index_maps), config.batch, generator)
     else:
         next_pixels = _pixels_of_one_view(gaussians, usable, index_maps, generator)
     curves = {"loss": np.zeros(config.iterations), "accuracy": np.zeros(config.iterations)}
@@ -118,12 +125,60 @@ def train_field(
         curves["loss"][step] = float(loss.detach())
         curves["accuracy"][step] = accuracy
         progress({"loss": curves["loss"][step]})
+    return _finished(features, decoders), curves
+
+
+def train_joint(
+    gaussians: Gaussians,
+    views: Sequence[View],
+    index_maps: Mapping[str, np.ndarray],  # view name -> [levels, H, W] int, -1 = no mask
+    n_codes: Sequence[int],  # N of each level
+    config: FieldConfig,
+    *,
+    seed: int,
+    **reconstruction,
+) -> tuple[Gaussians, SemanticField, dict, dict[str, np.ndarray]]:
+    """Optimise colours, geometry, features and decoders together: one random view per iteration, as `fit_rgb` does.
+
+    One rasterisation gives the colours and the features of both levels; where `config.joint_geometry` is off, a second
+    one, with frozen geometry, gives the features, and the Gaussians come out as `fit_rgb` alone leaves them.
+    ``reconstruction`` are the arguments of `fit_rgb` (its iterations count, not the field's). Returns the Gaussians, their field, and the histories of
+    `fit_rgb` and `train_field`. Raises FieldError when no pixel carries a code, GaussiansError as `fit_rgb`.
+    """
+    _with_codes(views, index_maps)
+    device = gaussians.means.device
+    features, decoders = _start(len(gaussians), n_codes, config, torch.Generator().manual_seed(seed), device)
+
+    def loss(view: View, rendered: Tensor) -> tuple[Tensor, float]:  # [H, W, L * d_f]
+        target = torch.from_numpy(np.ascontiguousarray(index_maps[view.name])).long().to(device)
+        total, accuracy = field_loss(rendered.flatten(0, 1), target.flatten(1), decoders)
+        return config.joint_weight * total, accuracy
+
+    of_decoders = torch.optim.Adam([p for d in decoders for p in d.parameters()], lr=config.lr, betas=tuple(config.betas))
+    companion = Companion(features, loss, (of_decoders,), config.feature_lr, tuple(config.betas), config.joint_geometry)
+    fitted, history = fit_rgb(gaussians, views, seed=seed, companion=companion, **reconstruction)
+    curves = {"loss": np.array(companion.curves["loss"]) / config.joint_weight, "accuracy": np.array(companion.curves["score"])}
+    return fitted, _finished(companion.features, decoders), history, curves
+
+
+def _with_codes(views: Sequence[View], index_maps: Mapping[str, np.ndarray]) -> list[View]:
+    usable = [v for v in views if (index_maps[v.name] >= 0).any()]
+    if not usable:
+        raise FieldError("no pixel of any training view lies in a mask, so there is nothing to train the field on; check the masks stage")
+    return usable
+
+
+def _start(n_gaussians: int, n_codes: Sequence[int], config: FieldConfig, generator: torch.Generator, device) -> tuple[Tensor, tuple[Decoder, ...]]:
+    """Features [G, L * d_f], the levels one after the other, and decoders; drawn on the CPU, so that devices start alike."""
+    features = 0.1 * torch.randn(n_gaussians, len(n_codes) * config.dim, generator=generator)
+    return features.to(device), tuple(Decoder(config.dim, config.hidden, n, normalise=config.normalise, generator=generator).to(device) for n in n_codes)
+
+
+def _finished(features: Tensor, decoders: tuple[Decoder, ...]) -> SemanticField:
     if not torch.isfinite(features).all():
         raise FieldError("the field is not finite after training; lower field.feature_lr or check the Gaussians")
-    for d in decoders:
-        d.requires_grad_(False)
-    stacked = features.detach().view(G, L, config.dim).permute(1, 0, 2).contiguous()
-    return SemanticField(stacked, decoders), curves
+    stacked = features.detach().cpu().view(len(features), len(decoders), -1).permute(1, 0, 2).contiguous()
+    return SemanticField(stacked, tuple(d.cpu().requires_grad_(False) for d in decoders))
 
 
 def field_loss(
@@ -132,12 +187,12 @@ def field_loss(
     decoders: Sequence[Decoder],
 ) -> tuple[Tensor, float]:
     """Cross-entropy of the codes, a mean over masked pixels per level, summed over levels; and the share of them that is right."""
-    loss, right, counted = torch.zeros(()), 0, 0
+    loss, right, counted = rendered.new_zeros(()), 0, 0
     for decoder, own, codes in zip(decoders, rendered.chunk(len(decoders), dim=1), target):
         inside = codes >= 0
         if not inside.any():
             continue
-        logits, wanted = decoder(own[inside]), codes[inside]
+        logits, wanted = (decoder(own), codes) if inside.all() else (decoder(own[inside]), codes[inside])
         loss = loss + nn.functional.cross_entropy(logits, wanted)
         right += int((logits.detach().argmax(-1) == wanted).sum())
         counted += len(wanted)
@@ -160,21 +215,27 @@ def _pixels_of_one_view(gaussians: Gaussians, views: Sequence[View], index_maps:
         if not order:
             order.extend(torch.randperm(len(views), generator=generator).tolist())
         view = views[order.pop()]
+        target = torch.from_numpy(np.ascontiguousarray(index_maps[view.name])).long().to(features.device).flatten(1)
+        if features.is_cuda:
+            return rasterize(gaussians, view.camera, features, sh_degree=0).features.flatten(0, 1), target
         if view.name not in projections:
             projections[view.name] = project(gaussians, view.camera)
-        target = torch.from_numpy(np.ascontiguousarray(index_maps[view.name])).long()
-        return splat_features(projections[view.name], features).flatten(0, 1), target.flatten(1)
+        return splat_features(projections[view.name], features).flatten(0, 1), target
 
     return next_pixels
 
 
-def _pixels_of_all_views(cache: BlendingCache, index_maps: Mapping[str, np.ndarray], batch: int, generator: torch.Generator):
-    """Features [G, C] -> rendered [batch, C] and codes [L, batch] of random pixels of the cache."""
-    codes = cache.codes(index_maps)
+def pixels_of_all_views(cache: BlendingCache, codes: np.ndarray, batch: int, generator: torch.Generator) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """Features [G, C] -> rendered [batch, C] and codes [L, batch] of random pixels of the cache; ``codes`` as `BlendingCache.codes` gives them."""
+    gradient = None
 
     def next_pixels(features: Tensor) -> tuple[Tensor, Tensor]:
-        rows = torch.randint(len(cache), (batch,), generator=generator).numpy()
-        return cache.splat(features, rows), torch.from_numpy(codes[:, rows]).long()
+        nonlocal gradient
+        if gradient is None:
+            gradient = torch.zeros_like(features, requires_grad=False)
+        # sorted: neighbours in the cache share Gaussians, which are then still in the processor's cache
+        rows = torch.randint(len(cache), (batch,), generator=generator).sort().values.numpy()
+        return cache.splat(features, rows, gradient), torch.from_numpy(codes[:, rows]).long().to(features.device)
 
     return next_pixels
 

@@ -11,6 +11,7 @@ import colorsys
 import hashlib
 import html
 import io
+import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,8 +26,9 @@ from PIL.PngImagePlugin import PngInfo
 
 from . import __version__
 from .artefacts import atomic_write, save_json
+from .errors import ConfigError
 from .masks import LEVELS, ViewMasks
-from .scenes import Scene, View
+from .scenes import Camera, Scene, View
 
 GREY = (0.62, 0.62, 0.62)
 UNLABELLED = (0.25, 0.25, 0.25)
@@ -63,37 +65,129 @@ class FigureFolder:
         fig.text(0.995, 0.004, self.footer, ha="right", va="bottom", fontsize=7, color="0.45")
         buffer = io.BytesIO()
         fig.savefig(buffer, format="png", bbox_inches="tight", pad_inches=0.08, facecolor="white")
-        digest = data_digest(fig)
+        record = self._record(name, data_digest(fig), alt, caption)
         plt.close(fig)
         png = buffer.getvalue()
-        stem = f"{self.notebook[:2]}_{name}"
-        record = {
-            "figure": stem, "notebook": self.notebook, "profile": self.profile, "alt": alt, "caption": caption,
-            "data_sha256": digest, "cclkit": __version__, "matplotlib": matplotlib.__version__, **self.about,
-        }
-        atomic_write(self.folder / f"{stem}.png", _with_text(png, record))
-        save_json(self.folder / f"{stem}.json", record)
+        atomic_write(self.folder / f"{record['figure']}.png", _with_text(png, record))
+        save_json(self.folder / f"{record['figure']}.json", record)
         return Shown(png, alt, caption)
+
+    def show_animation(self, frames: Sequence[np.ndarray], name: str, *, alt: str, caption: str, seconds: float = 0.15):  # [H, W, 3] in 0..1
+        """Save pictures as an animated PNG, which everything that shows a PNG shows, and display it."""
+        pictures = [_quantized(f) for f in frames]
+        record = self._record(name, hashlib.sha256(np.stack([np.asarray(p.convert("RGB")) for p in pictures]).tobytes()).hexdigest(), alt, caption)
+        buffer = io.BytesIO()
+        pictures[0].save(buffer, "PNG", save_all=True, append_images=pictures[1:], duration=int(1000 * seconds), loop=0, optimize=True, pnginfo=_text(record))
+        atomic_write(self.folder / f"{record['figure']}.png", buffer.getvalue())
+        save_json(self.folder / f"{record['figure']}.json", record)
+        return Shown(buffer.getvalue(), alt, caption, shrink=False)
+
+    def show_viewer(self, layers: Mapping[str, Sequence[np.ndarray]], name: str, *, alt: str, caption: str):  # name -> frames [H, W, 3] in 0..1
+        """A viewer of the same frames in several layers: buttons and a slider in one piece of HTML that needs no network.
+
+        Its static twin, the middle frame of every layer, is the figure that is saved, and what is seen where scripts do not run.
+        """
+        counts = {len(frames) for frames in layers.values()}
+        if len(counts) != 1 or not min(counts):
+            raise ConfigError(f"viewer {name!r}: layers of {sorted(counts)} frames; give every layer the same number, at least one")
+        fig, axes = grid(1, len(layers), width=2.4)
+        for ax, (title, frames) in zip(axes[0], layers.items()):
+            picture(ax, np.clip(frames[len(frames) // 2], 0, 1), title)
+        shown = Viewer(self.show(fig, name, alt=alt, caption=caption), layers)
+        atomic_write(self.folder / f"{self.notebook[:2]}_{name}.html", f"<!doctype html><meta charset=utf-8><title>{html.escape(caption)}</title>{shown._repr_html_()}\n".encode())
+        return shown
+
+    def _record(self, name: str, digest: str, alt: str, caption: str) -> dict:
+        return {
+            "figure": f"{self.notebook[:2]}_{name}", "notebook": self.notebook, "profile": self.profile, "alt": alt, "caption": caption,
+            "data_sha256": digest, "cclkit": __version__, "matplotlib": matplotlib.__version__, **self.about,
+        }  # fmt: skip
 
 
 class Shown:
     """A figure as notebooks display it: HTML that keeps its alt text in JupyterLab and in exports."""
 
-    def __init__(self, png: bytes, alt: str, caption: str):
-        self.png, self.alt, self.caption = png, alt, caption
+    def __init__(self, png: bytes, alt: str, caption: str, *, shrink: bool = True):
+        self.png, self.alt, self.caption, self.shrink = png, alt, caption, shrink
+
+    def image(self) -> str:
+        # The copy inside the notebook is reduced to 256 colours, a third of the size; the file keeps all.
+        small = io.BytesIO(self.png)
+        if self.shrink:
+            picture, small = Image.open(small), io.BytesIO()
+            _quantized(np.asarray(picture.convert("RGB")) / 255.0).save(small, "PNG", optimize=True)
+        return f'<img alt="{html.escape(self.alt, quote=True)}" style="max-width:100%" src="data:image/png;base64,{base64.b64encode(small.getvalue()).decode()}">'
 
     def _repr_html_(self) -> str:
-        # The copy inside the notebook is reduced to 256 colours, a third of the size; the file keeps all.
-        small = io.BytesIO()
-        Image.open(io.BytesIO(self.png)).convert("RGB").quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
-        data = base64.b64encode(small.getvalue()).decode()
-        return (
-            f'<figure style="margin:0"><img alt="{html.escape(self.alt, quote=True)}" style="max-width:100%" src="data:image/png;base64,{data}">'
-            f"<figcaption><em>{html.escape(self.caption)}</em></figcaption></figure>"
-        )
+        return f'<figure style="margin:0">{self.image()}<figcaption><em>{html.escape(self.caption)}</em></figcaption></figure>'
 
     def __repr__(self) -> str:
         return f"[figure: {self.alt}]"
+
+
+class Viewer:
+    """Frames in layers behind buttons and a slider, drawn on a canvas; where scripts do not run, the static twin stays."""
+
+    def __init__(self, twin: Shown, layers: Mapping[str, Sequence[np.ndarray]]):
+        self.twin, self.layers = twin, {k: [np.clip(f, 0, 1) for f in v] for k, v in layers.items()}
+
+    def _repr_html_(self) -> str:
+        h, w = next(iter(self.layers.values()))[0].shape[:2]
+        sheets = {}
+        for name, frames in self.layers.items():  # one picture per layer: frames below each other compress and load as one
+            buffer = io.BytesIO()
+            Image.fromarray((255 * np.concatenate(frames)).round().astype(np.uint8)).save(buffer, "WEBP", quality=60, method=6)
+            sheets[name] = "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
+        n = len(frames)
+        name = "viewer-" + hashlib.sha256("".join(sheets.values()).encode()).hexdigest()[:12]
+        script = _VIEWER_SCRIPT.replace("NAME", json.dumps(name)).replace("SHEETS", json.dumps(sheets)).replace("SIZE", json.dumps([w, h, n]))
+        return (
+            f'<figure class="{name}" style="margin:0">{self.twin.image()}<div></div><figcaption><em>{html.escape(self.twin.caption)}</em></figcaption></figure>'
+            f"<script>{script}</script>"
+        )
+
+    def __repr__(self) -> str:
+        return f"[viewer: {self.twin.alt}]"
+
+
+# plain DOM calls, and every viewer of the name: a notebook may show one output twice
+_VIEWER_SCRIPT = """
+(function () {
+  var sheets = SHEETS, size = SIZE, names = Object.keys(sheets);
+  document.querySelectorAll("figure." + NAME).forEach(function (figure) {
+    if (figure.dataset.ready) return;
+    figure.dataset.ready = "1";
+    var box = figure.querySelector("div"), layer = names[0], images = {};
+    var canvas = document.createElement("canvas"), slider = document.createElement("input"), buttons = document.createElement("div");
+    canvas.width = size[0]; canvas.height = size[1];
+    canvas.style.cssText = "display:block;width:" + 2 * size[0] + "px;max-width:100%";
+    slider.type = "range"; slider.min = 0; slider.max = size[2] - 1; slider.value = Math.floor(size[2] / 2);
+    slider.style.cssText = "display:block;width:" + 2 * size[0] + "px;max-width:100%";
+    slider.setAttribute("aria-label", "camera along its path");
+    function draw() {
+      var image = images[layer];
+      if (image.complete) canvas.getContext("2d").drawImage(image, 0, size[1] * slider.value, size[0], size[1], 0, 0, size[0], size[1]);
+      Array.prototype.forEach.call(buttons.children, function (b) { b.style.fontWeight = b.textContent === layer ? "bold" : "normal"; });
+    }
+    names.forEach(function (name) {
+      var button = document.createElement("button");
+      button.textContent = name;
+      button.onclick = function () { layer = name; draw(); };
+      buttons.appendChild(button);
+      images[name] = new Image();
+      images[name].onload = draw;
+      images[name].src = sheets[name];
+    });
+    slider.oninput = draw;
+    box.append(buttons, canvas, slider);
+    figure.querySelector("img").style.display = "none";
+  });
+})();
+"""
+
+
+def _quantized(picture: np.ndarray) -> Image.Image:  # [H, W, 3] in 0..1
+    return Image.fromarray((255 * np.clip(picture, 0, 1)).round().astype(np.uint8)).quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
 
 
 def data_digest(fig: Figure) -> str:
@@ -121,14 +215,18 @@ def data_digest(fig: Figure) -> str:
 
 
 def _with_text(png: bytes, record: Mapping[str, Any]) -> bytes:
-    """The PNG with its record as text chunks, so that a figure that travels alone still says what it is."""
+    out = io.BytesIO()
+    Image.open(io.BytesIO(png)).save(out, "PNG", pnginfo=_text(record), optimize=True)
+    return out.getvalue()
+
+
+def _text(record: Mapping[str, Any]) -> PngInfo:
+    """The record as text chunks, so that a figure that travels alone still says what it is."""
     info = PngInfo()
     for k, v in record.items():
         info.add_itxt(f"cclkit:{k}", str(v))
     info.add_itxt("Description", str(record["alt"]))
-    out = io.BytesIO()
-    Image.open(io.BytesIO(png)).save(out, "PNG", pnginfo=info, optimize=True)
-    return out.getvalue()
+    return info
 
 
 # ----------------------------------------------------------------- colours and small pieces
@@ -635,6 +733,39 @@ def reconstruction_figure(rows: Sequence[tuple[str, np.ndarray, np.ndarray, floa
     ax = fig.add_subplot(right[1])
     ax.plot(history["iteration"], np.asarray(history["count"]) / 1000, "-", color=ORANGE)
     ax.set(xlabel="step", ylabel="Gaussians, thousands", ylim=(0, None))
+    return fig
+
+
+def path_cameras(cameras: Sequence[Camera], n: int, *, width: int) -> list[Camera]:
+    """n cameras along the way through the given ones, equally far apart, with pictures of about the given width."""
+    gaps = [float(np.linalg.norm(a.centre - b.centre)) for a, b in zip(cameras, cameras[1:])]
+    at = np.concatenate([[0.0], np.cumsum(gaps)])
+    out = []
+    for where in np.linspace(0, at[-1], n):
+        i = min(int(np.searchsorted(at, where, side="right")) - 1, len(gaps) - 1)
+        out.append(cameras[i].between(cameras[i + 1], (where - at[i]) / gaps[i] if gaps[i] else 0.0).scaled(width / cameras[0].width))
+    return out
+
+
+def pixel_figure(image: np.ndarray, pixel: tuple[int, int], weights: np.ndarray, colors: np.ndarray) -> Figure:
+    """One pixel (x, y) of a rendering [H, W, 3], and the weights [n] and colours [n, 3] of the Gaussians that it is made of, nearest first."""
+    fig, axes = plots(1, 2, size=(4.0, 2.9))
+    picture(axes[0, 0], np.clip(image, 0, 1), f"the pixel at x = {pixel[0]}, y = {pixel[1]}")
+    axes[0, 0].plot(*pixel, "o", ms=12, mfc="none", mec=YELLOW, mew=2)
+    ax = axes[0, 1]
+    ax.bar(range(1, len(weights) + 1), weights, color=np.clip(colors, 0, 1), edgecolor="0.3", lw=0.6)
+    ax.set(xlabel="Gaussian, from the camera backwards", ylabel="weight $w_g$", title=f"{len(weights)} Gaussians, weights sum to {weights.sum():.2f}")
+    return fig
+
+
+def modes_figure(curves: Mapping[str, Mapping[str, np.ndarray]], *, window: int = 15) -> Figure:
+    """Share of right codes over steps for several ways to train the field, as running means."""
+    fig, axes = plots(1, 1, size=(5.2, 2.8))
+    for (name, c), color, style in zip(curves.items(), (BLUE, ORANGE, GREEN), ("-", "--", ":")):
+        smooth = np.convolve(100 * c["accuracy"], np.ones(window) / window, "valid")
+        axes[0, 0].plot(np.arange(len(smooth)) + window, smooth, color=color, ls=style, label=name)
+    axes[0, 0].set(xlabel="step", ylabel="pixels with the right code, %", ylim=(0, 100))
+    axes[0, 0].legend(fontsize=9, loc="lower right")
     return fig
 
 

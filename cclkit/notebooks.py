@@ -38,6 +38,14 @@ class Notebook:
         """Save a figure with its provenance and display it."""
         return self.figures.show(fig, name, alt=alt, caption=caption)
 
+    def show_animation(self, frames, name: str, *, alt: str, caption: str):
+        """Save pictures [H, W, 3] in 0..1 as an animation and display it."""
+        return self.figures.show_animation(frames, name, alt=alt, caption=caption)
+
+    def show_viewer(self, layers, name: str, *, alt: str, caption: str):
+        """Save and display a viewer of frames in several layers."""
+        return self.figures.show_viewer(layers, name, alt=alt, caption=caption)
+
     def table(self, name: str, header: Sequence[str], rows: Sequence[Sequence[object]], caption: str):
         """Save a table as Markdown and CSV and display it."""
         from IPython.display import Markdown

@@ -4,7 +4,8 @@ candidates -> masks -> features ┐
                     -> tracks   ┴> codebook ┐
                             gaussians ──────┴> field -> evaluation
 
-With `field.mode` "cached", masks and gaussians also make the blending cache that the field is trained on.
+With `field.mode` "cached", masks and gaussians also make the blending cache that the field is trained on. With "joint"
+there is no stage gaussians (but for tracks carried by depth): field makes the Gaussians too, and `Run.gaussians` gives those.
 """
 
 from __future__ import annotations
@@ -33,10 +34,10 @@ from .errors import ArtefactError, CclkitError, ConfigError, EvaluationError, Fi
 from .evaluation import lerf_ovs, ovs3d
 from .evaluation.metrics import write_results
 from .features import view_features
-from .field import SemanticField, field_from_tensors, field_tensors, train_field
+from .field import SemanticField, field_from_tensors, field_tensors, train_field, train_joint
 from .foundation import Candidates, FrontEnd, MaskPropagator, build_front_end, identities
 from .foundation.geometric import GeometricPropagation
-from .gaussians import Gaussians, fit_rgb, from_scene, load_ply, rasterize, save_ply
+from .gaussians import Gaussians, fit_rgb, from_scene, lift, load_ply, project, rasterize, save_ply
 from .masks import LEVELS, FilterCounts, ViewMasks, build_view_masks, pack, unpack
 from .query import code_relevancy, code_softmax_relevancy, select_level_by_mask_mean, select_level_by_maximum, threshold_mask
 from .rle import unpack_masks
@@ -66,16 +67,16 @@ GRAPH: dict[str, Stage] = {
     "features": Stage(("masks",), lambda c: _role(c, "clip"), ("features.py",), role="clip"),
     "tracks": Stage(("masks",), lambda c: _role(c, "propagation") | _settings(c, "tracks"), ("tracking.py", "rle.py"), ("_propagator",), role="propagation"),
     "codebook": Stage(("masks", "features", "tracks"), lambda c: _settings(c, "codebook"), ("codebook",), ("training_set",), seeded=True),
-    "gaussians": Stage((), lambda c: _settings(c, "gaussians") | {"device": c.device}, ("gaussians",), seeded=True),
+    "gaussians": Stage((), lambda c: _settings(c, "gaussians") | {"device": c.device}, ("gaussians",), ("_start", "_save_gaussians"), seeded=True),
     "blending": Stage(("masks", "gaussians"), lambda c: {"field": {k: getattr(c.field, k) for k in _OF_CACHE}}, ("blending_cache.py", "gaussians", "masks.py"), ("label_maps",), seeded=True),
     "field": Stage(
-        ("masks", "tracks", "codebook", "gaussians"), lambda c: _field_settings(c) | {"device": c.device}, ("field.py", "blending_cache.py", "gaussians"), ("index_maps", "mask_codes", "codebooks"), seeded=True
+        ("masks", "tracks", "codebook", "gaussians"), lambda c: _field_settings(c) | {"device": c.device}, ("field.py", "blending_cache.py", "gaussians"), ("index_maps", "mask_codes", "codebooks", "_start", "_save_gaussians"), seeded=True
     ),
     "evaluation": Stage(
         ("codebook", "gaussians", "field"),
         lambda c: _role(c, "clip") | _settings(c, "query", "evaluation") | {"device": c.device},
         ("query.py", "evaluation", "field.py", "gaussians"),
-        ("relevancy", "similarity", "codes", "codebooks", "_text"),
+        ("relevancy", "_scores", "similarity", "codes", "codebooks", "_text"),
         role="clip",
     ),
 }
@@ -89,10 +90,18 @@ _OF_CACHE = ("top_k", "pixels_per_mask", "area_weighted")
 """Settings of the field that decide what the blending cache holds."""
 
 
+_OF_JOINT = ("joint_geometry", "joint_weight")
+
+
 def _field_settings(config: Config) -> dict:
-    """Without those that only the cached mode reads, unless it is that."""
-    f = configs.as_dict(config.field)
-    return {"field": {k: v for k, v in f.items() if config.field.mode == "cached" or k not in (*_OF_CACHE, "batch")}}
+    """Those that the mode reads."""
+    unused = {
+        "joint": (*_OF_CACHE, "batch", "iterations"),
+        "rasterised": (*_OF_CACHE, "batch", *_OF_JOINT),
+        "cached": _OF_JOINT,
+    }[config.field.mode]
+    own = {"field": {k: v for k, v in configs.as_dict(config.field).items() if k not in unused}}
+    return own | (_settings(config, "gaussians") if config.field.mode == "joint" else {})
 
 
 _MODEL_OF = {"sam": "masks", "clip": "features", "propagation": "propagation"}
@@ -184,15 +193,19 @@ class Run:
         )
 
     def _inputs(self, stage: str) -> tuple[str, ...]:
-        """Stages that a stage reads: those of the graph, the Gaussians if they carry the masks, the blending cache if the field is trained on it."""
+        """Stages that a stage reads: those of the graph, the Gaussians if they carry the masks, the blending cache if the field is trained on it; no Gaussians where the field makes them."""
+        mode, inputs = self.config.field.mode, GRAPH[stage].inputs
+        if mode == "joint" and stage in ("field", "evaluation"):
+            inputs = tuple(i for i in inputs if i != "gaussians")
         geometric = stage == "tracks" and self.config.front_end.propagation == "geometric"
-        cached = stage == "field" and self.config.field.mode == "cached"
-        return GRAPH[stage].inputs + (("gaussians",) if geometric else ()) + (("blending",) if cached else ())
+        return inputs + (("gaussians",) if geometric else ()) + (("blending",) if stage == "field" and mode == "cached" else ())
 
     def stages(self, last: str = "evaluation") -> tuple[str, ...]:
         """The stages of this run in order, up to and with ``last``."""
-        extra = {"field": ("blending",)} if self.config.field.mode == "cached" else {}
-        return tuple(s for stage in stages_until(last) for s in (*extra.get(stage, ()), stage))
+        mode, wanted = self.config.field.mode, stages_until(last)
+        if mode == "joint" and self.config.front_end.propagation != "geometric":
+            wanted = tuple(s for s in wanted if s != "gaussians")
+        return tuple(s for stage in wanted for s in (("blending", stage) if stage == "field" and mode == "cached" else (stage,)))
 
     def ensure(self, stage: str) -> Artefact:
         """The artefact of a stage, computed with everything it needs if it is not there."""
@@ -277,7 +290,7 @@ class Run:
 
     def _propagator(self) -> MaskPropagator:
         if self.config.front_end.propagation == "geometric":
-            gaussians = self.gaussians()
+            gaussians = load_ply(self.ensure("gaussians").path("gaussians.ply"))
 
             def depth(view: View) -> np.ndarray:
                 with torch.no_grad():
@@ -310,19 +323,24 @@ class Run:
         return about
 
     def _build_gaussians(self, folder: Path) -> dict:
+        g, about, fit = self._start()
+        history: dict = {}
+        if self.config.gaussians.iterations:
+            g, history = fit_rgb(g.to(self.config.device), self.scene.training_views, checkpoint=folder / "checkpoint.pt", **fit)
+        self._save_gaussians(folder, g, history)
+        return about | {"n_gaussians": len(g)}
+
+    def _start(self) -> tuple[Gaussians, dict, dict]:
+        """Gaussians to start from, how they were made, and how to fit them."""
         c = self.config.gaussians
         g, how = from_scene(self.scene, how=c.init, max_gaussians=c.start_gaussians, sh_degree=c.sh_degree, seed=self.config.seed)
-        history: dict = {}
-        if c.iterations:
-            g, history = fit_rgb(
-                g.to(self.config.device), self.scene.training_views, iterations=c.iterations, seed=self.config.seed, densify=c.densify, sh_degree=c.sh_degree,
-                max_gaussians=c.max_gaussians if c.densify else None, progress=not quiet(),
-            )
-            history.pop("seconds")  # times are recorded once, beside the artefact, so that its content repeats bit for bit
-        g = g.to("cpu")
-        save_ply(g, folder / "gaussians.ply")
+        fit = {"iterations": c.iterations, "seed": self.config.seed, "densify": c.densify, "sh_degree": c.sh_degree, "max_gaussians": c.max_gaussians if c.densify else None, "progress": not quiet()}
+        return g, {"start": how}, fit
+
+    def _save_gaussians(self, folder: Path, gaussians: Gaussians, history: dict) -> None:
+        save_ply(gaussians.to("cpu"), folder / "gaussians.ply")
+        history.pop("seconds", None)  # times are recorded once, beside the artefact, so that its content repeats bit for bit
         save_npz(folder / "history.npz", **{k: np.asarray(v) for k, v in history.items()})
-        return {"start": how, "n_gaussians": len(g)}
 
     def _build_blending(self, folder: Path) -> dict:
         c, views = self.config.field, self.scene.training_views
@@ -334,16 +352,20 @@ class Run:
         return {"n_pixels": len(cache), "truncation": cache.truncation()}
 
     def _build_field(self, folder: Path) -> dict:
-        books = self.codebooks()
-        maps = {v.name: self.index_maps(v) for v in self.scene.training_views}
-        with tqdm(total=self.config.field.iterations, desc="field", disable=quiet()) as bar:
-            field, curves = train_field(
-                self.gaussians(), self.scene.training_views, maps, [max(1, len(books[n].prototypes)) for n in LEVELS], self.config.field,
-                seed=self.config.seed, cache=self.blending_cache() if self.config.field.mode == "cached" else None, progress=lambda _: bar.update(),
-            )
+        books, views, c, about = self.codebooks(), self.scene.training_views, self.config.field, {}
+        maps, n_codes = {v.name: self.index_maps(v) for v in views}, [max(1, len(books[n].prototypes)) for n in LEVELS]
+        if c.mode == "joint":
+            g, about, fit = self._start()
+            g, field, history, curves = train_joint(g.to(self.config.device), views, maps, n_codes, c, checkpoint=folder / "checkpoint.pt", **fit)
+            self._save_gaussians(folder, g, history)
+            about = about | {"n_gaussians": len(g)}
+        else:
+            with tqdm(total=c.iterations, desc="field", disable=quiet()) as bar:
+                cache = self.blending_cache() if c.mode == "cached" else None
+                field, curves = train_field(self.gaussians().to(self.config.device), views, maps, n_codes, c, seed=self.config.seed, cache=cache, progress=lambda _: bar.update())
         atomic_write(folder / "field.safetensors", save_safetensors(field_tensors(field)))
         save_npz(folder / "curves.npz", **curves)
-        return {"final_loss": float(np.mean(curves["loss"][-20:])), "final_accuracy": float(np.mean(curves["accuracy"][-20:]))}
+        return about | {"final_loss": float(np.mean(curves["loss"][-20:])), "final_accuracy": float(np.mean(curves["accuracy"][-20:]))}
 
     def _build_evaluation(self, folder: Path) -> dict:
         c = self.config.evaluation
@@ -484,10 +506,16 @@ class Run:
         return np.stack([index_map(masks.label_map(n), codes) for n in LEVELS])
 
     def gaussians(self) -> Gaussians:
-        return load_ply(self.ensure("gaussians").path("gaussians.ply"))
+        """The Gaussians of the scene: those that the field was trained on, or with."""
+        return load_ply(self.ensure(self.gaussians_stage).path("gaussians.ply"))
 
     def reconstruction_history(self) -> dict[str, np.ndarray]:
-        return self.ensure("gaussians").npz("history.npz")
+        return self.ensure(self.gaussians_stage).npz("history.npz")
+
+    @property
+    def gaussians_stage(self) -> str:
+        """The stage that makes the Gaussians."""
+        return "field" if self.config.field.mode == "joint" else "gaussians"
 
     def blending_cache(self) -> BlendingCache:
         """Sampled pixels of the training views and what they are made of; needed only with `field.mode` "cached"."""
@@ -520,20 +548,43 @@ class Run:
 
     def relevancy(self, view: View | str, texts: Sequence[str], *, code_maps: np.ndarray | None = None) -> torch.Tensor:  # [P, 2, H, W]
         """Relevancy of texts in a view, at both levels. ``code_maps`` [2, H, W] replaces the field's codes."""
-        q, books = self.config.query, self.codebooks()
+        if code_maps is None and self.config.query.decoding == "soft":
+            every = [self._scores(n, np.arange(max(1, len(book.prototypes))), texts) for n, book in self.codebooks().items()]
+            return self.field().expected(self.gaussians(), self._view(view).camera, every)
         maps = self.codes(view) if code_maps is None else code_maps
+        return torch.stack([self._scores(n, codes, texts) for n, codes in zip(LEVELS, maps)], 1)
+
+    def _scores(self, level: str, codes: np.ndarray, texts: Sequence[str]) -> torch.Tensor:  # [...] int -> [P, ...]
+        """Relevancy of codes of one level."""
+        q, prototypes = self.config.query, self.codebooks()[level].prototypes
+        if len(prototypes) == 0:
+            return torch.zeros(len(texts), *codes.shape)
         text, canonical = self._text(texts), self._text(q.canonical)
-        out = []
-        for name, codes in zip(LEVELS, maps):
-            if len(books[name].prototypes) == 0:
-                out.append(torch.zeros(len(texts), *codes.shape))
-            elif q.rule == "relevancy":
-                out.append(code_relevancy(books[name].prototypes, codes, text, canonical, scale=q.scale))
-            elif q.rule == "softmax":
-                out.append(code_softmax_relevancy(books[name].prototypes, codes, text, canonical, temperature=q.temperature))
-            else:
-                raise ConfigError(f"query.rule={q.rule!r} is unknown; use 'relevancy' or 'softmax'")
-        return torch.stack(out, 1)
+        if q.rule == "softmax":
+            return code_softmax_relevancy(prototypes, codes, text, canonical, temperature=q.temperature)
+        return code_relevancy(prototypes, codes, text, canonical, scale=q.scale)
+
+    def select_gaussians(self, text: str, *, share: float = 0.7) -> tuple[np.ndarray, str]:  # [G] bool, level
+        """The Gaussians that answer a text, and the level they were chosen at; keep them with `Gaussians.select`.
+
+        A Gaussian's relevancy is the mean over the training pixels that it makes up, by its weights in them, so that
+        Gaussians which no view shows are never chosen. As in protocol A's masks, the level with the highest relevancy
+        answers, with what lies above ``share`` of the way from the lowest to the highest.
+        """
+        g = self.gaussians()
+        sums, weights = torch.zeros(len(g), len(LEVELS)), torch.zeros(len(g))
+        for view in progress(self.scene.training_views, "select"):
+            maps = self.relevancy(view, [text])[0].permute(1, 2, 0)  # [H, W, 2]
+            sums, weights = (a + b for a, b in zip((sums, weights), lift(project(g, view.camera), maps)))
+        seen = weights > 0
+        scores = (sums[seen] / weights[seen, None]).T  # [2, seen]
+        if not len(scores.T):
+            raise QueryError(f"{self.scene.path}: no Gaussian is seen by any training view, so none can answer {text!r}; check the gaussians stage")
+        level = int(scores.amax(1).argmax())
+        low, high = scores[level].aminmax()
+        keep = torch.zeros_like(seen)
+        keep[seen] = scores[level] > low + share * (high - low)
+        return keep.numpy(), LEVELS[level]
 
     def similarity(self, view: View | str, texts: Sequence[str]) -> torch.Tensor:  # [P, 2, H, W]
         """Cosine of each pixel's prototype with each text, at both levels."""

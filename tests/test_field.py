@@ -7,14 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from cclkit import bench
 from cclkit.blending_cache import build_blending_cache, open_blending_cache
 from cclkit.closed_form import code_votes, vote_field
-from cclkit.config import FieldConfig
+from cclkit.config import FieldConfig, profile
 from cclkit.errors import ArtefactError, ConfigError, FieldError, GaussiansError
-from cclkit.field import Decoder, field_loss, train_field
-from cclkit.gaussians import Gaussians, blending_weights, project, splat_features
+from cclkit.field import Decoder, field_loss, train_field, train_joint
+from cclkit.gaussians import Gaussians, blending_weights, fit_rgb, project, rasterize, splat_features
 from cclkit.scenes.scene import Camera, View
 
 W, H, N = 24, 16, 4  # N codes per level
@@ -402,6 +403,24 @@ def test_closed_form_mistakes(tmp_path):
         vote_field(g, cache, INDEX_MAPS, [N])
 
 
+def test_the_written_gradient_is_that_of_the_embedding_bag(tmp_path):
+    cache, rng = build(tmp_path, top_k=5), torch.Generator().manual_seed(0)
+    buffer, features = torch.full((50, 6), 7.0), torch.randn(50, 6, generator=rng).requires_grad_()  # whatever the memory held
+    for threads in (1, 2, 1):
+        rows, upstream = torch.randint(len(cache), (200,), generator=rng).numpy(), torch.randn(200, 6, generator=rng)
+        (wanted,) = torch.autograd.grad(cache.splat(features, rows), features, upstream)
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        out = cache.splat(features, rows, buffer)
+        (written,) = torch.autograd.grad(out, features, upstream)
+        torch.set_num_threads(before)
+        assert torch.equal(out, cache.splat(features, rows)) and written.data_ptr() == buffer.data_ptr()
+        torch.testing.assert_close(written, wanted, rtol=1e-5, atol=1e-6)
+        features.grad = None
+        cache.splat(features, rows, buffer).backward(upstream)
+        assert features.grad.data_ptr() == buffer.data_ptr() and torch.equal(features.grad, written)  # no copy
+
+
 # --------------------------------------------------------------------------- benchmark
 def test_bench(tmp_path, capsys):
     path = tmp_path / "out.json"
@@ -415,3 +434,136 @@ def test_bench(tmp_path, capsys):
     assert "| rasterised | 3,072" in table and "| cached     | 32" in table
     with pytest.raises(ConfigError, match="batch 0"):
         bench.bench_field(batch=0)
+    assert bench.main(["field", *options, "--curves", "--json", str(path)]) == 0
+    rows = json.loads(path.read_text())["curves"]
+    assert [(c["varied"], c[c["varied"]]) for c in rows] == [(n, v) for n, vs in (("gaussians", (100, 300, 900)), ("batch", (8, 32, 128)), ("top_k", (2, 4, 8)), ("codes", (1, 5, 20))) for v in vs]
+    k = [c["mean_truncation"] for c in rows if c["varied"] == "top_k"]
+    assert k[0] > k[1] > k[2] and "| top_k " in path.with_suffix(".md").read_text()
+
+
+def test_bench_of_the_full_size_extrapolates_from_what_it_measured(tmp_path):
+    path = tmp_path / "out.json"
+    options = ["--gaussians", "300", "--width", "64", "--height", "48", "--views", "3", "--codes", "4", "--cached-pixels", "1200", "--iterations", "5", "--target-iterations", "500", "--batch", "32"]
+    assert bench.main(["field_size", *options, "--json", str(path)]) == 0
+    r = json.loads(path.read_text())
+    assert r["cached_pixels"] == 1200 and len(r["build_s_by_view"]) == 3 and r["extrapolated_training_min"] == pytest.approx(500 * r["step_s"] / 60, abs=0.06)
+    assert "extrapolated from them: 500 iterations and 300 views" in path.with_suffix(".md").read_text()
+    with pytest.raises(ConfigError, match="views 0"):
+        bench.bench_field_size(n_views=0)
+
+
+# --------------------------------------------------------------------------- colours, geometry and features together
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory) -> list[View]:
+    """The views with pictures of the Gaussians, in random colours."""
+    folder, truth = tmp_path_factory.mktemp("photographs"), dataclasses.replace(gaussians(), sh=torch.randn(50, 1, 3, generator=torch.Generator().manual_seed(1)))
+    out = []
+    for v in VIEWS:
+        path = folder / f"{v.stem}.png"
+        Image.fromarray((rasterize(truth, v.camera).color.clamp(0, 1) * 255).byte().numpy()).save(path)
+        out.append(View(v.name, path, v.camera))
+    return out
+
+
+JOINT = FieldConfig(mode="joint", hidden=(16,), lr=1e-2)
+FIT = {"iterations": 30, "seed": 3, "refine_start": 5, "refine_every": 10, "refine_stop": 25, "grow_gradient": 1e-5, "log_every": 10, "progress": False}
+
+
+def same(a, b) -> bool:
+    return all(torch.equal(getattr(a, f.name), getattr(b, f.name)) for f in dataclasses.fields(a))
+
+
+def test_joint_training_learns_colours_and_codes_and_densification_carries_features_along(photographs):
+    start = gaussians(seed=4)
+    fitted, field, history, curves = train_joint(start, photographs, INDEX_MAPS, [N, N], JOINT, **{**FIT, "iterations": 90})
+    assert len(fitted) != len(start) and field.features.shape == (2, len(fitted), 8)
+    assert sum(history["cloned"]) + sum(history["split"]) > 0 and history["count"][-1] == len(start) + sum(history["cloned"]) + sum(history["split"]) - sum(history["pruned"]) == len(fitted)
+    assert history["psnr"][-1] > history["psnr"][0] + 1 and history["ssim"][-1] > history["ssim"][0]
+    assert len(curves["loss"]) == 90 and curves["loss"][-5:].mean() < 0.5 * curves["loss"][:5].mean() and curves["accuracy"][-5:].mean() > 0.9
+    decoded = field.codes(fitted, photographs[0].camera)
+    inside = INDEX_MAPS[photographs[0].name] >= 0
+    assert (decoded == INDEX_MAPS[photographs[0].name])[inside].mean() > 0.85
+
+
+def test_without_semantic_gradients_the_gaussians_are_those_of_the_reconstruction(photographs):
+    start = gaussians(seed=4)
+    alone, _ = fit_rgb(start, photographs, **FIT)
+    train = lambda **settings: train_joint(start, photographs, INDEX_MAPS, [N, N], dataclasses.replace(JOINT, **settings), **FIT)
+    apart, field, _, _ = train(joint_geometry=False)
+    together, _, _, _ = train(joint_geometry=True)
+    assert same(apart, alone) and len(field.features[0]) == len(alone) > len(start)  # through cloning, splitting and pruning, bit for bit
+    assert len(together) != len(alone) or not torch.equal(together.means, alone.means)
+    _, other, _, _ = train(joint_geometry=False, joint_weight=1e-6)
+    assert not torch.equal(other.features, field.features)
+
+
+def test_the_semantic_gradient_reaches_the_geometry_as_the_loss_changes_with_it(photographs):
+    """One iteration of plain gradient, seen through Adam: the step of every mean has the sign of a finite difference."""
+    start, view = gaussians(seed=4), photographs[0]
+    rates = dict.fromkeys(("lr_scales", "lr_quats", "lr_opacities", "lr_sh0", "lr_sh_rest"), 0.0)
+    heavy = dataclasses.replace(JOINT, joint_weight=1e4, feature_lr=1e-9, lr=1e-9)  # next to it colour does not count
+    fitted, field, _, _ = train_joint(start, [view], INDEX_MAPS, [N, N], heavy, iterations=1, seed=0, densify=False, lr_means=1e-4, progress=False, **rates)
+    flat, target = field.features.permute(1, 0, 2).flatten(1), torch.from_numpy(INDEX_MAPS[view.name]).long().flatten(1)
+
+    def loss(means):
+        with torch.no_grad():
+            g = dataclasses.replace(start, means=means).to(dtype=torch.float64)
+            rendered = rasterize(g, view.camera, flat.double()).features.float()
+            return float(field_loss(rendered.flatten(0, 1), target, field.decoders)[0])
+
+    step = fitted.means - start.means
+    length, agree = 1e-3, []
+    for index in torch.randperm(50, generator=torch.Generator().manual_seed(0))[:12].tolist():
+        for axis in range(2):
+            moved = [start.means.clone() for _ in range(2)]
+            moved[0][index, axis] += length
+            moved[1][index, axis] -= length
+            slope = (loss(moved[0]) - loss(moved[1])) / (2 * length)
+            if abs(slope) > 1e-3:  # Gaussians that hardly count have no sign to speak of
+                agree.append(slope * float(step[index, axis]) < 0)
+    assert len(agree) >= 8 and np.mean(agree) > 0.9
+
+
+def test_joint_training_repeats_and_goes_on_after_a_kill(photographs, tmp_path, monkeypatch):
+    module, calls = __import__("cclkit.field", fromlist=["x"]), []
+    real = module.field_loss
+
+    def interrupted(*args):
+        calls.append(1)
+        if len(calls) == 25:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    train = lambda **more: train_joint(gaussians(seed=4), photographs, INDEX_MAPS, [N, N], JOINT, **FIT, **more)
+    straight = train()
+    again = train()
+    checkpoint = tmp_path / "checkpoint.pt"
+    monkeypatch.setattr(module, "field_loss", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(checkpoint=checkpoint, checkpoint_every=10)
+    assert checkpoint.exists() and not list(tmp_path.glob("*.tmp"))
+    resumed = train(checkpoint=checkpoint, checkpoint_every=10)
+    assert len(calls) == 25 + 10 and not checkpoint.exists()  # iterations 21 to 30
+    for other in (again, resumed):
+        assert same(other[0], straight[0]) and torch.equal(other[1].features, straight[1].features)
+        assert all(torch.equal(a, b) for d, e in zip(other[1].decoders, straight[1].decoders) for a, b in zip(d.parameters(), e.parameters()))
+        assert {k: v for k, v in other[2].items() if k != "seconds"} == {k: v for k, v in straight[2].items() if k != "seconds"}
+        assert all(np.array_equal(other[3][k], straight[3][k]) for k in straight[3])
+    checkpoint.write_bytes(b"PK\x03\x04")
+    with pytest.raises(GaussiansError, match="checkpoint.pt: damaged"):
+        train(checkpoint=checkpoint)
+
+
+def test_joint_training_refuses_what_it_cannot_train_on(photographs):
+    nothing = {n: np.full_like(m, -1) for n, m in INDEX_MAPS.items()}
+    with pytest.raises(FieldError, match="nothing to train"):
+        train_joint(gaussians(), photographs, nothing, [N, N], JOINT, **FIT)
+    some = INDEX_MAPS | {photographs[0].name: nothing[photographs[0].name]}  # a view without masks still has colours
+    fitted, field, _, _ = train_joint(gaussians(), photographs, some, [N, N], JOINT, **{**FIT, "iterations": 6})
+    assert torch.isfinite(field.features).all() and len(fitted.validate())
+    with pytest.raises(FieldError, match="call train_joint"):
+        train_field(gaussians(), VIEWS, INDEX_MAPS, [N, N], JOINT, seed=0)
+    with pytest.raises(ConfigError, match="gaussians.iterations=0"):
+        profile("mini", **{"field.mode": "joint", "gaussians.iterations": 0})
+    with pytest.raises(GaussiansError, match="means holds NaN"):
+        train_joint(dataclasses.replace(gaussians(), means=torch.full((50, 3), torch.nan)), photographs, INDEX_MAPS, [N, N], JOINT, **FIT)

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from cclkit import cli, config
+from cclkit import cli, config, experiments
 from cclkit.artefacts import verify
-from cclkit.errors import ArtefactError, CclkitError, ConfigError, EvaluationError, QueryError
+from cclkit.errors import ArtefactError, CclkitError, ConfigError, EvaluationError, GaussiansError, QueryError
+from cclkit.gaussians import rasterize
 from cclkit.masks import LEVELS
 from cclkit.pipeline import GRAPH, STAGES, Run, run_pipeline
 from cclkit.scenes import load_scene
@@ -87,6 +88,27 @@ def test_without_imperfection_the_field_learns_its_labels_and_answers(run):
     assert curves["loss"][-10:].mean() < 0.15 * curves["loss"][:10].mean()
     assert curves["accuracy"][-10:].mean() > 0.9
     assert perfect.evaluation()["aggregates"]["pooled"]["miou"] > run.evaluation()["aggregates"]["pooled"]["miou"] + 0.05
+
+
+def test_the_gaussians_of_a_text_show_what_it_names(run):
+    perfect = run.vary(**PERFECT, front_end__simulation__jitter_px=0, field__iterations=150)
+    g, view = perfect.gaussians(), perfect.scene.views[1]
+    ids = perfect.scene.ground_truth.ids(view, "whole")
+    for text, own, other in (("red apple", 5, 6), ("green apple", 6, 5)):
+        keep, level = perfect.select_gaussians(text)
+        assert keep.shape == (len(g),) and 0 < keep.sum() < len(g) / 2 and level in LEVELS
+        alone = rasterize(g.select(keep), view.camera).alpha.numpy()
+        assert alone[ids == own].mean() > 0.6 > 0.2 > alone[ids == other].mean()
+
+
+def test_selecting_gaussians_needs_a_value_for_each(run):
+    g = run.gaussians()
+    keep = torch.arange(len(g)) % 3 == 0
+    some = g.select(keep)
+    assert len(some) == int(keep.sum()) and torch.equal(some.means, g.means[keep]) and torch.equal(some.sh, g.sh[keep])
+    for wrong in (keep[1:], keep.long()):
+        with pytest.raises(GaussiansError, match="one value for each Gaussian"):
+            g.select(wrong)
 
 
 def test_evaluation_covers_every_labelled_unit(run):
@@ -202,6 +224,47 @@ def test_cached_mode_trains_on_a_blending_cache_of_its_own(run, monkeypatch):
     assert all(run.vary(**{k: v}).key("field") == run.key("field") for k, v in small.items() if k != "field__mode")
 
 
+def test_joint_mode_makes_gaussians_and_field_in_one_stage(run, tmp_path):
+    plain = run.vary(gaussians__iterations=20)
+    joint = plain.vary(field__mode="joint")
+    assert joint.stages() == tuple(s for s in STAGES if s != "gaussians")
+    assert {s for s in STAGES if joint.key(s) != plain.key(s)} == {"field", "evaluation"}
+    lines = []
+    run_pipeline(joint, report=lines.append)
+    assert [line.split()[0] for line in lines] == list(joint.stages())
+    g, field = joint.gaussians(), joint.field()
+    assert field.features.shape[1] == len(g) == joint.ensure("field").record["n_gaussians"] and not torch.equal(g.means, plain.gaussians().means)
+    assert len(joint.field_curves()["loss"]) == joint.reconstruction_history()["iteration"][-1] == 20
+    assert set(joint.ensure("field").record["files"]) == {"gaussians.ply", "history.npz", "field.safetensors", "curves.npz"}
+    assert joint.evaluation()["aggregates"]["pooled"]["miou"] > 0
+    # frozen to the semantic loss, the geometry is the reconstruction's, to the last bit of the file
+    apart = joint.vary(field__joint_geometry=False)
+    assert apart.ensure("field").path("gaussians.ply").read_bytes() == plain.ensure("gaussians").path("gaussians.ply").read_bytes()
+    # what only other modes read is nothing to it, what the reconstruction reads is
+    for name, value in (("field__iterations", 61), ("field__batch", 128), ("field__top_k", 4)):
+        assert joint.vary(**{name: value}).key("field") == joint.key("field")
+    for name, value in (("gaussians__iterations", 21), ("field__joint_weight", 2.0), ("seed", 1)):
+        assert joint.vary(**{name: value}).key("field") != joint.key("field")
+    assert run.vary(field__joint_weight=2.0).key("field") == run.key("field")
+    by_depth = joint.vary(front_end__propagation="geometric")
+    assert by_depth.stages() == STAGES and "gaussians" in by_depth._inputs("tracks") and "gaussians" not in by_depth._inputs("evaluation")
+    assert config.profile("paper").field.mode == "joint"
+
+
+def test_the_field_study_compares_arms_at_equal_iterations_and_equal_time(run):
+    small = run.vary(gaussians__iterations=15, field__pixels_per_mask=30, field__batch=128)
+    arms = ("joint", "frozen, whole views", "frozen, cached, K = 4")
+    rows = experiments.field_study(small, iterations=15, arms=arms)
+    assert [(r["arm"], r["equal"]) for r in rows] == [(a, e) for e in ("iterations", "time") for a in arms]
+    assert all(r["iterations"] == 15 for r in rows[:3]) and rows[4]["iterations"] == 15
+    assert rows[5]["iterations"] != 15 and all(0 < r["loss"] < 10 and -1 <= r["kappa"] <= 1 and 0 <= r["miou"] <= 100 and r["seconds"] > 0 for r in rows)
+    longer = run.vary(**PERFECT, front_end__simulation__jitter_px=0, field__iterations=150)
+    assert experiments.field_cross_entropy(longer) < experiments.field_cross_entropy(small.vary(field__iterations=15))
+    assert experiments.view_kappa(longer) > 0.5
+    with pytest.raises(ConfigError, match="lack 'frozen, whole views'"):
+        experiments.field_study(small, iterations=1, arms=("joint",))
+
+
 def test_every_piece_of_code_that_makes_an_artefact_is_in_its_key(run, monkeypatch):
     """Changing a method or a file that a stage computes with makes that stage stale."""
     from cclkit import artefacts
@@ -249,6 +312,20 @@ def test_a_level_without_masks_runs_through(scene_folder, tmp_path, monkeypatch)
     assert len(r.codebooks()["sp"].prototypes) == 0
     maps = r.relevancy(r.scene.views[0], ["bear"])
     assert (maps[0, 0] == 0).all() and maps[0, 1].max() > 0
+
+
+def test_soft_decoding_is_the_mean_over_codes(run):
+    soft, view, texts = run.vary(query__decoding="soft"), run.scene.views[0], ["bear", "red apple"]
+    maps = soft.relevancy(view, texts)
+    field, books = run.field(), run.codebooks()
+    rendered = field.render(run.gaussians(), view.camera)
+    for n, level in enumerate(LEVELS):
+        p = field.decoders[n](rendered[n]).softmax(-1)  # [H, W, N]
+        each = torch.stack([run.relevancy(view, texts, code_maps=np.full((2, 1, 1), code))[:, n, 0, 0] for code in range(p.shape[-1])], 1)  # [P, N]
+        torch.testing.assert_close(maps[:, n], torch.einsum("hwn,pn->phw", p, each), rtol=1e-4, atol=1e-5)
+    assert maps.shape == run.relevancy(view, texts).shape and not torch.equal(maps, run.relevancy(view, texts)) and len(books["sp"].prototypes) == p.shape[-1]
+    assert soft.key("evaluation") != run.key("evaluation") and soft.key("field") == run.key("field")
+    assert set(np.unique(run.relevancy(view, ["bear"])[0, 0])) <= set(np.unique(run.relevancy(view, ["bear"], code_maps=np.tile(np.arange(16), (2, 1, 1)))[0, 0]))
 
 
 def test_softmax_rule_and_unknown_rule(run):

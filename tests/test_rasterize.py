@@ -319,6 +319,19 @@ def test_blending_weights(case):
     torch.testing.assert_close(residual.double(), share, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("case", ["plain", "saturating", "invisible"])
+def test_lift_is_the_transpose_of_splatting(case):
+    cam, rng = camera(), torch.Generator().manual_seed(2)
+    p = G.project(problem(60, case=case), cam)
+    features, image = (torch.randn((*shape, 3), generator=rng, dtype=torch.float64) for shape in ((60,), (cam.height, cam.width)))
+    sums, weights = G.lift(p, image)
+    torch.testing.assert_close((sums * features).sum(), (image * G.splat_features(p, features)).sum())
+    alpha = G.splat_features(p, torch.ones((60, 1), dtype=torch.float64))
+    torch.testing.assert_close(weights.sum(), alpha.sum())
+    with pytest.raises(GaussiansError, match="the size of its camera"):
+        G.lift(p, image[1:])
+
+
 # --------------------------------------------------------------------------- CUDA and errors
 def test_cuda_arguments_fit_the_installed_gsplat():
     """The CUDA branch cannot run everywhere, but its call can be checked everywhere."""

@@ -836,3 +836,18 @@ def top_weights(
                     ids[y, x, place] = g
             if p % 16 == 0 and _sum(b, _LIVE, nothing, everything) == 0:
                 break
+
+
+# --------------------------------------------------------------------------- gradient of cached pixels
+@_jit(nogil=True)
+def scatter_rows(ids, weights, upstream, total, part, parts):  # [P, K], [P, K], [P, C] -> total [G, C]
+    """total[i] += weight times the pixel's gradient, for every entry of Gaussian i.
+
+    Every part reads all entries and serves its own share of the Gaussians, so a sum has one order on any number of threads.
+    """
+    low, high = len(total) * part // parts, len(total) * (part + 1) // parts
+    for p in range(ids.shape[0]):
+        for k in range(ids.shape[1]):
+            if low <= ids[p, k] < high:
+                for c in range(total.shape[1]):
+                    total[ids[p, k], c] += weights[p, k] * upstream[p, c]

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..errors import GaussiansError
 from . import _cpu
-from .rasterize import Projection, _array, _constants
+from .rasterize import Projection, _array, _constants, splat_features
 
 
 def blending_weights(projection: Projection, k: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -32,3 +32,43 @@ def blending_weights(projection: Projection, k: int) -> tuple[Tensor, Tensor, Te
     kept = weights.sum(axis=2)
     residual = np.where(mass > 0, 1 - kept / np.maximum(mass, 1e-30), 0).clip(0, 1).astype(np.float32)
     return torch.from_numpy(ids), torch.from_numpy(weights), torch.from_numpy(residual)
+
+
+def lift(projection: Projection, image: Tensor) -> tuple[Tensor, Tensor]:  # [H, W, C] -> [G, C], [G]
+    """What the pixels of an image give back to the Gaussians that they are made of: sums of alpha T times pixel, and of alpha T.
+
+    The transpose of splatting; summed over views, the first divided by the second is a Gaussian's mean pixel. In the projection's dtype.
+    Raises GaussiansError if the image does not have the projection's size.
+    """
+    if image.ndim != 3 or image.shape[:2] != (projection.height, projection.width):
+        raise GaussiansError(f"image has shape {tuple(image.shape)}, expected ({projection.height}, {projection.width}, C): the size of its camera")
+    with_ones = torch.cat([image, torch.ones_like(image[..., :1])], -1).to(projection.means2d.dtype)
+    features = torch.zeros(len(projection), with_ones.shape[-1], dtype=with_ones.dtype, requires_grad=True)
+    (sums,) = torch.autograd.grad(splat_features(projection, features), features, with_ones)
+    return sums[:, :-1], sums[:, -1]
+
+
+def splat_entries(features: Tensor, ids: Tensor, weights: Tensor, gradient: Tensor | None = None) -> Tensor:  # [G, C], [P, K] int32, [P, K] -> [P, C]
+    """Sums of weights times features, differentiable in the features: rendered pixels, from entries as `blending_weights` gives them.
+
+    ``gradient``: memory of the features' shape that the gradient on the CPU is written into, zeros at first and then left alone.
+    New memory for all Gaussians would cost more than the sums. It holds the gradient of the last backward pass only, so
+    it suits training steps that end before the next begins.
+    """
+    if gradient is None or features.is_cuda:
+        return torch.nn.functional.embedding_bag(ids, features, per_sample_weights=weights, mode="sum")
+    return _Entries.apply(features, ids, weights, gradient)
+
+
+class _Entries(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, features: Tensor, ids: Tensor, weights: Tensor, gradient: Tensor) -> Tensor:
+        ctx.save_for_backward(ids, weights)
+        ctx.gradient = gradient
+        return torch.nn.functional.embedding_bag(ids, features, per_sample_weights=weights, mode="sum")
+
+    @staticmethod
+    def backward(ctx, upstream: Tensor):
+        total = ctx.gradient.zero_()
+        _cpu.run(_cpu.scatter_rows, *(_array(t) for t in ctx.saved_tensors), _array(upstream), total.numpy())
+        return total.view_as(total), None, None, None  # a view: autograd copies what has another owner

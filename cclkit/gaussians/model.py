@@ -53,6 +53,13 @@ class Gaussians:
         """The same Gaussians, cut from any autograd graph (no copy)."""
         return Gaussians(*(getattr(self, f.name).detach() for f in fields(self)))
 
+    def select(self, keep: Tensor | np.ndarray) -> "Gaussians":  # keep: [G] bool
+        """The Gaussians for which ``keep`` is true, in order. Raises GaussiansError if there is not one value for each."""
+        keep = torch.as_tensor(keep, device=self.means.device)
+        if keep.dtype != torch.bool or keep.shape != (len(self),):
+            raise GaussiansError(f"keep is {keep.dtype} of shape {tuple(keep.shape)}, expected bool of ({len(self)},): one value for each Gaussian")
+        return Gaussians(*(getattr(self, f.name)[keep] for f in fields(self)))
+
     def with_sh(self, sh: Tensor) -> "Gaussians":  # sh: [G, K, 3]
         """The same geometry with other colours."""
         return replace(self, sh=sh)

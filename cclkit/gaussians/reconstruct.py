@@ -6,9 +6,12 @@ is ``gsplat.strategy.DefaultStrategy``, which is plain torch and runs with the C
 
 from __future__ import annotations
 
+import io
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,6 +20,7 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ..artefacts import atomic_write
 from ..errors import GaussiansError
 from ..scenes.scene import Scene, View
 from .model import SH_SIZES, Gaussians
@@ -232,6 +236,19 @@ def scene_extent(gaussians: Gaussians, views: Sequence[View], *, depth_share: fl
 
 
 # --------------------------------------------------------------------------- fitting
+@dataclass
+class Companion:
+    """Feature channels that `fit_rgb` trains beside the colours; densification carries them along."""
+
+    features: Tensor  # [G, C]; after the fit a row for each Gaussian that it returned
+    loss: Callable[[View, Tensor], tuple[Tensor, float]]  # view, rendered features [H, W, C] -> what is added to the colour's loss, and a score
+    optimisers: tuple[torch.optim.Optimizer, ...]  # of whatever else the loss trains
+    lr: float
+    betas: tuple[float, float]
+    into_geometry: bool  # whether this loss also moves, shapes and densifies the Gaussians
+    curves: dict[str, list[float]] = field(default_factory=lambda: {"loss": [], "score": []})  # a value per iteration
+
+
 def fit_rgb(
     gaussians: Gaussians,
     views: Sequence[View],
@@ -258,6 +275,9 @@ def fit_rgb(
     refine_every: int = 100,
     reset_every: int = 3000,
     max_gaussians: int | None = None,
+    companion: Companion | None = None,
+    checkpoint: Path | None = None,
+    checkpoint_every: int = 1000,
     log_every: int = 50,
     progress: bool = True,
 ) -> tuple[Gaussians, dict]:
@@ -279,10 +299,14 @@ def fit_rgb(
         few hundred iterations to recover, so that short runs never reset. grow_gradient is a mean
         gradient in units of half the image; raise it (4e-4) for fewer Gaussians.
     max_gaussians: growing stops once this many are reached (pruning goes on); overshoot by one step.
-    log_every: history holds the mean of loss and PSNR since the last entry.
+    companion: features that are trained beside the colours; it holds the result.
+    checkpoint: file to which everything is written every ``checkpoint_every`` iterations; the same call goes on from it
+        if it is there (on the CPU to the same bits), and deletes it at the end.
+    log_every: history holds the mean of loss, PSNR and SSIM since the last entry.
 
-    Returns the fitted Gaussians (detached) and history: lists iteration, loss, psnr (dB, of the training
-    view), count, seconds. Raises GaussiansError for no views, or when training diverges.
+    Returns the fitted Gaussians (detached) and history: lists iteration, loss (companion's included), psnr (dB) and ssim of
+    the training views, count, and how many were cloned, split and pruned since the last entry, seconds.
+    Raises GaussiansError for no views, when training diverges, or for a damaged checkpoint.
     """
     gaussians = gaussians.detach().validate()
     if not views:
@@ -290,7 +314,7 @@ def fit_rgb(
     degree = gaussians.sh_degree if sh_degree is None else sh_degree
     if degree not in range(gaussians.sh_degree + 1):
         raise GaussiansError(f"sh_degree is {degree}, these Gaussians store degree 0..{gaussians.sh_degree}")
-    history: dict = {"iteration": [], "loss": [], "psnr": [], "count": [], "seconds": []}
+    history: dict = {k: [] for k in ("iteration", "loss", "psnr", "ssim", "count", "cloned", "split", "pruned", "seconds")}
     if iterations < 1:
         return gaussians, history
     device = gaussians.means.device
@@ -317,17 +341,34 @@ def fit_rgb(
     params = torch.nn.ParameterDict({k: torch.nn.Parameter(v.clone().contiguous()) for k, v in start.items()})
     # eps as in 3DGS: gradients per Gaussian are tiny, the default 1e-8 would damp them
     optimizers = {k: torch.optim.Adam([params[k]], lr=rates[k], eps=1e-15) for k in params}
+    if companion is not None:
+        params["features"] = torch.nn.Parameter(companion.features.detach().to(device).clone())
+        optimizers["features"] = torch.optim.Adam([params["features"]], lr=companion.lr, betas=companion.betas)
 
     def current() -> Gaussians:
         sh = torch.cat([params["sh0"], params["shN"]], dim=1) if degree else params["sh0"]
         return Gaussians(params["means"], params["quats"], params["scales"], params["opacities"], sh)
 
-    strategy = state = None
+    strategy, state, changed = None, {}, {"cloned": 0, "split": 0, "pruned": 0}
     if densify:
         from gsplat.strategy import DefaultStrategy  # lazy: slow to import
         from gsplat.strategy.ops import reset_opa
 
-        strategy = DefaultStrategy(
+        class Counting(DefaultStrategy):
+            """Keeps the numbers that DefaultStrategy can only print."""
+
+            def _grow_gs(self, *args):
+                cloned, split = super()._grow_gs(*args)
+                changed["cloned"] += cloned
+                changed["split"] += split
+                return cloned, split
+
+            def _prune_gs(self, *args):
+                pruned = super()._prune_gs(*args)
+                changed["pruned"] += pruned
+                return pruned
+
+        strategy = Counting(
             grow_grad2d=grow_gradient,
             prune_opa=prune_opacity,
             refine_start_iter=min(500, iterations // 10) if refine_start is None else refine_start,
@@ -340,29 +381,48 @@ def fit_rgb(
 
     rng = torch.Generator().manual_seed(seed)
     queue: list[int] = []
-    sums, began = [0.0, 0.0, 0], time.perf_counter()
+    sums, first, spent, began = [0.0, 0.0, 0.0, 0], 0, 0.0, time.perf_counter()
+    every = [*optimizers.values(), *(companion.optimisers if companion else ())]
     # the strategy draws from torch's global generator: seed it, and give it back as it was
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
-        for step in tqdm(range(iterations), desc="fit RGB", disable=not progress):
+        if checkpoint is not None and checkpoint.exists():
+            kept = _read_checkpoint(checkpoint, device)
+            first, queue, sums, history, changed, spent, state = (kept[k] for k in ("step", "queue", "sums", "history", "changed", "spent", "state"))
+            for name, p in params.items():
+                p.data = kept["params"][name]  # in place: the optimizer knows the parameter by identity
+            for optimizer, values in zip(every, kept["optimizers"], strict=True):
+                optimizer.load_state_dict(values)
+            if companion is not None:
+                companion.curves = kept["curves"]
+                for p, value in zip(_trained(companion), kept["trained"], strict=True):
+                    p.data.copy_(value)
+            rng.set_state(kept["rng"].cpu())
+            torch.set_rng_state(kept["global"].cpu())
+        for step in tqdm(range(first, iterations), desc="fit RGB", initial=first, total=iterations, disable=not progress):
             if not queue:
                 queue = torch.randperm(len(views), generator=rng).tolist()
             i = queue.pop()
             optimizers["means"].param_groups[0]["lr"] = rates["means"] * lr_means_final ** (step / iterations)
             target = images[i].to(device).float() / 255
-            out = rasterize(current(), cameras[i], background=background, sh_degree=min(degree, step // sh_interval))
-            loss = (1 - ssim_weight) * F.l1_loss(out.color, target)
-            if ssim_weight:
-                loss = loss + ssim_weight * (1 - ssim(out.color, target))
+            bands, joint = min(degree, step // sh_interval), companion is not None and companion.into_geometry
+            out = rasterize(current(), cameras[i], params["features"] if joint else None, background=background, sh_degree=bands)
+            similarity = ssim(out.color, target)
+            loss = (1 - ssim_weight) * F.l1_loss(out.color, target) + ssim_weight * (1 - similarity)
+            if companion is not None:
+                # apart where the geometry must not feel it, so that colours come out as they do without
+                seen = out if joint else rasterize(current().detach(), cameras[i], params["features"], sh_degree=0)
+                extra, reached = companion.loss(views[i], seen.features)
+                loss = loss + extra
+                companion.curves["loss"].append(float(extra.detach()))
+                companion.curves["score"].append(reached)
             if strategy is not None:
                 strategy.step_pre_backward(params, optimizers, state, step, out.info)
             loss.backward()
-            sums[0] += float(loss.detach())
-            sums[1] += float(psnr(out.color.detach().clamp(0, 1), target))
-            sums[2] += 1
+            sums = [a + b for a, b in zip(sums, (float(loss.detach()), float(psnr(out.color.detach().clamp(0, 1), target)), float(similarity.detach()), 1))]
             if not math.isfinite(sums[0]):
                 raise GaussiansError(f"the loss is not finite at iteration {step}; lower the learning rates or check the poses")
-            for optimizer in optimizers.values():
+            for optimizer in every:
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
             if strategy is not None:
@@ -375,17 +435,44 @@ def fit_rgb(
                 if len(params["means"]) == 0:
                     raise GaussiansError(f"every Gaussian was pruned by iteration {step}; lower prune_opacity or check the poses")
             if (step + 1) % log_every == 0 or step + 1 == iterations:
-                history["iteration"].append(step + 1)
-                history["loss"].append(sums[0] / sums[2])
-                history["psnr"].append(sums[1] / sums[2])
-                history["count"].append(len(params["means"]))
-                history["seconds"].append(round(time.perf_counter() - began, 3))
-                sums = [0.0, 0.0, 0]
+                row = {"iteration": step + 1, "loss": sums[0] / sums[3], "psnr": sums[1] / sums[3], "ssim": sums[2] / sums[3], "count": len(params["means"]), **changed}
+                for name, value in row.items():
+                    history[name].append(value)
+                history["seconds"].append(round(spent + time.perf_counter() - began, 3))
+                sums = [0.0, 0.0, 0.0, 0]
+                changed.update(dict.fromkeys(changed, 0))
+            if checkpoint is not None and (step + 1) % checkpoint_every == 0 and step + 1 < iterations:
+                kept = {
+                    "step": step + 1, "queue": queue, "sums": sums, "history": history, "changed": changed, "spent": spent + time.perf_counter() - began,
+                    "params": {k: p.detach() for k, p in params.items()}, "optimizers": [o.state_dict() for o in every], "state": state,
+                    "rng": rng.get_state(), "global": torch.get_rng_state(),
+                }  # fmt: skip
+                if companion is not None:
+                    kept |= {"curves": companion.curves, "trained": [p.detach() for p in _trained(companion)]}
+                buffer = io.BytesIO()
+                torch.save(kept, buffer)
+                atomic_write(checkpoint, buffer.getvalue())
+    if checkpoint is not None:
+        checkpoint.unlink(missing_ok=True)
+    if companion is not None:
+        companion.features = params["features"].detach()
     result = current().detach()
     if degree < gaussians.sh_degree:  # keep the stored size: a PLY of one scene has one layout
         empty = result.sh.new_zeros((len(result), SH_SIZES[gaussians.sh_degree] - SH_SIZES[degree], 3))
         result = result.with_sh(torch.cat([result.sh, empty], dim=1))
     return result.validate(), history
+
+
+def _trained(companion: Companion) -> list[Tensor]:
+    """What its optimisers train, in order."""
+    return [p for o in companion.optimisers for group in o.param_groups for p in group["params"]]
+
+
+def _read_checkpoint(path: Path, device: torch.device) -> dict:
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
+    except Exception as e:  # zipfile, pickle and torch each raise their own on a damaged file
+        raise GaussiansError(f"{path}: damaged ({e}); delete it, and the fit starts over") from e
 
 
 def _load(view: View, resolution: float):  # -> Camera, [H, W, 3] uint8
