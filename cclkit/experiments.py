@@ -12,8 +12,7 @@ from torch import Tensor
 
 from .codebook import Codebook, colliding_labels, fit_codebook
 from .config import CodebookConfig, Config, SimulationConfig
-from .errors import EvaluationError
-from .evaluation import lerf_ovs, ovs3d
+from .evaluation.protocols import evaluate_scene
 from .foundation.simulated import FeatureSpace, seeded
 from .gaussians import psnr, rasterize
 from .pipeline import Run
@@ -129,16 +128,8 @@ def index_map_miou(run: Run) -> float:
     that are held out have no index maps and are left out.
     """
 
-    def relevancy(name: str, texts):
-        return run.relevancy(name, texts, code_maps=run.index_maps(name))
-
-    if run.scene.labels:
-        _, aggregates = lerf_ovs.evaluate_scene(run.scene, relevancy, protocol=run.config.evaluation.lerf_protocol, views="training")
-    elif run.scene.classes:
-        _, aggregates = ovs3d.evaluate_scene(run.scene, relevancy, protocol=run.config.evaluation.ovs_protocol, views="training")
-    else:
-        raise EvaluationError(f"{run.scene.path}: no labels to score against; use a LERF-OVS or 3D-OVS scene")
-    return 100 * aggregates["pooled"]["miou"]
+    e = evaluate_scene(run.scene, lambda reads, name, texts: run.scores(reads, name, texts, code_maps=run.index_maps(name)), replace(run.config.evaluation, views="training"))
+    return 100 * e.aggregates["pooled"]["miou"]
 
 
 def scene_ablation(run: Run, *, seeds: Sequence[int], arms: Sequence[str] = tuple(ARMS)) -> dict[str, list[float]]:

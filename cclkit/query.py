@@ -105,24 +105,32 @@ def code_relevancy(prototypes, code_map, text, canonical, *, scale: float = SCAL
     Raises:
         QueryError: a code outside -1..N-1. FeatureError: a prototype in use is zero or not finite.
     """
-    prototypes, text, canonical = _same_kind(prototypes, text, canonical)
-    used, inverse = _used_codes(prototypes, code_map)
-    if used.numel() == 0:
-        _check_text(prototypes, text, "text")
-        return torch.zeros((text.shape[0], *inverse.shape), dtype=text.dtype, device=text.device)
-    rows = prototypes[used]
-    scores = relevancy(rows / _check_features(rows)[:, None], text, canonical, scale=scale)  # [P, used]
-    return _gather(scores, inverse)
+    return by_code(lambda rows, text: relevancy(rows / _check_features(rows)[:, None], text, canonical, scale=scale), prototypes, code_map, text)
 
 
 def code_softmax_relevancy(prototypes, code_map, text, phrases, *, temperature: float = TEMPERATURE) -> torch.Tensor:
     """``softmax_relevancy`` of a map of codes [...], -1 = none scoring 0; returns [P, ...]. Raises as ``code_relevancy``."""
-    prototypes, text, phrases = _same_kind(prototypes, text, phrases)
+    return by_code(lambda rows, text: softmax_relevancy(rows, text, phrases, temperature=temperature), prototypes, code_map, text)
+
+
+def code_cosine(prototypes, code_map, text) -> torch.Tensor:
+    """Cosine of prototype and text for a map of codes [...], -1 = none scoring 0; returns [P, ...]. Raises as ``code_relevancy``."""
+    return by_code(lambda rows, text: torch.nn.functional.normalize(text, dim=-1) @ (rows / _check_features(rows)[:, None]).T, prototypes, code_map, text)
+
+
+def by_code(score, prototypes, code_map, text) -> torch.Tensor:
+    """Any score that a pixel has only through its code: ``score(rows [U, d], text [P, d]) -> [P, U]``, looked up.
+
+    Only prototypes that occur are scored. Returns [P, ...], codes -1 reading 0. Raises as ``code_relevancy``.
+    """
+    prototypes, text = _same_kind(prototypes, text)
     used, inverse = _used_codes(prototypes, code_map)
+    _check_text(prototypes, text, "text")
     if used.numel() == 0:
-        _check_text(prototypes, text, "text")
         return torch.zeros((text.shape[0], *inverse.shape), dtype=text.dtype, device=text.device)
-    return _gather(softmax_relevancy(prototypes[used], text, phrases, temperature=temperature), inverse)
+    scores = torch.as_tensor(score(prototypes[used], text))
+    padded = torch.cat([scores, scores.new_zeros(scores.shape[0], 1)], dim=1)  # index -1 is the added zero
+    return padded[:, inverse]
 
 
 def select_level_by_maximum(smoothed) -> int:
@@ -231,9 +239,3 @@ def _used_codes(prototypes: torch.Tensor, code_map) -> tuple[torch.Tensor, torch
     row = torch.full((n + 1,), -1, dtype=torch.int64, device=codes.device)  # last entry serves code -1
     row[used] = torch.arange(used.numel(), device=codes.device)
     return used, row[codes]
-
-
-def _gather(scores: torch.Tensor, inverse: torch.Tensor) -> torch.Tensor:
-    """Scores [P, U] looked up by row numbers [...], -1 reading 0."""
-    padded = torch.cat([scores, scores.new_zeros(scores.shape[0], 1)], dim=1)  # index -1 is the added zero
-    return padded[:, inverse]

@@ -106,10 +106,10 @@ def test_a_setting_changes_its_stage_and_what_follows_only(run):
     before = {s: run.key(s) for s in STAGES}
     cases = {
         "codebook.margin": 0.6, "masks.min_area_px": 25, "tracks.iou_min": 0.6, "gaussians.iterations": 6, "field.iterations": 61,
-        "query.scale": 11.0, "front_end.simulation.seed": 5,
+        "evaluation.protocol": "paper", "front_end.simulation.seed": 5,
     }
     first = {"codebook.margin": "codebook", "masks.min_area_px": "masks", "tracks.iou_min": "tracks", "gaussians.iterations": "gaussians", "field.iterations": "field",
-             "query.scale": "evaluation", "front_end.simulation.seed": "candidates"}
+             "evaluation.protocol": "evaluation", "front_end.simulation.seed": "candidates"}
     for setting, value in cases.items():
         changed = run.vary(**{setting.replace(".", "__"): value})
         stale = {first[setting]}
@@ -211,7 +211,7 @@ def test_every_piece_of_code_that_makes_an_artefact_is_in_its_key(run, monkeypat
     def other(self, *args, **kwargs):
         return None
 
-    for method, stage in (("relevancy", "evaluation"), ("training_set", "codebook"), ("index_maps", "field"), ("label_maps", "blending"), ("_build_candidates", "candidates"), ("_build_masks", "masks")):
+    for method, stage in (("scores", "evaluation"), ("silhouettes", "evaluation"), ("training_set", "codebook"), ("index_maps", "field"), ("label_maps", "blending"), ("_build_candidates", "candidates"), ("_build_masks", "masks")):
         with monkeypatch.context() as m:
             m.setattr(Run, method, other)
             assert run.key(stage) != before[stage], method
