@@ -121,16 +121,20 @@ def code_cosine(prototypes, code_map, text) -> torch.Tensor:
 def by_code(score, prototypes, code_map, text) -> torch.Tensor:
     """Any score that a pixel has only through its code: ``score(rows [U, d], text [P, d]) -> [P, U]``, looked up.
 
-    Only prototypes that occur are scored. Returns [P, ...], codes -1 reading 0. Raises as ``code_relevancy``.
+    Returns [P, ...], codes -1 reading 0. Raises as ``code_relevancy``.
     """
     prototypes, text = _same_kind(prototypes, text)
-    used, inverse = _used_codes(prototypes, code_map)
+    rows = _code_rows(prototypes, code_map)
     _check_text(prototypes, text, "text")
-    if used.numel() == 0:
-        return torch.zeros((text.shape[0], *inverse.shape), dtype=text.dtype, device=text.device)
-    scores = torch.as_tensor(score(prototypes[used], text))
-    padded = torch.cat([scores, scores.new_zeros(scores.shape[0], 1)], dim=1)  # index -1 is the added zero
-    return padded[:, inverse]
+    table = text.new_zeros((text.shape[0], prototypes.shape[0] + 1))  # row 0 serves code -1
+    usable = torch.isfinite(prototypes).all(dim=1) & (prototypes != 0).any(dim=1)
+    if not bool(usable.all()):  # one that no pixel has may be anything; the search for those in use costs as much as the lookup
+        usable = torch.zeros_like(table[0], dtype=torch.bool).index_fill_(0, rows.flatten().long(), True)[1:]
+    if bool(usable.any()):
+        scores = torch.as_tensor(score(prototypes[usable], text))
+        table = table.to(scores.dtype)
+        table[:, 1:][:, usable] = scores
+    return table.index_select(1, rows.flatten()).reshape(-1, *rows.shape)
 
 
 def select_level_by_maximum(smoothed) -> int:
@@ -219,23 +223,16 @@ def _check_features(features: torch.Tensor) -> torch.Tensor:  # [...] lengths
     return lengths
 
 
-def _used_codes(prototypes: torch.Tensor, code_map) -> tuple[torch.Tensor, torch.Tensor]:
-    """Codes in use [U] and, for each pixel, its row in them (-1 = none)."""
+def _code_rows(prototypes: torch.Tensor, code_map) -> torch.Tensor:
+    """Code + 1 of each pixel, int32, on the device of the prototypes."""
     if prototypes.ndim != 2:
         raise QueryError(f"prototypes: shape {tuple(prototypes.shape)}, expected [N, d]")
     codes = _tensor(code_map)
     if codes.is_floating_point() or codes.dtype == torch.bool:
         raise QueryError(f"code_map: dtype {codes.dtype}, expected integers (index of a prototype, -1 = none)")
-    codes = codes.to(device=prototypes.device, dtype=torch.int64)
     n = prototypes.shape[0]
-    if codes.numel() and (int(codes.min()) < -1 or int(codes.max()) >= n):
-        raise QueryError(
-            f"code_map: codes {int(codes.min())}..{int(codes.max())} with {n} prototypes; expected -1..{n - 1}: "
-            "the map belongs to another codebook"
-        )
-    seen = torch.zeros(n, dtype=torch.bool, device=codes.device)
-    seen[codes[codes >= 0]] = True
-    used = seen.nonzero()[:, 0]
-    row = torch.full((n + 1,), -1, dtype=torch.int64, device=codes.device)  # last entry serves code -1
-    row[used] = torch.arange(used.numel(), device=codes.device)
-    return used, row[codes]
+    if codes.numel():
+        low, high = (int(v) for v in torch.aminmax(codes))
+        if low < -1 or high >= n:
+            raise QueryError(f"code_map: codes {low}..{high} with {n} prototypes; expected -1..{n - 1}: the map belongs to another codebook")
+    return codes.to(device=prototypes.device, dtype=torch.int32) + 1
