@@ -32,10 +32,10 @@ Scores = Callable[[str, str, tuple[str, ...]], np.ndarray]
 
 @dataclass(frozen=True)
 class Protocol:
-    """One protocol. ``score`` turns what was read and the units of a view into a row per unit."""
+    """One protocol. ``score`` turns what was read and the units of a view into a row and a mask [H, W] per unit."""
 
     reads: str
-    score: Callable[[np.ndarray, Sequence[LabelledObject], EvaluationConfig], list[dict]]
+    score: Callable[[np.ndarray, Sequence[LabelledObject], EvaluationConfig], list[tuple[dict, np.ndarray]]]
     constants: Callable[[EvaluationConfig], dict]
     classes: bool = False  # every pixel must have a class, background included: 3D-OVS class masks
     absent: bool = False  # a class that a view does not show counts there
@@ -49,7 +49,7 @@ def _lerf(name: str) -> Protocol:
         rows = []
         for stack, unit in zip(maps, units):
             r = _named(unit, lerf_ovs.evaluate_query, stack, unit.mask, unit.boxes, protocol=_lerf_constants(name, config))
-            rows.append({"iou": r.iou, "hit": r.hit, "level": r.level, "point_level": r.point_level, "points": len(r.points), **_pixels(unit.mask, r.mask)})
+            rows.append(({"iou": r.iou, "hit": r.hit, "level": r.level, "point_level": r.point_level, "points": len(r.points)}, r.mask))
         return rows
 
     rule = {"relevancy": {"scale": SCALE, "canonical": list(CANONICAL)}, "softmax": {}}
@@ -71,11 +71,11 @@ def _ovs3d(name: str) -> Protocol:
         if one_level:
             scores = scores[:, LEVELS.index(config.level)]
         r = ovs3d.evaluate_view(scores, {u.category: u.mask for u in units}, protocol=p, degenerate="zero" if config.flat_maps == "empty" else "error")
-        rows = [{"iou": float(r.ious[i]), "accuracy": r.accuracy, **_pixels(u.mask, r.masks[i])} for i, u in enumerate(units)]
+        rows = [{"iou": float(iou), "accuracy": r.accuracy} for iou in r.ious]
         if not one_level:
             for i, row in enumerate(rows):
                 row |= {"level": int(r.levels[i]), "threshold": float(r.thresholds[i])}
-        return rows
+        return list(zip(rows, r.masks))
 
     def constants(config):
         own = {"level": config.level} if one_level else {"scale": SCALE, "canonical": list(CANONICAL)}
@@ -90,7 +90,7 @@ def _legaussians() -> Protocol:
         for stack, unit in zip(maps, units):
             mask = legaussians.mask(stack[LEVELS.index(config.level)]).numpy()
             s = _named(unit, legaussians.mask_scores, mask, unit.mask)
-            rows.append({"iou": s.iou, "accuracy": s.accuracy, "precision": s.precision, "recall": s.recall, **_pixels(unit.mask, mask)})
+            rows.append(({"iou": s.iou, "accuracy": s.accuracy, "precision": s.precision, "recall": s.recall}, mask))
         return rows
 
     return Protocol("legaussians", score, lambda config: legaussians.CONSTANTS | {"canonical": list(CANONICAL), "form": "argmax", "level": config.level}, over="views")
@@ -101,7 +101,7 @@ def _opengaussian() -> Protocol:
         rows = []
         for picture, unit in zip(pictures, units):
             value = _named(unit, opengaussian.unit_iou, np.asarray(picture), unit.mask.astype(np.uint8) * 255)
-            rows.append({"iou": value, **{f"acc_{100 * t:03.0f}": value > t for t in opengaussian.ACCURACIES}, **_pixels(unit.mask, np.asarray(picture) > opengaussian.GREY_THRESHOLD)})
+            rows.append(({"iou": value} | {f"acc_{100 * t:03.0f}": value > t for t in opengaussian.ACCURACIES}, np.asarray(picture) > opengaussian.GREY_THRESHOLD))
         return rows
 
     ours = {"selection": "ours: Gaussians whose own code beats every canonical phrase, at the level with the largest relevancy", "scale": SCALE, "canonical": list(CANONICAL)}
@@ -158,27 +158,32 @@ def evaluate_scene(scene: Scene, scores: Scores, config: EvaluationConfig = Eval
         EvaluationError: unknown or unfit protocol, nothing to evaluate, maps that don't fit; names view and text.
     """
     name = protocol_for(scene, config.protocol)
-    protocol = PROTOCOLS[name]
     rows = []
     for view in evaluated_views(scene, config.views, config.truth):
-        units = units_of(scene, view, config.truth, foreground=protocol.foreground, centres=protocol.centres, absent=protocol.absent and bool(scene.classes))
-        if not units:
-            continue  # dense ground truth of a view that shows nothing that is asked for
-        texts = tuple(u.category for u in units)
-        found = scores(protocol.reads, view, texts)
-        if len(found) != len(units):
-            raise EvaluationError(f"{scene.path}: {view}: {len(found)} score maps for {len(units)} texts {texts}; return one per text")
-        try:
-            scored = protocol.score(found, units, config)
-        except EvaluationError as e:
-            raise EvaluationError(f"{scene.path}: {view}: {e}") from e
-        for text, row in zip(texts, scored):
-            rows.append({"scene": scene.name, "view": view, "query": text, "held_out": view in scene.held_out} | row)
+        for unit, row, mask in evaluate_view(scene, view, scores, config):
+            about = {"scene": scene.name, "view": view, "query": unit.category, "held_out": view in scene.held_out}
+            rows.append(about | row | {"gt_pixels": int(unit.mask.sum()), "mask_pixels": int(mask.sum())})
     if not rows:
         raise EvaluationError(f"{scene.path}: none of the {config.views} views shows anything that is asked for; use evaluation.views=all")
     boxes = {} if scene.labels and config.truth == "labels" else {"boxes": "ours: tight boxes of the connected pieces of each mask"}
-    constants = protocol.constants(config) | {"views": config.views, "truth": config.truth, "mean": protocol.over} | (boxes if "hit" in rows[0] else {})
-    return Evaluation(name, constants, rows, aggregate(rows, over=protocol.over))
+    constants = PROTOCOLS[name].constants(config) | {"views": config.views, "truth": config.truth, "mean": PROTOCOLS[name].over} | (boxes if "hit" in rows[0] else {})
+    return Evaluation(name, constants, rows, aggregate(rows, over=PROTOCOLS[name].over))
+
+
+def evaluate_view(scene: Scene, view: str, scores: Scores, config: EvaluationConfig = EvaluationConfig()) -> list[tuple[LabelledObject, dict, np.ndarray]]:
+    """One view of ``evaluate_scene``: for every unit what was asked, its scores, and the mask [H, W] that was answered. Raises as there."""
+    protocol = PROTOCOLS[protocol_for(scene, config.protocol)]
+    units = units_of(scene, view, config.truth, foreground=protocol.foreground, centres=protocol.centres, absent=protocol.absent and bool(scene.classes))
+    if not units:
+        return []  # dense ground truth of a view that shows nothing that is asked for
+    texts = tuple(u.category for u in units)
+    found = scores(protocol.reads, view, texts)
+    if len(found) != len(units):
+        raise EvaluationError(f"{scene.path}: {view}: {len(found)} score maps for {len(units)} texts {texts}; return one per text")
+    try:
+        return [(unit, row, mask) for unit, (row, mask) in zip(units, protocol.score(found, units, config))]
+    except EvaluationError as e:
+        raise EvaluationError(f"{scene.path}: {view}: {e}") from e
 
 
 MEANS = ("precision", "recall", *(f"acc_{100 * t:03.0f}" for t in opengaussian.ACCURACIES))
@@ -234,7 +239,3 @@ def _named(unit: LabelledObject, function: Callable, *args, **kwargs):
         return function(*args, **kwargs)
     except EvaluationError as e:
         raise EvaluationError(f"query {unit.category!r}: {e}") from e
-
-
-def _pixels(truth: np.ndarray, mask: np.ndarray) -> dict:
-    return {"gt_pixels": int(truth.sum()), "mask_pixels": int(mask.sum())}
