@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cclkit import config
+from cclkit import bench, config
 from cclkit.config import EvaluationConfig
-from cclkit.errors import ArtefactError, EvaluationError
+from cclkit.errors import ArtefactError, ConfigError, EvaluationError
 from cclkit.evaluation import legaussians, opengaussian
-from cclkit.evaluation.metrics import write_results
+from cclkit.evaluation.metrics import confusion, write_results
 from cclkit.evaluation.protocols import PROTOCOLS, READS, aggregate, evaluate_scene, protocol_for
 from cclkit.evaluation.truth import SMALLEST, boxes_of, evaluated_views, units_of
+from cclkit.experiments import FAILURES, best_threshold, failure
 from cclkit.scenes import Camera, Scene, View, load_scene
 from cclkit.scenes.scene import LabelledObject
 from conftest import HEIGHT, QUERIES, REGIONS, WIDTH, write_plane_scene
@@ -265,6 +266,51 @@ def test_results_files(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ArtefactError, match="choose a folder"):
         write_results(rows, {}, "langsplat", {}, tmp_path / "file")
+
+
+# ---- failures, confusion, benchmark ---------------------------------------------------------------
+
+
+def test_best_threshold_counts_every_pixel():
+    rng = np.random.default_rng(0)
+    values, truth = rng.integers(0, 5, (13, 17)) / 4, rng.random((13, 17)) < 0.3
+    at, iou = best_threshold(values, truth)
+    for t, v in zip(at, iou):
+        above = values > t
+        assert v == pytest.approx((above & truth).sum() / (above | truth).sum(), abs=1e-12)
+    assert best_threshold(np.zeros((3, 3)), np.ones((3, 3), bool))[1].tolist() == [0.0] * 100
+
+
+def test_failures_are_told_apart():
+    def kind(*levels):
+        a = square(10, 10, 30, 30)
+        blurred = np.stack([cv2.GaussianBlur(np.full((H, W), 0.1, np.float32) + m, (0, 0), 1) for m in levels])
+        return failure(blurred, LabelledObject("a", a, boxes_of(a)))
+
+    a, b, nothing = square(10, 10, 30, 30) * np.float32(0.6), square(40, 30, 48, 38) * np.float32(0.7), np.zeros((H, W), np.float32)
+    around = square(5, 3, 36, 38) * np.float32(0.5)
+    assert kind(a, nothing) == FAILURES[0]
+    assert kind(a, square(0, 0, 49, 39) * np.float32(0.8)) == FAILURES[1]  # the larger maximum wins
+    assert kind(a * 0.7 + b, nothing) == FAILURES[2]
+    assert kind(b, nothing) == FAILURES[3]
+    assert kind(around + square(5, 3, 36, 8) * np.float32(0.3) + square(25, 3, 36, 38) * np.float32(0.3), nothing) == FAILURES[4]
+
+
+def test_confusion_is_shares_of_true_classes():
+    truth, answer = np.array([[0, 0, 0, 1], [2, 2, -1, 1]]), np.array([[0, 1, 0, 1], [0, -1, 1, 1]])
+    np.testing.assert_allclose(confusion(truth, answer, 4), [[200 / 3, 100 / 3, 0, 0], [0, 100, 0, 0], [100, 0, 0, 0], [0, 0, 0, 0]])
+
+
+def test_bench_query(tmp_path, capsys):
+    small = ["--width", "96", "--height", "70", "--gaussians", "300", "--codes", "9", "--units", "12", "--repeats", "1"]
+    assert bench.main(["query", *small, "--json", str(tmp_path / "b.json")]) == 0
+    result = json.loads((tmp_path / "b.json").read_text())
+    assert result["units"] == 12 and result["times_faster"] > 1 and min(result[k] for k in ("decode_per_level_s", "query_s", "units_v2_s")) > 0
+    assert "| 12 units, langsplat " in (tmp_path / "b.md").read_text() and "literal_loops_s" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="at least 1 of each"):
+        bench.bench_query(units=0)
+    prototypes, maps, texts, canonical = bench.query_problem(width=40, height=33, n_codes=5, views=1)
+    assert prototypes.shape == (5, 512) and maps.shape == (1, 2, 33, 40) and set(np.unique(maps)) <= set(range(5)) and len(texts) == 10 and len(canonical) == 4
 
 
 # ---- trouble in labels: the same number, or an error ----------------------------------------------

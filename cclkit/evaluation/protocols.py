@@ -34,6 +34,7 @@ Scores = Callable[[str, str, tuple[str, ...]], np.ndarray]
 class Protocol:
     """One protocol. ``score`` turns what was read and the units of a view into a row and a mask [H, W] per unit."""
 
+    what: str  # what is scored, in a few words
     reads: str
     score: Callable[[np.ndarray, Sequence[LabelledObject], EvaluationConfig], list[tuple[dict, np.ndarray]]]
     constants: Callable[[EvaluationConfig], dict]
@@ -44,7 +45,7 @@ class Protocol:
     over: str = "units"  # the published mean: over all units, or over the units of a view and then over views
 
 
-def _lerf(name: str) -> Protocol:
+def _lerf(name: str, what: str) -> Protocol:
     def score(maps, units, config):
         rows = []
         for stack, unit in zip(maps, units):
@@ -54,7 +55,7 @@ def _lerf(name: str) -> Protocol:
 
     rule = {"relevancy": {"scale": SCALE, "canonical": list(CANONICAL)}, "softmax": {}}
     reads = "softmax" if name == "paper" else "relevancy"
-    return Protocol(reads, score, lambda config: lerf_ovs.constants(_lerf_constants(name, config)) | rule[reads])
+    return Protocol(what, reads, score, lambda config: lerf_ovs.constants(_lerf_constants(name, config)) | rule[reads])
 
 
 def _lerf_constants(name: str, config: EvaluationConfig) -> lerf_ovs.Protocol:
@@ -62,7 +63,7 @@ def _lerf_constants(name: str, config: EvaluationConfig) -> lerf_ovs.Protocol:
     return replace(p, threshold=config.paper_threshold, min_max=config.paper_min_max) if name == "paper" else p
 
 
-def _ovs3d(name: str) -> Protocol:
+def _ovs3d(name: str, what: str) -> Protocol:
     p = ovs3d.PROTOCOLS[name]
     one_level = name == "ovs3d_argmax"  # and no canonical phrases
 
@@ -81,7 +82,7 @@ def _ovs3d(name: str) -> Protocol:
         own = {"level": config.level} if one_level else {"scale": SCALE, "canonical": list(CANONICAL)}
         return ovs3d.constants(p) | own | ({"flat_maps": config.flat_maps} if name == "ovs3d_occam" else {})
 
-    return Protocol("cosine" if one_level else "relevancy", score, constants, classes=one_level, absent=True, foreground=p.foreground, centres=p.centres)
+    return Protocol(what, "cosine" if one_level else "relevancy", score, constants, classes=one_level, absent=True, foreground=p.foreground, centres=p.centres)
 
 
 def _legaussians() -> Protocol:
@@ -93,7 +94,7 @@ def _legaussians() -> Protocol:
             rows.append(({"iou": s.iou, "accuracy": s.accuracy, "precision": s.precision, "recall": s.recall}, mask))
         return rows
 
-    return Protocol("legaussians", score, lambda config: legaussians.CONSTANTS | {"canonical": list(CANONICAL), "form": "argmax", "level": config.level}, over="views")
+    return Protocol("text beats all canonical phrases; mean per view", "legaussians", score, lambda config: legaussians.CONSTANTS | {"canonical": list(CANONICAL), "form": "argmax", "level": config.level}, over="views")
 
 
 def _opengaussian() -> Protocol:
@@ -105,16 +106,18 @@ def _opengaussian() -> Protocol:
         return rows
 
     ours = {"selection": "ours: Gaussians whose own code beats every canonical phrase, at the level with the largest relevancy", "scale": SCALE, "canonical": list(CANONICAL)}
-    return Protocol("silhouette", score, lambda config: opengaussian.CONSTANTS | ours | {"selection_min": config.selection_min}, foreground=opengaussian.GREY_THRESHOLD + 1)
+    return Protocol("silhouettes of Gaussians selected in 3D", "silhouette", score, lambda config: opengaussian.CONSTANTS | ours | {"selection_min": config.selection_min}, foreground=opengaussian.GREY_THRESHOLD + 1)
 
 
 PROTOCOLS: dict[str, Protocol] = {
-    **{n: _lerf(n) for n in ("langsplat", "langsplat_v2")},
+    "langsplat": _lerf("langsplat", "smooth, stretch, cut at 0.4; level by the largest maximum"),
+    "langsplat_v2": _lerf("langsplat_v2", "the same with other windows at the borders"),
     "opengaussian": _opengaussian(),
-    **{n: _ovs3d(n) for n in ("ovs3d_argmax", "ovs3d_occam")},
+    "ovs3d_argmax": _ovs3d("ovs3d_argmax", "all classes compete for each pixel"),
+    "ovs3d_occam": _ovs3d("ovs3d_occam", "stretch, a threshold found on each map"),
     "legaussians": _legaussians(),
-    "paper": _lerf("paper"),
-    "ovs3d_langsplat": _ovs3d("ovs3d_langsplat"),
+    "paper": _lerf("paper", "softmax, stretch, cut at 0.5 (the last two ours)"),
+    "ovs3d_langsplat": _ovs3d("ovs3d_langsplat", "relevancy above 0.4; level by the mean inside"),
 }
 """The protocols. Two are only partly published, and what is ours in them is named in their modules: paper and ovs3d_langsplat."""
 
