@@ -48,6 +48,7 @@ bench: $(STAMP)
 	$(BIN)/cclkit bench codebook --json results/mini/tables/bench_codebook.json
 	$(BIN)/cclkit bench field --json results/mini/tables/bench_field.json
 	$(BIN)/cclkit bench propagation --json results/mini/tables/bench_propagation.json
+	$(BIN)/cclkit bench query --json results/mini/tables/bench_query.json
 
 benchmark: $(STAMP)
 	$(BIN)/cclkit benchmark

@@ -18,11 +18,13 @@ from .artefacts import atomic_write, save_json
 from .blending_cache import BlendingCache, build_blending_cache
 from .codebook import ccl_loss, fit_codebook
 from .config import CodebookConfig, FieldConfig
-from .errors import ArtefactError, CodebookError, ConfigError, MaskError
-from .field import Decoder, field_loss, field_optimiser, pixels_of_all_views, train_field
+from .errors import ArtefactError, CodebookError, ConfigError, EvaluationError, MaskError
+from .evaluation import lerf_ovs
+from .field import Decoder, SemanticField, field_loss, field_optimiser, pixels_of_all_views, train_field
 from .gaussians import Gaussians, project, rasterize, splat_features
 from .masks import mask_nms
 from .pipeline import peak_memory_mb
+from .query import code_relevancy
 from .scenes.scene import Camera, View
 from .tables import markdown_table
 
@@ -418,6 +420,100 @@ def bench_propagation(*, objects: int = 60, n_views: int = 200, width: int = 320
     }  # fmt: skip
 
 
+def query_problem(*, width: int = 988, height: int = 731, n_codes: int = 64, dim: int = 512, views: int = 6, seed: int = 0) -> tuple[torch.Tensor, np.ndarray, torch.Tensor, torch.Tensor]:
+    """The seeded problem: prototypes [N, d], code maps [views, 2, H, W] int32 of the cells around random points, texts [10, d], canonical phrases [4, d]."""
+    rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
+    y, x = np.mgrid[:height, :width].astype(np.float32)
+    maps = np.zeros((views, 2, height, width), np.int32)
+    for codes in maps.reshape(-1, height, width):
+        nearest = np.full((height, width), np.inf, np.float32)
+        for code, (cy, cx) in enumerate(rng.random((n_codes, 2)) * (height, width)):
+            distance = (y - np.float32(cy)) ** 2 + (x - np.float32(cx)) ** 2
+            codes[distance < nearest] = code
+            nearest = np.minimum(nearest, distance)
+    vectors = torch.nn.functional.normalize(torch.randn(n_codes + 14, dim, generator=generator), dim=1)
+    return vectors[:n_codes], maps, vectors[n_codes: n_codes + 10], vectors[n_codes + 10 :]
+
+
+def langsplat_loop(maps: np.ndarray, truth: np.ndarray) -> tuple[int, np.ndarray, float]:
+    """Protocol `langsplat` one pixel at a time: level, mask and IoU of relevancy [L, H, W]. The plain way, to compare with."""
+    h, w = truth.shape
+    smoothed, masks = [], []
+    for r in maps:
+        around = np.pad(r.astype(np.float64), ((15, 14), (15, 14)), mode="reflect")
+        smooth = np.empty_like(r)
+        for y in range(h):
+            for x in range(w):
+                smooth[y, x] = np.float32(0.5) * (np.float32(around[y: y + 30, x: x + 30].sum() * np.float64(np.float32(1 / 900))) + r[y, x])
+        low = smooth.min()
+        n = np.clip((smooth - low) / ((smooth - low).max() + 1e-9) * 2 - 1, 0, 1)
+        raw, mask = n > 0.4, np.zeros((h, w), bool)
+        for y in range(h):
+            for x in range(w):
+                window = raw[max(y - 3, 0): min(y + 4, h - 1), max(x - 3, 0): min(x + 4, w - 1)]
+                mask[y, x] = 2 * window.sum() > window.size
+        smoothed.append(smooth.max())
+        masks.append(mask)
+    level = int(np.argmax(smoothed))
+    return level, masks[level], float((masks[level] & truth).sum() / (masks[level] | truth).sum())
+
+
+def bench_query(*, n_gaussians: int = 300_000, width: int = 988, height: int = 731, n_codes: int = 64, units: int = 60, repeats: int = 9, seed: int = 0) -> dict:
+    """Time what follows training: decoding a view, a text query on it, one evaluated query against literal loops, many units.
+
+    The literal loops run once. A unit is one text in one decoded view, from the lookup to IoU and localisation. Texts are
+    vectors here: encoding them is the encoder's time. Returns a JSON-able dict; times in seconds, medians of ``repeats``
+    after one warm-up. Raises EvaluationError when the loops find another mask.
+    """
+    if min(n_gaussians, width, height, n_codes, units, repeats) < 1:
+        raise ConfigError(f"gaussians {n_gaussians}, size {width}x{height}, codes {n_codes}, units {units}, repeats {repeats}: expected at least 1 of each")
+    prototypes, maps, texts, canonical = query_problem(width=width, height=height, n_codes=n_codes, views=-(-units // 10), seed=seed)
+
+    def timed(f: Callable, n: int = repeats):
+        """Median seconds after one warm-up, and the last result."""
+        seconds = []
+        for _ in range(n + 1):
+            t0 = time.perf_counter()
+            out = f()
+            seconds.append(time.perf_counter() - t0)
+        return statistics.median(seconds[1:]), out
+
+    query_s, relevancy = timed(lambda: torch.stack([code_relevancy(prototypes, m, texts[:1], canonical) for m in maps[0]], 1)[0].numpy())
+    truth = maps[0, 0] == int((prototypes @ texts[0]).argmax())
+    ys, xs = np.nonzero(truth)
+    box = [[xs.min(), ys.min(), xs.max(), ys.max()]] if len(xs) else []
+    evaluated = {p: timed(lambda: lerf_ovs.evaluate_query(relevancy, truth, box, protocol=p)) for p in ("langsplat", "langsplat_v2")}
+    t0 = time.perf_counter()
+    level, mask, iou = langsplat_loop(relevancy, truth)
+    loop = time.perf_counter() - t0
+    ours = evaluated["langsplat"][1]
+    if ours.level != level or not np.array_equal(ours.mask, mask):
+        raise EvaluationError(f"evaluate_query and the loops differ in level ({ours.level}, {level}) or in {np.count_nonzero(ours.mask != mask)} pixels; one of them is wrong, so a timing means nothing")
+
+    def all_units(protocol: str) -> int:
+        done = 0
+        for view in maps:
+            many = torch.stack([code_relevancy(prototypes, m, texts, canonical) for m in view], 1).numpy()
+            for stack in many[: units - done]:
+                lerf_ovs.evaluate_query(stack, truth, box, protocol=protocol)
+                done += 1
+        return done
+
+    many_s = {}
+    for protocol in evaluated:
+        many_s[protocol], count = timed(lambda: all_units(protocol), 1)
+    gaussians, view, _ = field_problem(n_gaussians=n_gaussians, width=width, height=height, n_codes=n_codes, seed=seed)
+    config, generator = FieldConfig(), torch.Generator().manual_seed(seed)
+    decoders = tuple(Decoder(config.dim, config.hidden, n_codes, normalise=config.normalise, generator=generator).requires_grad_(False) for _ in range(2))
+    field = SemanticField(torch.randn(2, n_gaussians, config.dim, generator=generator), decoders)
+    decode, _ = timed(lambda: field.codes(gaussians, view.camera), 3)
+    return {
+        "benchmark": "query", "gaussians": n_gaussians, "width": width, "height": height, "codes": n_codes, "levels": 2, "seed": seed, "threads": torch.get_num_threads(), "repeats": repeats,
+        "decode_per_level_s": round(decode / 2, 3), "query_s": round(query_s, 4), "evaluate_s": round(evaluated["langsplat"][0], 4), "evaluate_v2_s": round(evaluated["langsplat_v2"][0], 4),
+        "literal_loops_s": round(loop, 2), "times_faster": round(loop / evaluated["langsplat"][0], 1), "units": count, "units_s": round(many_s["langsplat"], 2), "units_v2_s": round(many_s["langsplat_v2"], 2),
+    }  # fmt: skip
+
+
 def _described(result: dict) -> str:
     """Caption and table of a result."""
     if result["benchmark"] == "codebook":
@@ -455,6 +551,15 @@ def _described(result: dict) -> str:
         )
         header = ["step ms", "build per view, s", "peak memory MB", "training, min", "cache build, min"]
         return f"{caption}\n\n" + markdown_table(header, [[f"{1e3 * r['step_s']:.1f}", f"{min(r['build_s_by_view']):.1f} to {max(r['build_s_by_view']):.1f}", f"{r['peak_memory_mb']:,}", f"{r['extrapolated_training_min']:.1f}", f"{r['extrapolated_build_min']:.1f}"]])
+    if result["benchmark"] == "query":
+        r = result
+        caption = (
+            f"After training, at {r['width']}×{r['height']}, two levels, {r['codes']} codes, {r['threads']} threads. Decoding is per level, from {r['gaussians']:,} Gaussians; a query is the relevancy of one text on decoded maps (encoding the text apart); "
+            f"evaluating is mask, level, IoU and localisation. Literal loops over pixels take {r['literal_loops_s']:.1f} s for the same langsplat evaluation, {r['times_faster']:.0f} times as long."
+        )
+        rows = [["decode a view, per level", f"{r['decode_per_level_s']:.3f}"], ["text query", f"{r['query_s']:.4f}"], ["evaluate one query, langsplat", f"{r['evaluate_s']:.3f}"], ["evaluate one query, langsplat_v2", f"{r['evaluate_v2_s']:.3f}"],
+                [f"{r['units']} units, langsplat", f"{r['units_s']:.2f}"], [f"{r['units']} units, langsplat_v2", f"{r['units_v2_s']:.2f}"]]
+        return f"{caption}\n\n" + markdown_table(["step", "s"], rows)
     caption = (
         f"CPU rasteriser, forward + backward to all parameters, median of {result['repeats']}: {result['gaussians']:,} Gaussians, "
         f"{result['width']}×{result['height']}, {result['channels']} channels, SH degree {result['sh_degree']}, {result['threads']} threads."
@@ -529,6 +634,15 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--target-iterations", type=int, default=30_000, help="iterations that the training is extrapolated to")
     p.add_argument("--seed", type=int, default=0)
     p.set_defaults(measure=bench_field_size)
+    p = commands.add_parser("query", help="decoding, text queries and evaluation of a full-size view, against literal loops")
+    p.add_argument("--gaussians", type=int, default=300_000, dest="n_gaussians")
+    p.add_argument("--width", type=int, default=988)
+    p.add_argument("--height", type=int, default=731)
+    p.add_argument("--codes", type=int, default=64, dest="n_codes")
+    p.add_argument("--units", type=int, default=60, help="evaluated (view, query) pairs")
+    p.add_argument("--repeats", type=int, default=9)
+    p.add_argument("--seed", type=int, default=0)
+    p.set_defaults(measure=bench_query)
     for p in commands.choices.values():
         p.add_argument("--json", type=Path, help="also write the result to this file, and a table beside it")
     args = vars(parser.parse_args(argv))

@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
 
     evaluate = sub.add_parser("evaluate", help="print the evaluation table of a scene (computing what is missing)")
     _scene_arguments(evaluate)
-    evaluate.add_argument("--protocol", help="protocol by name instead of the configured one")
+    evaluate.add_argument("--protocol", help="protocol by name instead of the configured one; see `cclkit settings`")
     evaluate.set_defaults(func=_evaluate)
 
     benchmark = sub.add_parser("benchmark", help="all bundled scenes through all stages, with and without the contrastive terms")
@@ -177,8 +177,7 @@ def _evaluate(args) -> int:
 
     run = _open(args)
     if args.protocol:
-        name = "evaluation.lerf_protocol" if run.scene.labels else "evaluation.ovs_protocol"
-        run = run.vary(**{name.replace(".", "__"): args.protocol})
+        run = run.vary(evaluation__protocol=args.protocol)
     print(evaluation_table(run))
     return 0
 

@@ -272,27 +272,37 @@ class QueryConfig:
     """Stage 5: text -> relevancy -> mask."""
 
     rule: str = "relevancy"
-    """"relevancy" (LERF's pairwise rule against canonical phrases, what the evaluation protocols use) or "softmax" (the paper's formula)."""
+    """"relevancy" (LERF's pairwise rule against canonical phrases) or "softmax" (the paper's formula), for looking at a scene. A named evaluation protocol brings its own rule."""
     scale: float = 10.0
-    """Factor before the pairwise softmax. LERF's code: 10 (in no formula of any paper)."""
+    """Factor before the pairwise softmax, for looking at a scene. LERF's code: 10 (in no formula of any paper); evaluation protocols use that always."""
     decoding: str = "hard"
     """"hard" (a pixel has its most likely code) or "soft" (the mean relevancy of the codes, weighted by the decoder's softmax; each query then decodes the view again). Paper: hard, the prototype at the index map's code."""
     canonical: tuple[str, ...] = ("object", "things", "stuff", "texture")
-    """Canonical phrases. LERF's; the paper does not list its phrase set."""
+    """Canonical phrases; also the phrase set of the protocol "paper". LERF's, and fixed in the other protocols; the paper does not list its phrase set."""
     temperature: float = 0.1
-    """Temperature of the softmax rule. Paper shows none, which is 1 (ours: 0.1, because over cosines a temperature of 1 is almost flat)."""
+    """Temperature of the softmax rule, in the protocol "paper" too. Paper shows none, which is 1 (ours: 0.1, because over cosines a temperature of 1 is almost flat)."""
 
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """Stage 6: protocols by name."""
+    """Stage 6: what is scored against what, under which protocol."""
 
-    lerf_protocol: str = "langsplat"
-    """Protocol for the LERF-OVS layout."""
-    ovs_protocol: str = "ovs3d_langsplat"
-    """Protocol for the 3D-OVS layout."""
-    argmax_level: str = "wp"
-    """Level that the ovs3d_argmax protocol scores. Paper does not say (ours: wp, since its classes are whole objects)."""
+    protocol: str = "auto"
+    """langsplat, langsplat_v2, opengaussian, ovs3d_argmax, ovs3d_occam, legaussians, paper or ovs3d_langsplat. Paper does not say (ours: "auto", langsplat on LERF-OVS labels and ovs3d_langsplat on 3D-OVS masks, because the paper prints LangSplat's numbers beside its own)."""
+    views: str = "all"
+    """"all" views with ground truth, as every published protocol does, training views included; "held_out": those no stage has seen; "training". Paper does not say (ours: "all", because published numbers are so)."""
+    truth: str = "labels"
+    """"labels" of the data set, or "dense": exact ids of every view, in scenes that have them. Paper: labels."""
+    level: str = "wp"
+    """Level that protocols for fields of one level score (ovs3d_argmax, legaussians). Paper does not say (ours: wp, since classes are mostly whole objects)."""
+    paper_threshold: float = 0.5
+    """Threshold of the protocol "paper". Paper does not say (ours: 0.5, because it is the middle of a map after min-max)."""
+    paper_min_max: bool = True
+    """Stretch each level's map to 0..1 before that threshold. Paper does not say (ours: yes, because the height of a softmax depends on the unpublished temperature and phrase set)."""
+    selection_min: float = 0.5
+    """Relevancy from which opengaussian selects a Gaussian. Paper does not say (ours: 0.5, because above it the text beats every canonical phrase)."""
+    flat_maps: str = "error"
+    """What ovs3d_occam does with a map on which no threshold keeps an allowed share of pixels: "error", as its code does, or "empty": leave the level out, and answer nothing if none remains. Paper does not say (ours: "error", because a skipped failure would flatter the mean)."""
 
 
 @dataclass(frozen=True)
@@ -348,7 +358,7 @@ _NOT_NEGATIVE = (
     "front_end.simulation.text_noise", "front_end.simulation.confuser_drift",
 )
 _SHARE = (
-    "front_end.sam.box_nms_iou",
+    "front_end.sam.box_nms_iou", "evaluation.paper_threshold", "evaluation.selection_min",
     "codebook.split_cosine", "tracks.iou_min", "tracks.reseed_iou_max", "tracks.check_iou_min", "masks.predicted_iou_min", "masks.stability_min", "masks.overlap_iou_max", "masks.score_min", "masks.inner_max",
     "front_end.simulation.incomplete_rate", "front_end.simulation.incomplete_cut", "front_end.simulation.split_rate", "front_end.simulation.merge_rate",
     "front_end.simulation.missing_rate", "front_end.simulation.track_loss_rate", "front_end.simulation.between_object_cosine", "front_end.simulation.hierarchy",
@@ -375,9 +385,11 @@ _CHOICES = {
     "field.mode": ("rasterised", "cached", "joint"),
     "query.rule": ("relevancy", "softmax"),
     "query.decoding": ("hard", "soft"),
-    "evaluation.lerf_protocol": ("langsplat", "langsplat_v2"),
-    "evaluation.ovs_protocol": ("ovs3d_langsplat", "ovs3d_argmax", "ovs3d_occam"),
-    "evaluation.argmax_level": ("sp", "wp"),
+    "evaluation.protocol": ("auto", "langsplat", "langsplat_v2", "opengaussian", "ovs3d_argmax", "ovs3d_occam", "legaussians", "paper", "ovs3d_langsplat"),
+    "evaluation.views": ("all", "held_out", "training"),
+    "evaluation.truth": ("labels", "dense"),
+    "evaluation.level": ("sp", "wp"),
+    "evaluation.flat_maps": ("error", "empty"),
 }
 
 

@@ -14,13 +14,16 @@ from .codebook import Codebook, colliding_labels, fit_codebook
 from .config import CodebookConfig, Config, SimulationConfig
 from .correspondence import corresponding_pixels
 from .errors import ConfigError, EvaluationError
-from .evaluation import lerf_ovs, ovs3d
+from .evaluation import lerf_ovs
 from .evaluation.consistency import cohens_kappa
+from .evaluation.metrics import min_max
+from .evaluation.protocols import PROTOCOLS, Evaluation, evaluate_scene
 from .foundation.simulated import FeatureSpace, seeded
 from .gaussians import psnr, rasterize
 from .masks import LEVELS
 from .pipeline import Run
 from .scenes import bundled_scenes
+from .scenes.scene import LabelledObject
 from .tables import save_table
 
 ARMS: dict[str, dict] = {
@@ -137,16 +140,8 @@ def index_map_miou(run: Run) -> float:
 def codes_miou(run: Run, codes_of: Callable[[str], np.ndarray], *, views: str = "all") -> float:  # view name -> [2, H, W] int
     """mIoU % of the scene's own protocol on any code maps of its labelled views. Raises EvaluationError for a scene without labels."""
 
-    def relevancy(name: str, texts):
-        return run.relevancy(name, texts, code_maps=codes_of(name))
-
-    if run.scene.labels:
-        _, aggregates = lerf_ovs.evaluate_scene(run.scene, relevancy, protocol=run.config.evaluation.lerf_protocol, views=views)
-    elif run.scene.classes:
-        _, aggregates = ovs3d.evaluate_scene(run.scene, relevancy, protocol=run.config.evaluation.ovs_protocol, views=views)
-    else:
-        raise EvaluationError(f"{run.scene.path}: no labels to score against; use a LERF-OVS or 3D-OVS scene")
-    return 100 * aggregates["pooled"]["miou"]
+    e = evaluate_scene(run.scene, lambda reads, name, texts: run.scores(reads, name, texts, code_maps=codes_of(name)), replace(run.config.evaluation, views=views))
+    return 100 * e.aggregates["pooled"]["miou"]
 
 
 def scene_ablation(run: Run, *, seeds: Sequence[int], arms: Sequence[str] = tuple(ARMS)) -> dict[str, list[float]]:
@@ -161,6 +156,91 @@ def scene_ablation(run: Run, *, seeds: Sequence[int], arms: Sequence[str] = tupl
             changes = {f"codebook__{k}": v for k, v in ARMS[arm].items()}
             out[arm].append(index_map_miou(run.vary(seed=seed, front_end__simulation__seed=seed, **changes)))
     return out
+
+
+# ----------------------------------------------------------------- what a protocol does to a number
+
+
+def every_protocol(run: Run, **settings) -> dict[str, Evaluation | str]:
+    """One field under every protocol, with evaluation ``settings`` (views, truth, …): its evaluation, or why it can't be."""
+    out: dict[str, Evaluation | str] = {}
+    for name in PROTOCOLS:
+        try:
+            out[name] = evaluate_scene(run.scene, run.scores, replace(run.config.evaluation, protocol=name, **settings))
+        except EvaluationError as e:
+            out[name] = str(e)
+    return out
+
+
+def protocol_traps(run: Run) -> list[tuple[str, float, float]]:
+    """What happens to langsplat's numbers when one step is done another way: (step, mIoU %, localisation %), the protocol first.
+
+    On a scene with LERF-OVS labels, all labelled views. Each variant has been somebody's mistake or another protocol's rule.
+    """
+    published = lerf_ovs.PROTOCOLS["langsplat"]
+    names = [v.name for v in run.scene.views if v.name in run.scene.labels]
+    rendered = [v.name for v in run.scene.training_views]  # a list without the held-out views, as renderings on disk are
+    position = {v: run.scene.views.index(run.scene.view(v)) for v in names}  # what "frame number minus one" gives
+
+    def score(maps: Callable[[str, tuple[str, ...]], Tensor], p=published, level: int | None = None) -> tuple[float, float]:
+        ious, hits = [], []
+        for name in names:
+            units = run.scene.labels[name]
+            for unit, stack in zip(units, maps(name, tuple(u.category for u in units))):
+                r = lerf_ovs.evaluate_query(stack, unit.mask, unit.boxes, protocol=p)
+                ious.append(r.iou if level is None else r.ious[level])
+                hits.append(r.hit)
+        return 100 * float(np.nanmean(ious)), 100 * float(np.mean(hits))
+
+    def scaled(scale: float):
+        return run.vary(query__rule="relevancy", query__scale=scale).relevancy
+
+    cache: dict = {}
+
+    def relevancy(name: str, texts):
+        if (name, texts) not in cache:
+            cache[name, texts] = run.scores("relevancy", name, texts)
+        return cache[name, texts]
+
+    width = run.scene.views[0].camera.width
+    in_proportion = max(1, round(published.box * width / 988))
+    return [
+        ("as published (langsplat)", *score(relevancy)),
+        ("views by list position, not by name", *score(lambda name, texts: relevancy(rendered[min(position[name], len(rendered) - 1)], texts))),
+        ("maps stretched to 0..1 before choosing a level", *score(relevancy, level=0)),  # every maximum is 1 then, so the first level wins
+        ("no smoothing, no vote", *score(relevancy, replace(published, box=0, vote=0))),
+        (f"smoothing box of {in_proportion}, in proportion to the image", *score(relevancy, replace(published, box=in_proportion))),
+        ("box and vote of langsplat_v2", *score(relevancy, lerf_ovs.PROTOCOLS["langsplat_v2"])),
+        ("factor 1 instead of 10", *score(scaled(1.0))),
+        ("factor 100 instead of 10", *score(scaled(100.0))),
+        ("threshold 0.4 on the plain stretched map", *score(relevancy, replace(published, stretch=False))),
+        ("threshold 0.4 on the relevancy itself", *score(relevancy, replace(published, stretch=False, min_max=False))),
+    ]
+
+
+def best_threshold(values: np.ndarray, truth: np.ndarray, steps: int = 100) -> tuple[np.ndarray, np.ndarray]:
+    """Thresholds [steps] in 0..1 and the IoU of ``values`` [H, W] above each with ``truth`` [H, W]."""
+    at = np.arange(steps) / steps
+    above, both = (np.sort(v, axis=None) for v in (values.astype(np.float64), values[truth].astype(np.float64)))
+    n, hit = len(above) - np.searchsorted(above, at, "right"), len(both) - np.searchsorted(both, at, "right")
+    union = n + len(both) - hit
+    return at, np.where(union > 0, hit / np.maximum(union, 1), 0.0)
+
+
+FAILURES = ("found", "the other level has it", "another threshold has it", "something else answers", "no map has it")
+"""What became of a unit under langsplat, first that applies; found is IoU of at least one half."""
+
+
+def failure(stack: np.ndarray, unit: LabelledObject) -> str:
+    """Which of FAILURES a unit is, from its relevancy [L, H, W]. "something else answers": the answer misses the region altogether."""
+    result, steps = lerf_ovs.evaluate_query(stack, unit.mask, unit.boxes), lerf_ovs.query_steps(stack)
+    if result.iou >= 0.5:
+        return FAILURES[0]
+    if result.ious.max() >= 0.5:
+        return FAILURES[1]
+    if max(best_threshold(min_max(s), unit.mask)[1].max() for s in steps.smoothed) >= 0.5:
+        return FAILURES[2]
+    return FAILURES[3] if not (result.mask & unit.mask).any() else FAILURES[4]
 
 
 def benchmark(scenes: Sequence[str] | None, config: Config, folder: Path) -> list[dict]:

@@ -809,7 +809,7 @@ def field_figure(columns: Sequence[Mapping[str, np.ndarray]]) -> Figure:
 def query_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
     """One row per query: photograph with ground truth, relevancy of both levels, predicted mask with its IoU.
 
-    A row holds text, image, truth, relevancy [2, H, W], level, mask, iou.
+    A row holds text, image, truth, relevancy [2, H, W], level, mask, iou, and optionally a note on the answer.
     """
     fig, axes = grid(len(rows), 4, width=2.75, head=0.32)
     for r, row in enumerate(rows):
@@ -819,18 +819,20 @@ def query_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
             im = axes[r, 1 + n].imshow(row["relevancy"][n], vmin=0, vmax=1, cmap="inferno")
             axes[r, 1 + n].set_title(f"relevancy, {level}{chosen}", fontsize=9.5)
             axes[r, 1 + n].axis("off")
-        picture(axes[r, 3], highlight(row["image"], row["mask"]), f"answer, IoU {100 * row['iou']:.0f} %")
+        picture(axes[r, 3], highlight(row["image"], row["mask"]), f"answer, IoU {100 * row['iou']:.0f} %" + (f": {row['note']}" if row.get("note") else ""))
     bar = fig.colorbar(im, ax=axes[-1, 1:3], location="bottom", shrink=0.6, aspect=40, pad=0.02)
     bar.ax.tick_params(labelsize=8)
     return fig
 
 
-def steps_figure(image: np.ndarray, steps: Sequence[tuple[str, np.ndarray]], truth: np.ndarray) -> Figure:
-    """The steps of a protocol on one query, left to right."""
-    fig, axes = grid(1, len(steps) + 1, width=2.3)
-    picture(axes[0, 0], highlight(image, truth, (0.0, 0.9, 0.4)), "ground truth")
-    for ax, (title, m) in zip(axes[0, 1:], steps):
-        picture(ax, m, title, cmap="inferno" if m.dtype != bool else "gray")
+def steps_figure(image: np.ndarray, truth: np.ndarray, rows: Sequence[tuple[str, Sequence[tuple[str, np.ndarray]]]]) -> Figure:
+    """The steps of a protocol on one query, left to right, a row per level: (row title, [(step title, map [H, W])]). Maps share 0..1."""
+    fig, axes = grid(len(rows), len(rows[0][1]) + 1, width=2.25)
+    for r, (title, steps) in enumerate(rows):
+        picture(axes[r, 0], highlight(image, truth, (0.0, 0.9, 0.4)), "ground truth" if r == 0 else "")
+        axes[r, 0].text(-0.04, 0.5, title, rotation=90, va="center", ha="right", fontsize=10, transform=axes[r, 0].transAxes)
+        for ax, (name, m) in zip(axes[r, 1:], steps):
+            picture(ax, m, name, cmap="inferno" if m.dtype != bool else "gray", vmin=0, vmax=1)
     return fig
 
 
@@ -861,6 +863,106 @@ def bars_figure(names: Sequence[str], values: Sequence[float], xlabel: str, *, m
     if mean is not None:
         ax.axvline(mean, color=VERMILION, lw=1.4)
         ax.text(mean, len(names) - 0.35, f"mean {mean:.1f}", color=VERMILION, ha="center", va="bottom", fontsize=9)
+    return fig
+
+
+def thresholds_figure(curves: Sequence[tuple[str, np.ndarray, np.ndarray]], cut: float) -> Figure:
+    """IoU against the threshold on the stretched map, a line per level: (name, thresholds, IoU); the protocol's cut is marked."""
+    fig, axes = plots(1, 1, size=(5.4, 2.9))
+    ax = axes[0, 0]
+    for (name, at, iou), color in zip(curves, (ORANGE, BLUE, GREEN)):
+        best = int(np.argmax(iou))
+        ax.plot(at, 100 * iou, color=color, lw=1.8, label=f"{name}: best {100 * iou[best]:.0f} % at {at[best]:.2f}")
+        ax.plot(at[best], 100 * iou[best], "o", color=color, ms=6)
+    ax.axvline(cut, color="0.2", lw=1.1, ls="--")
+    ax.text(cut + 0.01, 101, f"the protocol cuts at {cut:g}", fontsize=9, ha="center", va="bottom")
+    ax.set(xlabel="threshold on the map stretched to 0..1", ylabel="IoU, %", xlim=(0, 1), ylim=(0, 100))
+    ax.legend(fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return fig
+
+
+def traps_figure(rows: Sequence[tuple[str, float, float]]) -> Figure:
+    """What one changed step does to the two scores: (step, mIoU %, localisation %), the protocol itself first."""
+    fig, axes = plots(1, 2, size=(3.4, 0.7 + 0.3 * len(rows)), sharey=True)
+    y = np.arange(len(rows))[::-1]
+    for ax, column, title in ((axes[0, 0], 1, "mIoU, %"), (axes[0, 1], 2, "localisation, %")):
+        values = np.array([r[column] for r in rows])
+        ax.axvline(values[0], color="0.3", lw=1.0, ls="--")
+        ax.hlines(y[1:], values[0], values[1:], color=[VERMILION if v < values[0] else GREEN for v in values[1:]], lw=2.4)
+        ax.plot(values, y, "o", color="0.15", ms=5)
+        for v, at in zip(values, y):
+            right = v >= values[0]
+            ax.annotate(f"{v:.1f}", (v, at), (6 if right else -6, 0), textcoords="offset points", va="center", ha="left" if right else "right", fontsize=9)
+        ax.set(xlabel=title, xlim=(0, 100), ylim=(-0.7, len(rows) - 0.3))
+    axes[0, 0].set_yticks(y, [r[0] for r in rows], fontsize=9)
+    return fig
+
+
+def protocols_figure(rows: Sequence[tuple[str, float | None, str]]) -> Figure:
+    """One field under every protocol: (name, mIoU % or None, what is scored or why it can't be)."""
+    fig, axes = plots(1, 1, size=(8.6, 0.8 + 0.32 * len(rows)))
+    ax = axes[0, 0]
+    for y, (_, value, what) in zip(range(len(rows) - 1, -1, -1), rows):
+        if value is not None:
+            ax.barh(y, value, color=BLUE, height=0.62)
+        ax.text((value or 0) + 1.2, y, (f"{value:.1f}   " if value is not None else "not applicable: ") + what, va="center", fontsize=9, color="0.15" if value is not None else VERMILION)
+    ax.set_yticks(range(len(rows) - 1, -1, -1), [r[0] for r in rows], fontsize=9.5)
+    ax.set(xlabel="mIoU, % (every bar is another quantity; none may be compared with another)", xlim=(0, 190), ylim=(-0.6, len(rows) - 0.4))
+    ax.set_xticks(range(0, 101, 20))
+    return fig
+
+
+def answers_figure(rows: Sequence[tuple[str, np.ndarray, np.ndarray, Sequence[tuple[str, np.ndarray]]]]) -> Figure:
+    """What protocols answer to the same text: (text, photograph, truth [H, W], [(title, mask [H, W])]), a row per text."""
+    fig, axes = grid(len(rows), 1 + max(len(r[3]) for r in rows), width=1.75, head=0.34)
+    for ax in axes.flat:
+        ax.axis("off")
+    for r, (text, image, truth, answers) in enumerate(rows):
+        picture(axes[r, 0], highlight(image, truth, (0.0, 0.9, 0.4)))
+        axes[r, 0].set_title(f"“{text}”", fontsize=9)
+        for ax, (title, mask) in zip(axes[r, 1:], answers):
+            picture(ax, highlight(image, mask))
+            ax.set_title(title, fontsize=8.5)
+    return fig
+
+
+def occam_figure(name: str, relevancy: np.ndarray, mask: np.ndarray, thresholds: np.ndarray, curves: Any, cut: float, limits: tuple[float, float, float]) -> Figure:
+    """A threshold that is found, not given: map, the two curves over all thresholds, their slopes with the stable stretch, and the mask.
+
+    ``curves`` has mean, fraction, mean_slope, fraction_slope and regions; ``limits`` are the largest slope, the smallest and the largest share.
+    """
+    plt.rcParams.update(STYLE)
+    fig, (a, b, c, d) = plt.subplots(1, 4, figsize=(13.2, 2.9), layout="constrained")
+    _leave_room(fig)
+    picture(a, relevancy, f"relevancy of “{name}”, stretched", cmap="inferno", vmin=0, vmax=1)
+    b.plot(thresholds, curves.mean, color=BLUE, label="mean of what is above")
+    b.plot(thresholds, curves.fraction, color=ORANGE, label="share of pixels above")
+    b.axhline(limits[1], color="0.6", lw=0.8, ls=":")
+    b.axhline(limits[2], color="0.6", lw=0.8, ls=":")
+    b.set(title="two curves over all thresholds", xlabel="threshold", xlim=(0, 1), ylim=(0, 1.02))
+    c.plot(thresholds, np.minimum(curves.mean_slope, 2), color=BLUE)
+    c.plot(thresholds, np.minimum(curves.fraction_slope, 2), color=ORANGE)
+    c.axhline(limits[0], color="0.3", lw=1, ls="--")
+    c.set(title="their slopes; stable below the dashed line", xlabel="threshold", xlim=(0, 1), ylim=(0, 2))
+    for start, end in curves.regions:
+        c.axvspan(thresholds[start], thresholds[end], color=GREEN, alpha=0.25, lw=0)
+    for ax in (b, c):
+        ax.axvline(cut, color=VERMILION, lw=1.4)
+    b.legend(fontsize=8, loc="center left")
+    picture(d, mask, f"above {cut:.3f}, after the vote", cmap="gray")
+    return fig
+
+
+def confusion_figure(matrix: np.ndarray, names: Sequence[str]) -> Figure:
+    """Where the pixels of each class went: rows are true classes, columns answers, shares of a row in %."""
+    fig, axes = plots(1, 1, size=(1.9 + 0.42 * len(names), 1.5 + 0.34 * len(names)))
+    ax = axes[0, 0]
+    ax.imshow(matrix, vmin=0, vmax=100, cmap="Blues", aspect="auto")
+    for i, j in np.argwhere(matrix >= 1):
+        ax.text(j, i, f"{matrix[i, j]:.0f}", ha="center", va="center", fontsize=8, color="w" if matrix[i, j] > 55 else "0.1")
+    ax.set_xticks(range(len(names)), names, rotation=45, ha="right", fontsize=8.5)
+    ax.set_yticks(range(len(names)), names, fontsize=8.5)
+    ax.set(xlabel="answered", ylabel="true class")
     return fig
 
 

@@ -31,15 +31,16 @@ from .blending_cache import BlendingCache, build_blending_cache, open_blending_c
 from .codebook import Codebook, fit_codebook, index_map
 from .config import Config
 from .errors import ArtefactError, CclkitError, ConfigError, EvaluationError, FieldError, GaussiansError, QueryError, reason
-from .evaluation import lerf_ovs, ovs3d
+from .evaluation import legaussians, lerf_ovs, opengaussian, ovs3d
 from .evaluation.metrics import write_results
+from .evaluation.protocols import evaluate_scene
 from .features import view_features
 from .field import SemanticField, field_from_tensors, field_tensors, train_field, train_joint
 from .foundation import Candidates, FrontEnd, MaskPropagator, build_front_end, identities
 from .foundation.geometric import GeometricPropagation
 from .gaussians import Gaussians, fit_rgb, from_scene, lift, load_ply, project, rasterize, save_ply
 from .masks import LEVELS, FilterCounts, ViewMasks, build_view_masks, pack, unpack
-from .query import code_relevancy, code_softmax_relevancy, select_level_by_mask_mean, select_level_by_maximum, threshold_mask
+from .query import CANONICAL, by_code, code_cosine, code_relevancy, code_softmax_relevancy, select_level_by_mask_mean, select_level_by_maximum, threshold_mask
 from .rle import unpack_masks
 from .scenes import Scene, View, content_hash, load_scene
 from .tracking import ViewTracks, track_masks
@@ -74,9 +75,9 @@ GRAPH: dict[str, Stage] = {
     ),
     "evaluation": Stage(
         ("codebook", "gaussians", "field"),
-        lambda c: _role(c, "clip") | _settings(c, "query", "evaluation") | {"device": c.device},
+        lambda c: _role(c, "clip") | _evaluation_settings(c) | {"device": c.device},
         ("query.py", "evaluation", "field.py", "gaussians"),
-        ("relevancy", "_scores", "similarity", "codes", "codebooks", "_text"),
+        ("scores", "silhouettes", "gaussian_codes", "_looked_up", "codes", "codebooks", "_text"),
         role="clip",
     ),
 }
@@ -102,6 +103,12 @@ def _field_settings(config: Config) -> dict:
     }[config.field.mode]
     own = {"field": {k: v for k, v in configs.as_dict(config.field).items() if k not in unused}}
     return own | (_settings(config, "gaussians") if config.field.mode == "joint" else {})
+
+
+def _evaluation_settings(config: Config) -> dict:
+    """Of the query's settings only those that a protocol reads: the others bring their own constants."""
+    query = {k: v for k, v in configs.as_dict(config.query).items() if k in ("canonical", "temperature")}
+    return _settings(config, "evaluation") | ({"query": query} if config.evaluation.protocol == "paper" else {})
 
 
 _MODEL_OF = {"sam": "masks", "clip": "features", "propagation": "propagation"}
@@ -368,36 +375,10 @@ class Run:
         return about | {"final_loss": float(np.mean(curves["loss"][-20:])), "final_accuracy": float(np.mean(curves["accuracy"][-20:]))}
 
     def _build_evaluation(self, folder: Path) -> dict:
-        c = self.config.evaluation
-        bar = tqdm(total=len(self.scene.labels or self.scene.class_masks), desc="evaluation", disable=quiet(), leave=False)
-
-        def counted(scores):
-            def of_view(name, texts):
-                answer = scores(name, texts)
-                bar.update()
-                return answer
-
-            return of_view
-
-        if self.scene.labels:
-            protocol, constants = c.lerf_protocol, lerf_ovs.constants(c.lerf_protocol)
-            rows, aggregates = lerf_ovs.evaluate_scene(self.scene, counted(self.relevancy), protocol=protocol)
-        elif self.scene.classes:
-            protocol, constants = c.ovs_protocol, ovs3d.constants(c.ovs_protocol)
-            if protocol == "ovs3d_argmax":  # one map per class, no canonical phrases: cosines of one level
-                level = LEVELS.index(c.argmax_level)
-                scores = lambda name, texts: self.similarity(name, texts)[:, level]
-            else:
-                scores = self.relevancy
-            rows, aggregates = ovs3d.evaluate_scene(self.scene, counted(scores), protocol=protocol)
-        else:
-            raise EvaluationError(
-                f"{self.scene.path}: the scene has neither LERF-OVS labels nor 3D-OVS class masks, so there is nothing to "
-                "score; use `cclkit query` to look at it"
-            )
-        bar.close()
-        write_results(rows, aggregates, protocol, constants, folder)
-        return {"protocol": protocol}
+        e = evaluate_scene(self.scene, self.scores, self.config.evaluation)
+        query = {"canonical": list(self.config.query.canonical), "temperature": self.config.query.temperature} if e.protocol == "paper" else {}
+        write_results(e.rows, e.aggregates, e.protocol, e.constants | query, folder)
+        return {"protocol": e.protocol}
 
     # ------------------------------------------------- what the stages produced
 
@@ -547,22 +528,17 @@ class Run:
         return self._codes[view.name]
 
     def relevancy(self, view: View | str, texts: Sequence[str], *, code_maps: np.ndarray | None = None) -> torch.Tensor:  # [P, 2, H, W]
-        """Relevancy of texts in a view, at both levels. ``code_maps`` [2, H, W] replaces the field's codes."""
-        if code_maps is None and self.config.query.decoding == "soft":
-            every = [self._scores(n, np.arange(max(1, len(book.prototypes))), texts) for n, book in self.codebooks().items()]
-            return self.field().expected(self.gaussians(), self._view(view).camera, every)
-        maps = self.codes(view) if code_maps is None else code_maps
-        return torch.stack([self._scores(n, codes, texts) for n, codes in zip(LEVELS, maps)], 1)
-
-    def _scores(self, level: str, codes: np.ndarray, texts: Sequence[str]) -> torch.Tensor:  # [...] int -> [P, ...]
-        """Relevancy of codes of one level."""
-        q, prototypes = self.config.query, self.codebooks()[level].prototypes
-        if len(prototypes) == 0:
-            return torch.zeros(len(texts), *codes.shape)
-        text, canonical = self._text(texts), self._text(q.canonical)
-        if q.rule == "softmax":
-            return code_softmax_relevancy(prototypes, codes, text, canonical, temperature=q.temperature)
-        return code_relevancy(prototypes, codes, text, canonical, scale=q.scale)
+        """Relevancy of texts in a view, at both levels, by the configured rule. ``code_maps`` [2, H, W] replaces the field's codes."""
+        q, canonical = self.config.query, self._text(self.config.query.canonical)
+        rule = {
+            "relevancy": lambda T, codes, text: code_relevancy(T, codes, text, canonical, scale=q.scale),
+            "softmax": lambda T, codes, text: code_softmax_relevancy(T, codes, text, canonical, temperature=q.temperature),
+        }[q.rule]
+        if code_maps is not None or q.decoding == "hard":
+            return self._looked_up(rule, view, texts, code_maps)
+        text = self._text(texts)
+        every = [rule(T, np.arange(len(T)), text) if len(T) else torch.zeros(len(texts), 1) for T in (book.prototypes for book in self.codebooks().values())]
+        return self.field().expected(self.gaussians(), self._view(view).camera, every)
 
     def select_gaussians(self, text: str, *, share: float = 0.7) -> tuple[np.ndarray, str]:  # [G] bool, level
         """The Gaussians that answer a text, and the level they were chosen at; keep them with `Gaussians.select`.
@@ -586,16 +562,55 @@ class Run:
         keep[seen] = scores[level] > low + share * (high - low)
         return keep.numpy(), LEVELS[level]
 
-    def similarity(self, view: View | str, texts: Sequence[str]) -> torch.Tensor:  # [P, 2, H, W]
-        """Cosine of each pixel's prototype with each text, at both levels."""
-        text, out = torch.from_numpy(self._text(texts)), []
-        for book, codes in zip(self.codebooks().values(), self.codes(view)):
-            if len(book.prototypes) == 0:
-                out.append(torch.zeros(len(texts), *codes.shape))
-                continue
-            scores = text @ book.prototypes.T  # [P, N]
-            out.append(scores[:, torch.from_numpy(codes).long()])
-        return torch.stack(out, 1)
+    def scores(self, reads: str, view: View | str, texts: Sequence[str], *, code_maps: np.ndarray | None = None) -> torch.Tensor | np.ndarray:
+        """What an evaluation protocol reads (`evaluation.protocols.READS`), with the protocols' own constants: [P, 2, H, W], or [P, H, W] silhouettes.
+
+        ``code_maps`` [2, H, W] replaces the field's codes; silhouettes can't be made of them.
+        """
+        if reads in ("silhouette", "cosine") and code_maps is not None:
+            why = "it selects Gaussians in 3D" if reads == "silhouette" else "it gives every pixel a class, and pixels outside all masks have no code"
+            raise EvaluationError(f"this protocol can't score index maps: {why}; choose another evaluation.protocol")
+        if reads == "silhouette":
+            return self.silhouettes(view, texts)
+        q = self.config.query
+        canonical = self._text(q.canonical if reads == "softmax" else CANONICAL)
+        rule = {
+            "relevancy": lambda T, codes, text: code_relevancy(T, codes, text, canonical),
+            "softmax": lambda T, codes, text: code_softmax_relevancy(T, codes, text, canonical, temperature=q.temperature),
+            "cosine": code_cosine,
+            "legaussians": lambda T, codes, text: by_code(lambda rows, text: legaussians.relevancy(rows, text, canonical), T, codes, text),
+        }[reads]
+        return self._looked_up(rule, view, texts, code_maps)
+
+    def silhouettes(self, view: View | str, texts: Sequence[str]) -> np.ndarray:  # [P, H, W] uint8, 0 or 255
+        """Pictures of the Gaussians that a text selects, and of no others: what opengaussian scores.
+
+        Ours, since the selection belongs to a method and not to its metric: a Gaussian is selected by the relevancy of
+        its own code, from `evaluation.selection_min`, at the level whose codes in use reach the largest (lowest on ties).
+        """
+        codes, books, gaussians, camera = self.gaussian_codes(), self.codebooks(), self.gaussians(), self._view(view).camera
+        text, canonical = self._text(texts), self._text(CANONICAL)
+        relevancy = [code_relevancy(books[n].prototypes, c, text, canonical) if len(books[n].prototypes) else torch.zeros(len(texts), len(c)) for n, c in zip(LEVELS, codes)]
+        per_level = torch.stack(relevancy, 1)  # [P, 2, G]
+        out = np.zeros((len(texts), camera.height, camera.width), np.uint8)
+        for picture, r in zip(out, per_level):
+            chosen = r[int(r.amax(1).argmax())] >= self.config.evaluation.selection_min
+            if chosen.any():
+                with torch.no_grad():
+                    picture[:] = opengaussian.silhouette(rasterize(Gaussians(*(t[chosen] for t in vars(gaussians).values())), camera).alpha)
+        return out
+
+    def gaussian_codes(self) -> np.ndarray:  # [2, G] int64
+        """Code of every Gaussian by itself: its own feature through the decoder, nothing rendered."""
+        field = self.field()
+        with torch.no_grad():
+            return torch.stack([d(f).argmax(-1) for d, f in zip(field.decoders, field.features)]).numpy()
+
+    def _looked_up(self, rule: Callable, view: View | str, texts: Sequence[str], code_maps: np.ndarray | None) -> torch.Tensor:  # [P, 2, H, W]
+        """``rule(prototypes, codes, text)`` at both levels; a level without masks scores 0."""
+        text, books = self._text(texts), self.codebooks()
+        maps = self.codes(view) if code_maps is None else code_maps
+        return torch.stack([rule(books[n].prototypes, c, text) if len(books[n].prototypes) else torch.zeros(len(texts), *c.shape) for n, c in zip(LEVELS, maps)], 1)
 
     def _text(self, texts: Sequence[str]) -> np.ndarray:
         for t in texts:

@@ -105,24 +105,36 @@ def code_relevancy(prototypes, code_map, text, canonical, *, scale: float = SCAL
     Raises:
         QueryError: a code outside -1..N-1. FeatureError: a prototype in use is zero or not finite.
     """
-    prototypes, text, canonical = _same_kind(prototypes, text, canonical)
-    used, inverse = _used_codes(prototypes, code_map)
-    if used.numel() == 0:
-        _check_text(prototypes, text, "text")
-        return torch.zeros((text.shape[0], *inverse.shape), dtype=text.dtype, device=text.device)
-    rows = prototypes[used]
-    scores = relevancy(rows / _check_features(rows)[:, None], text, canonical, scale=scale)  # [P, used]
-    return _gather(scores, inverse)
+    return by_code(lambda rows, text: relevancy(rows / _check_features(rows)[:, None], text, canonical, scale=scale), prototypes, code_map, text)
 
 
 def code_softmax_relevancy(prototypes, code_map, text, phrases, *, temperature: float = TEMPERATURE) -> torch.Tensor:
     """``softmax_relevancy`` of a map of codes [...], -1 = none scoring 0; returns [P, ...]. Raises as ``code_relevancy``."""
-    prototypes, text, phrases = _same_kind(prototypes, text, phrases)
-    used, inverse = _used_codes(prototypes, code_map)
-    if used.numel() == 0:
-        _check_text(prototypes, text, "text")
-        return torch.zeros((text.shape[0], *inverse.shape), dtype=text.dtype, device=text.device)
-    return _gather(softmax_relevancy(prototypes[used], text, phrases, temperature=temperature), inverse)
+    return by_code(lambda rows, text: softmax_relevancy(rows, text, phrases, temperature=temperature), prototypes, code_map, text)
+
+
+def code_cosine(prototypes, code_map, text) -> torch.Tensor:
+    """Cosine of prototype and text for a map of codes [...], -1 = none scoring 0; returns [P, ...]. Raises as ``code_relevancy``."""
+    return by_code(lambda rows, text: torch.nn.functional.normalize(text, dim=-1) @ (rows / _check_features(rows)[:, None]).T, prototypes, code_map, text)
+
+
+def by_code(score, prototypes, code_map, text) -> torch.Tensor:
+    """Any score that a pixel has only through its code: ``score(rows [U, d], text [P, d]) -> [P, U]``, looked up.
+
+    Returns [P, ...], codes -1 reading 0. Raises as ``code_relevancy``.
+    """
+    prototypes, text = _same_kind(prototypes, text)
+    rows = _code_rows(prototypes, code_map)
+    _check_text(prototypes, text, "text")
+    table = text.new_zeros((text.shape[0], prototypes.shape[0] + 1))  # row 0 serves code -1
+    usable = torch.isfinite(prototypes).all(dim=1) & (prototypes != 0).any(dim=1)
+    if not bool(usable.all()):  # one that no pixel has may be anything; the search for those in use costs as much as the lookup
+        usable = torch.zeros_like(table[0], dtype=torch.bool).index_fill_(0, rows.flatten().long(), True)[1:]
+    if bool(usable.any()):
+        scores = torch.as_tensor(score(prototypes[usable], text))
+        table = table.to(scores.dtype)
+        table[:, 1:][:, usable] = scores
+    return table.index_select(1, rows.flatten()).reshape(-1, *rows.shape)
 
 
 def select_level_by_maximum(smoothed) -> int:
@@ -211,29 +223,16 @@ def _check_features(features: torch.Tensor) -> torch.Tensor:  # [...] lengths
     return lengths
 
 
-def _used_codes(prototypes: torch.Tensor, code_map) -> tuple[torch.Tensor, torch.Tensor]:
-    """Codes in use [U] and, for each pixel, its row in them (-1 = none)."""
+def _code_rows(prototypes: torch.Tensor, code_map) -> torch.Tensor:
+    """Code + 1 of each pixel, int32, on the device of the prototypes."""
     if prototypes.ndim != 2:
         raise QueryError(f"prototypes: shape {tuple(prototypes.shape)}, expected [N, d]")
     codes = _tensor(code_map)
     if codes.is_floating_point() or codes.dtype == torch.bool:
         raise QueryError(f"code_map: dtype {codes.dtype}, expected integers (index of a prototype, -1 = none)")
-    codes = codes.to(device=prototypes.device, dtype=torch.int64)
     n = prototypes.shape[0]
-    if codes.numel() and (int(codes.min()) < -1 or int(codes.max()) >= n):
-        raise QueryError(
-            f"code_map: codes {int(codes.min())}..{int(codes.max())} with {n} prototypes; expected -1..{n - 1}: "
-            "the map belongs to another codebook"
-        )
-    seen = torch.zeros(n, dtype=torch.bool, device=codes.device)
-    seen[codes[codes >= 0]] = True
-    used = seen.nonzero()[:, 0]
-    row = torch.full((n + 1,), -1, dtype=torch.int64, device=codes.device)  # last entry serves code -1
-    row[used] = torch.arange(used.numel(), device=codes.device)
-    return used, row[codes]
-
-
-def _gather(scores: torch.Tensor, inverse: torch.Tensor) -> torch.Tensor:
-    """Scores [P, U] looked up by row numbers [...], -1 reading 0."""
-    padded = torch.cat([scores, scores.new_zeros(scores.shape[0], 1)], dim=1)  # index -1 is the added zero
-    return padded[:, inverse]
+    if codes.numel():
+        low, high = (int(v) for v in torch.aminmax(codes))
+        if low < -1 or high >= n:
+            raise QueryError(f"code_map: codes {low}..{high} with {n} prototypes; expected -1..{n - 1}: the map belongs to another codebook")
+    return codes.to(device=prototypes.device, dtype=torch.int32) + 1

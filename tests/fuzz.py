@@ -38,7 +38,7 @@ from cclkit import artefacts, config, fetching, registry
 from cclkit.artefacts import Artefact, Store, save_npz
 from cclkit.blending_cache import open_blending_cache
 from cclkit.errors import CclkitError
-from cclkit.evaluation.ovs3d import read_grey
+from cclkit.evaluation.truth import read_grey
 from cclkit.foundation import models
 from cclkit.gaussians import Gaussians, load_ply, save_ply
 from cclkit.pipeline import Run, run_pipeline, _summary

@@ -1,21 +1,18 @@
 """Protocols langsplat (A) and langsplat_v2 (B): open vectors, and literal loops on random input."""
 
-import csv
 import dataclasses
-import json
 import os
 from fractions import Fraction
 from pathlib import Path
-from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 import torch
 
-from cclkit.errors import ArtefactError, EvaluationError
+from cclkit.errors import EvaluationError
 from cclkit.evaluation import lerf_ovs
-from cclkit.evaluation.metrics import box_mean, box_mean_cut, iou, majority, min_max, nearest_indices, write_results
+from cclkit.evaluation.metrics import box_mean, box_mean_cut, iou, majority, min_max, nearest_indices
 from cclkit.query import relevancy, unit_features
 
 
@@ -231,57 +228,3 @@ def test_bad_input():
         lerf_ovs.evaluate_query(r[0], truth, [])
     with pytest.raises(EvaluationError, match="72 values are not finite"):
         lerf_ovs.evaluate_query(np.stack([r[0], r[1] * np.nan]), truth, [])
-
-
-def fake_scene(held_out=()):
-    views = [SimpleNamespace(name=f"frame_{i}.jpg") for i in (2, 10, 11)]
-    mask = np.zeros((40, 50), bool)
-    mask[10:30, 10:30] = True
-    unit = lambda c: SimpleNamespace(category=c, mask=mask, boxes=np.array([[10, 10, 30, 30.0]]))
-    labels = {"frame_10.jpg": (unit("a"), unit("b")), "frame_2.jpg": (unit("a"),)}
-    return SimpleNamespace(name="s", path="s", views=views, labels=labels, held_out=frozenset(held_out))
-
-
-def test_evaluate_scene_goes_by_name_and_writes_results(tmp_path):
-    asked = []
-
-    def relevancy_of(name, texts):
-        asked.append((name, texts))
-        return [cv2.GaussianBlur(fake_scene().labels[name][0].mask.astype(np.float32), (0, 0), 2)[None]] * len(texts)
-
-    rows, aggregates = lerf_ovs.evaluate_scene(fake_scene(), relevancy_of)
-    assert asked == [("frame_2.jpg", ("a",)), ("frame_10.jpg", ("a", "b"))]  # capture order, never list position
-    assert [(r["view"], r["query"]) for r in rows] == [("frame_2.jpg", "a"), ("frame_10.jpg", "a"), ("frame_10.jpg", "b")]
-    assert aggregates["pooled"]["miou"] == np.mean([r["iou"] for r in rows]) and aggregates["pooled"]["accuracy"] == 1
-    held, _ = lerf_ovs.evaluate_scene(fake_scene(["frame_2.jpg"]), relevancy_of, views="held_out")
-    assert [r["view"] for r in held] == ["frame_2.jpg"] and held[0]["held_out"]
-    with pytest.raises(EvaluationError, match="no labelled view among the held_out"):
-        lerf_ovs.evaluate_scene(fake_scene(), relevancy_of, views="held_out")
-    with pytest.raises(EvaluationError, match="0 relevancy stacks for 1"):
-        lerf_ovs.evaluate_scene(fake_scene(), lambda n, t: [])
-    with pytest.raises(EvaluationError, match="frame_2.jpg, query 'a'"):
-        lerf_ovs.evaluate_scene(fake_scene(), lambda n, t: np.zeros((len(t), 1, 3, 3)))
-
-    rows[1]["iou"] = float("nan")
-    csv_path, json_path = write_results(rows, lerf_ovs.aggregate(rows), "langsplat", lerf_ovs.constants("langsplat"), tmp_path / "out")
-    table = list(csv.DictReader(csv_path.open()))
-    document = json.loads(json_path.read_text())
-    assert [t["query"] for t in table] == ["a", "a", "b"] and table[1]["iou"] == "" and float(table[0]["iou"]) == rows[0]["iou"]
-    assert document["rows"][1]["iou"] is None and document["constants"]["threshold"] == 0.4 and document["aggregates"]["pooled"]["undefined"] == 1
-    assert sorted(p.name for p in csv_path.parent.iterdir()) == ["evaluation.csv", "evaluation.json"]
-    before = json_path.read_bytes()
-    write_results(rows, lerf_ovs.aggregate(rows), "langsplat", lerf_ovs.constants("langsplat"), tmp_path / "out")
-    assert json_path.read_bytes() == before
-    (tmp_path / "file").write_text("")
-    with pytest.raises(ArtefactError, match="choose a folder"):
-        write_results(rows, {}, "langsplat", {}, tmp_path / "file")
-
-
-def test_aggregate_scene_mean_and_pooled_mean():
-    rows = [{"scene": "x", "iou": 1.0, "hit": True}] + [{"scene": "y", "iou": 0.0, "hit": False}] * 3
-    got = lerf_ovs.aggregate(rows)
-    assert got["mean_of_scenes"]["miou"] == 0.5 and got["pooled"]["miou"] == 0.25 and got["scenes"]["y"]["units"] == 3
-    undefined = lerf_ovs.aggregate(rows + [{"scene": "x", "iou": float("nan"), "hit": True}])["scenes"]["x"]
-    assert np.isnan(undefined["miou"]) and undefined["miou_defined"] == 1 and undefined["undefined"] == 1
-    with pytest.raises(EvaluationError, match="no rows"):
-        lerf_ovs.aggregate([])

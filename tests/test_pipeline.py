@@ -118,6 +118,50 @@ def test_evaluation_covers_every_labelled_unit(run):
     assert e["protocol"] == "langsplat" and abs(e["aggregates"]["pooled"]["miou"] - np.mean([r["iou"] for r in e["rows"]])) < 1e-12
 
 
+def test_every_protocol_scores_one_field(run):
+    from cclkit.evaluation.protocols import PROTOCOLS
+    from cclkit.experiments import every_protocol, index_map_miou, protocol_traps
+
+    got = every_protocol(run, flat_maps="empty")
+    assert list(got) == list(PROTOCOLS) and [n for n, e in got.items() if isinstance(e, str)] == ["ovs3d_argmax"]
+    e = run.evaluation()
+    assert got["langsplat"].rows == e["rows"] and got["langsplat"].constants == e["constants"]
+    scores = {n: x.aggregates["pooled"]["miou"] for n, x in got.items() if not isinstance(x, str)}
+    assert all(0 <= v <= 1 for v in scores.values()) and len({round(v, 6) for v in scores.values()}) >= 4, scores
+    # settings for looking at scenes don't reach a named protocol; those of the paper's do
+    assert run.vary(query__scale=3.0, query__rule="softmax").key("evaluation") == run.key("evaluation")
+    paper = run.vary(evaluation__protocol="paper")
+    assert run.vary(evaluation__protocol="paper", query__temperature=0.02).key("evaluation") != paper.key("evaluation") != run.key("evaluation")
+    assert paper.evaluation()["constants"]["temperature"] == 0.1 and paper.evaluation()["rows"] == got["paper"].rows
+    first = protocol_traps(run)[0]
+    assert first[1] == pytest.approx(100 * e["aggregates"]["pooled"]["miou"], abs=1e-9) and first[2] == pytest.approx(100 * e["aggregates"]["pooled"]["accuracy"], abs=1e-9)
+    assert 0 <= index_map_miou(run.vary(evaluation__protocol="legaussians")) <= 100
+    with pytest.raises(EvaluationError, match="selects Gaussians in 3D"):
+        index_map_miou(run.vary(evaluation__protocol="opengaussian"))
+
+
+def test_silhouettes_are_of_the_selected_gaussians_alone(run):
+    from cclkit.query import CANONICAL, relevancy
+
+    view, texts = run.scene.views[0], ["bear", "red apple"]
+    text, canonical = run.front_end.encoder.encode_text(texts), run.front_end.encoder.encode_text(list(CANONICAL))
+    codes, books = run.gaussian_codes(), run.codebooks()
+    assert codes.shape == (2, len(run.gaussians()))
+    per_gaussian = torch.stack([relevancy(books[n].prototypes[c], text, canonical) for n, c in zip(("sp", "wp"), codes)], 1)  # every Gaussian by itself
+    middle = float(per_gaussian[0].max()) - 1e-4  # a limit that some Gaussians pass, whatever the texts score
+    pictures = run.vary(evaluation__selection_min=middle).silhouettes(view, texts)
+    assert pictures.shape == (2, view.camera.height, view.camera.width) and set(np.unique(pictures)) <= {0, 255}
+    level = int(per_gaussian[0].amax(1).argmax())
+    chosen = per_gaussian[0, level] >= middle
+    g = run.gaussians()
+    alone = type(g)(*(t[chosen] for t in vars(g).values()))
+    from cclkit.gaussians import rasterize
+
+    assert 0 < chosen.sum() < len(g)
+    np.testing.assert_array_equal(pictures[0] > 0, rasterize(alone, view.camera).alpha.numpy() > 0.7)
+    assert not run.vary(evaluation__selection_min=1.0).silhouettes(view, texts).any()  # nothing selected is an empty picture
+
+
 def test_a_second_run_finds_everything(run, scene_folder):
     again = Run(scene_folder, run.config, run.store.root)
     for stage in STAGES:
@@ -128,10 +172,10 @@ def test_a_setting_changes_its_stage_and_what_follows_only(run):
     before = {s: run.key(s) for s in STAGES}
     cases = {
         "codebook.margin": 0.6, "masks.min_area_px": 25, "tracks.iou_min": 0.6, "gaussians.iterations": 6, "field.iterations": 61,
-        "query.scale": 11.0, "front_end.simulation.seed": 5,
+        "evaluation.protocol": "paper", "front_end.simulation.seed": 5,
     }
     first = {"codebook.margin": "codebook", "masks.min_area_px": "masks", "tracks.iou_min": "tracks", "gaussians.iterations": "gaussians", "field.iterations": "field",
-             "query.scale": "evaluation", "front_end.simulation.seed": "candidates"}
+             "evaluation.protocol": "evaluation", "front_end.simulation.seed": "candidates"}
     for setting, value in cases.items():
         changed = run.vary(**{setting.replace(".", "__"): value})
         stale = {first[setting]}
@@ -274,7 +318,7 @@ def test_every_piece_of_code_that_makes_an_artefact_is_in_its_key(run, monkeypat
     def other(self, *args, **kwargs):
         return None
 
-    for method, stage in (("relevancy", "evaluation"), ("training_set", "codebook"), ("index_maps", "field"), ("label_maps", "blending"), ("_build_candidates", "candidates"), ("_build_masks", "masks")):
+    for method, stage in (("scores", "evaluation"), ("silhouettes", "evaluation"), ("training_set", "codebook"), ("index_maps", "field"), ("label_maps", "blending"), ("_build_candidates", "candidates"), ("_build_masks", "masks")):
         with monkeypatch.context() as m:
             m.setattr(Run, method, other)
             assert run.key(stage) != before[stage], method
@@ -368,6 +412,8 @@ def test_command_line_run_query_evaluate(run, scene_folder, capsys):
     answer = json.loads((folder / "answer.json").read_text())
     assert set(answer["views"]) == {"frame_00001.jpg"} and (folder / "frame_00001_mask.png").exists() and (folder / "frame_00001_overlay.png").exists()
     assert cli.main(["evaluate", *common]) == 0 and "mIoU" in capsys.readouterr().out
+    assert cli.main(["evaluate", *common, "--protocol", "legaussians"]) == 0 and "protocol legaussians" in capsys.readouterr().out
+    assert cli.main(["evaluate", *common, "--protocol", "ovs3d_argmax"]) == 1 and "lets all classes compete" in capsys.readouterr().err
     record = json.loads((run.store.root / "run.json").read_text())
     assert set(record["stages"]) == set(STAGES) and record["peak_memory_mb"] > 0
 

@@ -19,7 +19,7 @@ EPSILON = 1e-6  # added to products of lengths, unions, counts and shares
 TEXT_WIDTH = 512  # numbers of a codebook row that belong to CLIP; the rest is DINO's
 DINO_WEIGHT = 0.1  # of the second part in the split form; 0.5 in a supplied setting
 
-CONSTANTS = {"protocol": "legaussians", "source": "protocols.md F", "scale": SCALE, "threshold": THRESHOLD, "epsilon": EPSILON, "text_width": TEXT_WIDTH}
+CONSTANTS = {"protocol": "legaussians", "source": "buaavrcg/LEGaussians@c2230af, utils/lem_utils.py and eval.py", "scale": SCALE, "threshold": THRESHOLD, "epsilon": EPSILON, "text_width": TEXT_WIDTH}
 
 
 def pixel_features(logits, codebook, *, form: str = "softmax") -> torch.Tensor:

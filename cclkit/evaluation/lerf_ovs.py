@@ -7,14 +7,11 @@ of the two do not belong in one column. ``paper`` is what CCL-LGS prints, a thre
 everything else about it is ours and a setting.
 
 The published code looks rendered maps up by position in a sorted list; here views are matched by
-file name only. Labelled views are training views in the published pipelines; ``views="held_out"``
-scores those that were never trained on.
+file name only (``protocols.evaluate_scene``).
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -41,8 +38,8 @@ class Protocol:
 
 
 PROTOCOLS = {
-    "langsplat": Protocol("langsplat", "protocols.md A", box=30, mirrored=True, last_votes=False, threshold=0.4),
-    "langsplat_v2": Protocol("langsplat_v2", "protocols.md B", box=29, mirrored=False, last_votes=True, threshold=0.4, single=True),
+    "langsplat": Protocol("langsplat", "minghanqin/LangSplat@d70edb8, eval", box=30, mirrored=True, last_votes=False, threshold=0.4),
+    "langsplat_v2": Protocol("langsplat_v2", "ZhaoYujie2002/LangSplatV2@9a513cf, eval_lerf.py", box=29, mirrored=False, last_votes=True, threshold=0.4, single=True),
     # The paper says "threshold -> mask" of its softmax and no more. Ours: min-max per map, the
     # threshold 0.5, no smoothing, the level with the largest maximum. Change with dataclasses.replace.
     "paper": Protocol(
@@ -162,99 +159,3 @@ def _any_inside(points: np.ndarray, boxes: np.ndarray) -> bool:
     low, high = np.minimum(boxes[:, :2], boxes[:, 2:]), np.maximum(boxes[:, :2], boxes[:, 2:])  # [n, 2]
     inside = (points[:, None] >= low) & (points[:, None] <= high)  # [points, n, 2]
     return bool(inside.all(axis=-1).any())
-
-
-def labelled_views(scene, views: str = "all") -> list[str]:
-    """Names of labelled views, in capture order, restricted to "all", "held_out" or "training" views.
-
-    Raises EvaluationError when nothing is left to evaluate.
-    """
-    if views not in ("all", "held_out", "training"):
-        raise EvaluationError(f"views {views!r} is unknown; use 'all', 'held_out' or 'training'")
-    names = [v.name for v in scene.views if v.name in scene.labels]
-    if views != "all":
-        names = [n for n in names if (n in scene.held_out) == (views == "held_out")]
-    if not names:
-        raise EvaluationError(f"{scene.path}: no labelled view among the {views} views; labels exist for {sorted(scene.labels) or 'none'}, held out are {sorted(scene.held_out) or 'none'}")
-    return names
-
-
-def evaluate_scene(
-    scene, relevancy_of: Callable[[str, tuple[str, ...]], "np.ndarray"], *, protocol: "str | Protocol" = "langsplat", views: str = "all"
-) -> tuple[list[dict], dict]:
-    """Every (view, category) of a LERF-OVS scene.
-
-    Args:
-        scene: a Scene with labels.
-        relevancy_of: called with a view's NAME and its categories [P]; returns [P, L, H, W].
-        views: "all" (as published, training views included), "held_out" or "training".
-    Returns:
-        rows, one dict per unit in capture order, then order of categories in the label file; and
-        the aggregates of ``aggregate``.
-    Raises:
-        EvaluationError: unknown protocol, nothing to evaluate, or maps that do not fit; names the view.
-    """
-    p = protocol_named(protocol)
-    rows = []
-    for name in labelled_views(scene, views):
-        units = scene.labels[name]
-        texts = tuple(u.category for u in units)
-        maps = relevancy_of(name, texts)
-        if len(maps) != len(units):
-            raise EvaluationError(f"{scene.path}: {name}: {len(maps)} relevancy stacks for {len(units)} categories {texts}; return one per category")
-        for unit, stack in zip(units, maps):
-            try:
-                result = evaluate_query(stack, unit.mask, unit.boxes, protocol=p)
-            except EvaluationError as e:
-                raise EvaluationError(f"{scene.path}: {name}, query {unit.category!r}: {e}") from e
-            rows.append(
-                {
-                    "scene": scene.name,
-                    "view": name,
-                    "query": unit.category,
-                    "held_out": name in scene.held_out,
-                    "iou": result.iou,
-                    "hit": result.hit,
-                    "level": result.level,
-                    "point_level": result.point_level,
-                    "points": len(result.points),
-                    "gt_pixels": int(unit.mask.sum()),
-                    "mask_pixels": int(result.mask.sum()),
-                }
-            )
-    return rows, aggregate(rows)
-
-
-def aggregate(rows: list[dict]) -> dict:
-    """Means over rows with keys "scene", "iou", and "hit" (localisation) or "accuracy" (of a view, 3D-OVS) if known.
-
-    ``miou`` of a scene is the plain mean over its units, not over categories or views (protocol A);
-    ``mean_of_scenes`` averages scenes (what papers print), ``pooled`` averages all units. A unit
-    whose IoU is 0/0 makes ``miou`` NaN, as published; ``undefined`` counts such units and
-    ``miou_defined`` leaves them out. Raises EvaluationError without rows.
-    """
-    if not rows:
-        raise EvaluationError("no rows to average; evaluate at least one labelled view")
-    scenes: dict[str, list[dict]] = {}
-    for row in rows:
-        scenes.setdefault(row["scene"], []).append(row)
-    per_scene = {name: _means(group) for name, group in scenes.items()}
-    keys = next(iter(per_scene.values())).keys() - {"units", "undefined"}
-    of_scenes = {k: float(np.mean([s[k] for s in per_scene.values()])) for k in sorted(keys)}
-    return {"scenes": per_scene, "mean_of_scenes": of_scenes, "pooled": _means(rows)}
-
-
-def _means(rows: list[dict]) -> dict:
-    ious = np.array([r["iou"] for r in rows], np.float64)
-    defined = ious[~np.isnan(ious)]
-    out = {
-        "units": len(rows),
-        "undefined": int(len(ious) - len(defined)),
-        "miou": float(np.mean(ious)),
-        "miou_defined": float(np.mean(defined)) if len(defined) else math.nan,
-    }
-    if all("hit" in r for r in rows):
-        out["accuracy"] = float(np.mean([bool(r["hit"]) for r in rows]))
-    elif all("accuracy" in r for r in rows):
-        out["accuracy"] = float(np.mean([r["accuracy"] for r in rows]))
-    return out

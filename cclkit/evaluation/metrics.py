@@ -120,6 +120,16 @@ def nearest_indices(size: int, target: int, *, centres: bool) -> np.ndarray:  # 
     return (2 * t + 1) * size // (2 * target) if centres else t * size // target
 
 
+def confusion(truth: np.ndarray, answer: np.ndarray, n: int) -> np.ndarray:  # [n, n] float64
+    """Where the pixels of each class went: row i holds the shares in % of class i that were answered as each class; -1 in either map is left out.
+
+    A class without pixels has a row of zeros.
+    """
+    known = (truth >= 0) & (answer >= 0)
+    counts = np.bincount(truth[known].astype(np.int64) * n + answer[known], minlength=n * n).reshape(n, n)
+    return 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+
+
 def resize_nearest(image: np.ndarray, shape: tuple[int, int], *, centres: bool) -> np.ndarray:  # [h, w]
     """Nearest-neighbour resize of [H, W] to ``shape`` (h, w) by ``nearest_indices``."""
     rows = nearest_indices(image.shape[0], shape[0], centres=centres)

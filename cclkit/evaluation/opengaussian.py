@@ -19,7 +19,7 @@ SILHOUETTE_THRESHOLD = 0.7  # accumulated opacity at which published silhouettes
 ACCURACIES = (0.25, 0.5)  # shares of units with IoU strictly greater
 
 CONSTANTS = {
-    "protocol": "opengaussian", "source": "protocols.md G", "grey_threshold": GREY_THRESHOLD,
+    "protocol": "opengaussian", "source": "yanmin-wu/OpenGaussian@b70dcc6, scripts/compute_lerf_iou.py", "grey_threshold": GREY_THRESHOLD,
     "silhouette_threshold": SILHOUETTE_THRESHOLD, "accuracies": list(ACCURACIES),
 }  # fmt: skip
 

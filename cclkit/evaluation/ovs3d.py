@@ -8,17 +8,14 @@ takes every non-zero value and samples without centres.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
 from scipy.signal import medfilt
 
-from ..errors import EvaluationError, SceneError
+from ..errors import EvaluationError
 from ..query import select_level_by_mask_mean
-from ..scenes.common import open_image
-from .lerf_ovs import aggregate
 from .metrics import as_maps, iou, majority, min_max, resize_nearest
 
 
@@ -27,7 +24,7 @@ class Argmax:
     """Protocol C, the metric of the 3D-OVS authors."""
 
     name: str = "ovs3d_argmax"
-    source: str = "protocols.md C"
+    source: str = "Kunhao-Liu/3D-OVS@f77e2fc, renderer.py and dataLoader/llff.py"
     foreground: int = 255  # grey values below are background (the published code cuts value / 255 to an integer)
     centres: bool = True  # nearest neighbour with pixel centres
 
@@ -54,7 +51,7 @@ class Occam:
     """Protocol D, Occam's LGS with a threshold found on the curves of each level."""
 
     name: str = "ovs3d_occam"
-    source: str = "protocols.md D"
+    source: str = "insait-institute/OccamLGS@70d2e69, eval"
     stability: float = 0.4  # both slopes must stay below; the script's own default is 0.3
     smallest: float = 0.005  # share of pixels above the threshold, exclusive; default 0.001
     largest: float = 0.9  # default 0.95
@@ -105,14 +102,6 @@ class ViewResult:
     def miou(self) -> float:
         """Mean over the classes; the scene's mIoU is the mean of these over its views."""
         return float(np.mean(self.ious))
-
-
-def read_grey(path: Path) -> np.ndarray:  # [H, W] uint8
-    """A mask picture turned to grey. Raises EvaluationError when it cannot be read."""
-    try:
-        return open_image(path, lambda im: np.asarray(im.convert("L")))
-    except SceneError as e:
-        raise EvaluationError(f"{e}; it is a mask to score against") from e
 
 
 def class_mask(grey: np.ndarray, shape: tuple[int, int], *, protocol="ovs3d_argmax") -> np.ndarray:  # [h, w] bool
@@ -258,46 +247,6 @@ def occam_mask(relevancy, p: Occam = Occam(), *, degenerate: str = "error") -> O
         return OccamResult(level, p.fallback, empty, empty, tuple(curves))
     raw = min_max(maps[level].astype(np.float32), epsilon=p.epsilon) > chosen.threshold
     return OccamResult(level, chosen.threshold, majority(raw, p.vote), raw, tuple(curves))
-
-
-def evaluate_scene(
-    scene, scores_of: Callable[[str, tuple[str, ...]], "np.ndarray"], *, protocol="ovs3d_argmax", views: str = "all", degenerate: str = "error"
-) -> tuple[list[dict], dict]:
-    """Every (view, class) of a 3D-OVS scene.
-
-    Args:
-        scene: a Scene with class masks.
-        scores_of: called with a view's NAME and the scene's classes [C]; returns [C, H, W] or
-            [C, L, H, W] as ``evaluate_view`` wants; the masks are read at its size.
-        views: "all", "held_out" or "training".
-    Returns:
-        rows, and ``lerf_ovs.aggregate`` of them; its accuracy is the mean over views.
-    Raises:
-        EvaluationError: as ``evaluate_view``, naming the view.
-    """
-    p = protocol_named(protocol)
-    if views not in ("all", "held_out", "training"):
-        raise EvaluationError(f"views {views!r} is unknown; use 'all', 'held_out' or 'training'")
-    names = [v.name for v in scene.views if v.name in scene.class_masks]
-    if views != "all":
-        names = [n for n in names if (n in scene.held_out) == (views == "held_out")]
-    if not names:
-        raise EvaluationError(f"{scene.path}: no view with class masks among the {views} views; masks exist for {sorted(scene.class_masks) or 'none'}")
-    rows = []
-    for name in names:
-        scores = scores_of(name, scene.classes)
-        shape = tuple(scores.shape[-2:])
-        truth = {c: class_mask(read_grey(scene.class_masks[name][c]), shape, protocol=p) for c in scene.classes}
-        try:
-            result = evaluate_view(scores, truth, protocol=p, degenerate=degenerate)
-        except EvaluationError as e:
-            raise EvaluationError(f"{scene.path}: {name}: {e}") from e
-        for i, c in enumerate(scene.classes):
-            row = {"scene": scene.name, "view": name, "query": c, "held_out": name in scene.held_out, "iou": float(result.ious[i]), "accuracy": result.accuracy}
-            if result.levels is not None:
-                row |= {"level": int(result.levels[i]), "threshold": float(result.thresholds[i])}
-            rows.append(row | {"gt_pixels": int(truth[c].sum()), "mask_pixels": int(result.masks[i].sum())})
-    return rows, aggregate(rows)
 
 
 # ---------------------------------------------------------------------------
