@@ -34,8 +34,11 @@ REMEDIES: dict[str, dict] = {
     "random, split": {"init": "random", "collisions": "split"},
     "random, centroids": {"init": "random", "collisions": "centroids"},
     "random, revive": {"init": "random", "revive_every": 50},
+    "random, load balance": {"init": "random", "load_balance": 3.0},
     "split": {"collisions": "split"},
     "centroids": {"collisions": "centroids"},
+    "soft": {"collisions": "soft"},
+    "load balance": {"load_balance": 1.0},
     "tracks": {"init": "tracks"},
     "label means": {"normalisation": "labels"},
     "ema": {"update": "ema"},
@@ -67,12 +70,17 @@ def population(
     incomplete: float = 0.4,
     missing: tuple[float, float] = (0.4, 0.8),
     unlabelled: float = 0.3,
+    observed: float = 1.0,
+    split: float = 0.0,
+    merged: float = 0.0,
     simulation: SimulationConfig = SimulationConfig(),
 ) -> Population:
     """Every class once per view; a share of the masks is incomplete and drifts towards its class's confuser.
 
     ``missing`` bounds the missing share of an incomplete mask (uniform), which is how far it drifts
-    from its class (0) to its confuser (1).
+    from its class (0) to its confuser (1). ``unlabelled``: share of masks that their track lost. ``observed``: share of
+    the classes that are tracked at all, as those of the first view are; masks of the others have no label. ``split``:
+    share of masks that come as two pieces. ``merged``: share of masks that swallow about as much of another class.
     """
     simulation = replace(simulation, seed=seed)
     space, rng = FeatureSpace(simulation), seeded(seed, "population")
@@ -80,13 +88,24 @@ def population(
     directions = [space.words(n.split()[-1]) for n in names]
     order, confuser = rng.permutation(n_classes), np.zeros(n_classes, np.int64)
     confuser[order] = np.roll(order, 1)  # one cycle, so that no class is its own confuser
+    pieces = seeded(seed, "population, pieces")  # of their own, so that the masks without them stay the same
+    tracked = set(pieces.permutation(n_classes)[: round(observed * n_classes)].tolist())
     features, classes, labels = [], [], []
     for _ in range(n_views):
         for c in range(n_classes):
             gone = rng.uniform(*missing) if rng.random() < incomplete else 0.0
-            features.append(space.drifted(directions[c], directions[confuser[c]], gone, rng))
-            classes.append(c)
-            labels.append(-1 if rng.random() < unlabelled else c + 1)
+            found = [space.drifted(directions[c], directions[confuser[c]], gone, rng)]
+            label = -1 if rng.random() < unlabelled or c not in tracked else c + 1
+            kind = pieces.random()
+            if kind < split:
+                first = pieces.uniform(0.35, 0.65)
+                found = [space.drifted(directions[c], directions[confuser[c]], missing_here, pieces) for missing_here in (first, 1 - first)]
+            elif kind < split + merged:
+                other = (c + pieces.integers(1, n_classes)) % n_classes
+                found = [space.drifted(directions[c], directions[other], pieces.uniform(0.35, 0.65), pieces)]
+            features += found
+            classes += [c] * len(found)
+            labels += [label] * len(found)
     text = np.stack([space.text(n, d) for n, d in zip(names, directions)])
     return Population(torch.from_numpy(np.array(features)).float(), np.array(classes), torch.tensor(labels), torch.from_numpy(text).float())
 

@@ -32,10 +32,8 @@ from .experiments import ARMS, REMEDIES, index_map_miou, population, population_
 from .pipeline import Run
 
 KINDS = ("population", "scene")
-POPULATION = ("n_classes", "n_views", "incomplete", "unlabelled")
+POPULATION = ("n_classes", "n_views", "incomplete", "unlabelled", "observed", "split", "merged")
 """Arguments of `experiments.population` that a sweep may set."""
-CODE = ("codebook", "experiments.py", "foundation/simulated.py", "sweeps.py")
-"""A row is computed again when this code changes; for scenes also when a stage's does."""
 
 
 @dataclass(frozen=True)
@@ -135,12 +133,13 @@ def _write(path: Path, sweep: Sweep, rows: list[tuple[dict, float, str]]) -> Non
 
 
 def _key(sweep: Sweep, run: dict, config: Config) -> str:
+    """What a row depends on: its settings with what they mean, and the code behind it; for scenes also the stages'."""
     settings = sweep.fixed | run
-    code = code_version(CODE)
+    about = {"kind": sweep.kind, "settings": settings, "arm": (ARMS | REMEDIES)[settings.get("arm", "both")]}
     if sweep.kind == "population":
-        return content_key(kind=sweep.kind, settings=settings, code=code)
-    scene, scene_config = _prepared("scene", settings, config)
-    return content_key(kind=sweep.kind, settings=settings, code=code, codebook=Run(scene, scene_config).key("codebook"), query=Run(scene, scene_config).key("evaluation"))
+        return content_key(**about, code=code_version(("codebook", "foundation/simulated.py"), population, population_miou, _run, _prepared))
+    scene = Run(*_prepared("scene", settings, config))
+    return content_key(**about, code=code_version((), index_map_miou, _run, _prepared), codebook=scene.key("codebook"), query=scene.key("evaluation"))
 
 
 def _run(job: tuple) -> tuple[str, float]:
