@@ -4,21 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from .codebook import Codebook, colliding_labels, fit_codebook
-from .config import CodebookConfig, Config, SimulationConfig
+from .config import CodebookConfig, SimulationConfig
 from .errors import EvaluationError
 from .evaluation import lerf_ovs, ovs3d
 from .foundation.simulated import FeatureSpace, seeded
-from .gaussians import psnr, rasterize
 from .pipeline import Run
-from .scenes import bundled_scenes
-from .tables import save_table
 
 ARMS: dict[str, dict] = {
     "baseline": {"lambda_pull": 0.0, "lambda_push": 0.0},
@@ -147,14 +143,15 @@ def index_map_miou(run: Run) -> float:
     What the codes alone are worth: no rendering between the codebook and the query. Labelled views
     that are held out have no index maps and are left out.
     """
+    return scene_miou(run, lambda name, texts: run.relevancy(name, texts, code_maps=run.index_maps(name)), views="training")
 
-    def relevancy(name: str, texts):
-        return run.relevancy(name, texts, code_maps=run.index_maps(name))
 
+def scene_miou(run: Run, relevancy: Callable[[str, Sequence[str]], Tensor], *, views: str = "all") -> float:
+    """mIoU % of the scene's own protocol, the relevancy maps [P, 2, H, W] of a view's texts coming from a function."""
     if run.scene.labels:
-        _, aggregates = lerf_ovs.evaluate_scene(run.scene, relevancy, protocol=run.config.evaluation.lerf_protocol, views="training")
+        _, aggregates = lerf_ovs.evaluate_scene(run.scene, relevancy, protocol=run.config.evaluation.lerf_protocol, views=views)
     elif run.scene.classes:
-        _, aggregates = ovs3d.evaluate_scene(run.scene, relevancy, protocol=run.config.evaluation.ovs_protocol, views="training")
+        _, aggregates = ovs3d.evaluate_scene(run.scene, relevancy, protocol=run.config.evaluation.ovs_protocol, views=views)
     else:
         raise EvaluationError(f"{run.scene.path}: no labels to score against; use a LERF-OVS or 3D-OVS scene")
     return 100 * aggregates["pooled"]["miou"]
@@ -172,38 +169,6 @@ def scene_ablation(run: Run, *, seeds: Sequence[int], arms: Sequence[str] = tupl
             changes = {f"codebook__{k}": v for k, v in ARMS[arm].items()}
             out[arm].append(index_map_miou(run.vary(seed=seed, front_end__simulation__seed=seed, **changes)))
     return out
-
-
-def benchmark(scenes: Sequence[str] | None, config: Config, folder: Path) -> list[dict]:
-    """Every scene through all stages, with and without the contrastive terms: rows, and ``benchmark.md`` in ``folder``.
-
-    The table is written anew after each scene, so that a stopped benchmark leaves what it has measured.
-    """
-    rows = []
-    for name in scenes or bundled_scenes():
-        run = Run(name, config)
-        baseline = run.vary(codebook__lambda_pull=0.0, codebook__lambda_push=0.0)
-        miou = {arm: 100 * r.evaluation()["aggregates"]["pooled"]["miou"] for arm, r in (("baseline", baseline), ("both", run))}
-        pooled = run.evaluation()["aggregates"]["pooled"]
-        row = {
-            "scene": run.scene.name, "protocol": run.evaluation()["protocol"], "units": pooled["units"], "baseline": miou["baseline"], "both": miou["both"],
-            "accuracy": 100 * pooled.get("accuracy", float("nan")), "psnr": held_out_psnr(run), "unlabelled": 100 * run.ensure("tracks").record["share_unlabelled"],
-            "minutes": sum(r.ensure(s).record["wall_time_s"] for r in (run,) for s in run.stages()) / 60,
-        }  # fmt: skip
-        rows.append(row)
-        header = ["scene", "protocol", "units", "matching loss only, mIoU %", "CCL, mIoU %", "CCL, accuracy %", "masks without a track, %", "held-out PSNR dB", "minutes"]
-        table = [[r[k] for k in ("scene", "protocol", "units", "baseline", "both", "accuracy", "unlabelled", "psnr", "minutes")] for r in rows]
-        caption = f"Tabletop, profile {config.profile}, {run.front_end.label}, one seed. Protocols differ between layouts and are not comparable. PSNR: held-out views, none of which is blurred. Minutes: all stages of one run."
-        print(save_table(folder, "benchmark", header, table, caption).splitlines()[-1], flush=True)
-    return rows
-
-
-def held_out_psnr(run: Run) -> float:
-    """Mean PSNR in dB of the reconstruction over held-out views; NaN without any."""
-    views = [v for v in run.scene.views if v.name in run.scene.held_out]
-    gaussians = run.gaussians()
-    values = [float(psnr(rasterize(gaussians, v.camera).color.detach().clamp(0, 1), torch.from_numpy(v.image() / 255.0).float())) for v in views]
-    return float(np.mean(values)) if values else float("nan")
 
 
 @dataclass(frozen=True)
