@@ -176,25 +176,57 @@ class Lifted:
         return out
 
 
+SurfacePair = tuple[str, np.ndarray, str, np.ndarray, np.ndarray]
+"""Two views' names and pixels [n, 2] (x, y) that see one surface, and the whole object there [n], -1 = unknown."""
+
+
+def surface_pairs(run: Run, *, gaps: Sequence[int] = (1, 4), stride: int = 6) -> list[SurfacePair]:
+    """Pairs of training views that lie ``gaps`` apart, by true depth, from every ``stride``-th pixel.
+
+    Raises EvaluationError for a scene without true depth and ids.
+    """
+    if run.scene.ground_truth is None or run.scene.depth_folder is None:
+        raise EvaluationError(f"{run.scene.path}: consistency needs true depth and ids, the scene lacks them; compare on a bundled scene")
+    views, out = run.scene.training_views, []
+    for a, b in ((a, b) for gap in gaps for a, b in zip(views, views[gap:])):
+        at_a, at_b = corresponding_pixels(a.camera, run.scene.depth(a), b.camera, run.scene.depth(b), stride=stride)
+        whole = run.scene.ground_truth.ids(a, "whole")[at_a[:, 1], at_a[:, 0]]
+        out.append((a.name, at_a, b.name, at_b, np.where(whole > 0, whole, -1)))
+    return out
+
+
+def view_consistency(see: Callable[[View], Seen], views: Sequence[View], pairs: Sequence[SurfacePair], *, codes: Callable[[np.ndarray], np.ndarray] | None = None, seed: int = 0) -> tuple[float, float]:
+    """Cohen's kappa of codes and AUC of feature similarity, means over pairs of views.
+
+    ``see``: features and rows of a view at one level. ``codes``: rows -> codes; without it kappa is NaN.
+    """
+    found: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}
+    for v in views:  # a view is rendered once, and only the pixels of its pairs are kept
+        table, rows = see(v)
+        table = torch.cat([table, torch.zeros(1, table.shape[1])])  # row -1: no feature
+        for n, (a, at_a, b, at_b, _) in enumerate(pairs):
+            for side, name, at in ((0, a, at_a), (1, b, at_b)):
+                if name == v.name:
+                    here = rows[at[:, 1], at[:, 0]]
+                    found[n, side] = here, table[torch.from_numpy(here).long()].numpy()
+    kappas = [cohens_kappa(codes(found[n, 0][0]), codes(found[n, 1][0])) if codes else np.nan for n in range(len(pairs))]
+    aucs = [similarity_auc(found[n, 0][1], found[n, 1][1], p[4], seed=seed) for n, p in enumerate(pairs)]
+    return _mean(kappas), _mean(aucs)
+
+
 def compare(run: Run, *, methods: Sequence[str] = METHODS, gaps: Sequence[int] = (1, 4), stride: int = 6) -> list[dict]:
     """A row per method: mIoU % on 2D maps of labelled training views and on all labelled views after lifting; kappa and
     AUC of both; MB to keep; seconds to fit, to lift, and to answer one text in one view.
 
     Consistency is that of level wp over training views that lie ``gaps`` apart, on every ``stride``-th pixel that sees
     one surface by true depth, a mean over pairs of views. A method without codes has no kappa (NaN).
-    Raises EvaluationError for a scene without true depth and ids.
+    Raises EvaluationError for a scene without true depth and ids, or an unknown method.
     """
-    if run.scene.ground_truth is None or run.scene.depth_folder is None:
-        raise EvaluationError(f"{run.scene.path}: consistency needs true depth and ids, the scene lacks them; compare on a bundled scene")
     wp, views, c = LEVELS.index("wp"), run.scene.training_views, run.config
     features, labels, level = (torch.from_numpy(a) for a in run.training_set())
     mask_maps = _mask_maps(run)
     cache, gaussians = run.vary(field__mode="cached").blending_cache(), run.gaussians()
-    pairs = []
-    for a, b in ((a, b) for gap in gaps for a, b in zip(views, views[gap:])):
-        at_a, at_b = corresponding_pixels(a.camera, run.scene.depth(a), b.camera, run.scene.depth(b), stride=stride)
-        whole = run.scene.ground_truth.ids(a, "whole")[at_a[:, 1], at_a[:, 0]]
-        pairs.append((a.name, at_a, b.name, at_b, np.where(whole > 0, whole, -1)))
+    pairs = surface_pairs(run, gaps=gaps, stride=stride)
     canonical, out = run._text(c.query.canonical), []
 
     def answers(see: Callable[[View], list[Seen]]):
@@ -204,20 +236,6 @@ def compare(run: Run, *, methods: Sequence[str] = METHODS, gaps: Sequence[int] =
 
         return relevancy
 
-    def consistency(see: Callable[[View], list[Seen]], codes: Callable[[np.ndarray], np.ndarray] | None) -> tuple[float, float]:
-        found: dict[tuple[int, str], tuple[np.ndarray, np.ndarray]] = {}
-        for v in views:  # a view is rendered once, and only the pixels of its pairs are kept
-            table, rows = see(v)[wp]
-            table = torch.cat([table, torch.zeros(1, table.shape[1])])  # row -1: no feature
-            for n, (a, at_a, b, at_b, _) in enumerate(pairs):
-                for side, name, at in ((0, a, at_a), (1, b, at_b)):
-                    if name == v.name:
-                        here = rows[at[:, 1], at[:, 0]]
-                        found[n, side] = here, table[torch.from_numpy(here).long()].numpy()
-        kappas = [cohens_kappa(codes(found[n, 0][0]), codes(found[n, 1][0])) if codes else np.nan for n in range(len(pairs))]
-        aucs = [similarity_auc(found[n, 0][1], found[n, 1][1], p[4], seed=c.seed) for n, p in enumerate(pairs)]
-        return _mean(kappas), _mean(aucs)
-
     for method in methods:
         begin = time.perf_counter()
         levels = represent(method, features, labels, level, c.codebook, seed=c.seed)
@@ -226,8 +244,8 @@ def compare(run: Run, *, methods: Sequence[str] = METHODS, gaps: Sequence[int] =
         done = time.perf_counter()
         flat = lambda view, levels=levels: [(own.features, rows) for own, rows in zip(levels, mask_maps[view.name])]
         of_masks = None if levels[wp].codes is None else lambda rows, codes=levels[wp].codes.numpy(): index_map(rows, codes)
-        kappa_flat, auc_flat = consistency(flat, of_masks)
-        kappa, auc = consistency(lifted.see, of_masks and (lambda rows: rows))
+        kappa_flat, auc_flat = view_consistency(lambda view: flat(view)[wp], views, pairs, codes=of_masks, seed=c.seed)
+        kappa, auc = view_consistency(lambda view: lifted.see(view)[wp], views, pairs, codes=of_masks and (lambda rows: rows), seed=c.seed)
         row = {
             "method": method, "miou_2d": scene_miou(run, answers(flat), views="training"), "kappa_2d": kappa_flat, "auc_2d": auc_flat,
             "miou": scene_miou(run, answers(lifted.see)), "kappa": kappa, "auc": auc, "megabytes": lifted.megabytes(), "fit_s": fitted - begin, "lift_s": done - fitted,

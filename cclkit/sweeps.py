@@ -123,6 +123,16 @@ def series(rows: Sequence[dict[str, str]], over: str, by: str = "arm") -> dict[s
     return out
 
 
+def gains(rows: Sequence[dict[str, str]], over: str, baseline: Sequence[float] = ()) -> dict[str, dict[float, list[float]]]:
+    """Gain in mIoU points over the baseline of the same seed: by arm, then by the value of ``over``.
+
+    ``baseline``: its values by seed, for a sweep without that arm.
+    """
+    arms = series(rows, over)
+    own = arms.pop("baseline", None)
+    return {arm: {x: [v - b for v, b in zip(values, own[x] if own else baseline)] for x, values in of_x.items()} for arm, of_x in arms.items()}
+
+
 def _write(path: Path, sweep: Sweep, rows: list[tuple[dict, float, str]]) -> None:
     text = io.StringIO()
     out = csv.writer(text, lineterminator="\n")

@@ -88,6 +88,12 @@ def test_a_stopped_sweep_goes_on_and_changed_code_starts_over(file, tmp_path, al
     assert len(alone.seen) == 16
 
 
+def test_gains_are_paired_by_seed():
+    rows = [{"arm": a, "margin": m, "seed": s, "miou": v} for a, m, s, v in (("baseline", "0.5", "0", "10"), ("baseline", "0.5", "1", "50"), ("both", "0.5", "0", "12"), ("both", "0.5", "1", "51"))]
+    assert sweeps.gains(rows, "margin") == {"both": {0.5: [2.0, 1.0]}}
+    assert sweeps.gains(rows[2:], "margin", baseline=[10.0, 50.0]) == {"both": {0.5: [2.0, 1.0]}}
+
+
 @pytest.mark.parametrize(
     "change, message",
     [
