@@ -822,9 +822,9 @@ def gains_figure(panels: Sequence[tuple[str, Mapping[str, Mapping[float, Sequenc
             ax.plot(x, mean, "o-", ms=3.5, color=color, label=arm)
         ax.axhline(0, color="0.3", lw=0.8)
         ax.axvline(default, color="0.5", lw=0.8, ls=":")
-        ax.set(xlabel=title, ylim=(min(-6, 1.3 * min(span)), 1.25 * max(span)))
+        ax.set(xlabel=title, ylim=(min(-6, 1.3 * min(span)), 1.4 * max(span)))
         if len(arms) > 1 or ax is flat[0]:
-            ax.legend(fontsize=7.5, loc="upper left")
+            ax.legend(fontsize=7.5, loc="upper right")
     for ax in axes[:, 0]:
         ax.set_ylabel("Δ mIoU, points")
     if heat is not None:
@@ -847,13 +847,14 @@ def contrasts_figure(panels: Sequence[tuple[str, Sequence[tuple[str, float, floa
     most = max(len(rows) for _, rows in panels)
     fig, axes = plots(1, len(panels), size=(4.4, 0.9 + 0.5 * most))
     for ax, (title, rows) in zip(axes[0], panels):
-        for y, (_, mean, low, high, scenes) in zip(range(len(rows))[::-1], rows):
+        places = most - 1 - np.arange(len(rows))
+        for y, (_, mean, low, high, scenes) in zip(places, rows):
             ax.plot(scenes, np.full(len(scenes), y - 0.18), "o", ms=4, color=SKY, mec="0.3", mew=0.4, zorder=1)
             if np.isfinite(low):
                 ax.plot([low, high], [y, y], "-", color=BLUE, lw=3, solid_capstyle="butt", zorder=2)
             ax.plot([mean], [y], "D", ms=6, color="black", zorder=3)
         ax.axvline(0, color="0.3", lw=0.8, zorder=0)
-        ax.set_yticks(range(len(rows))[::-1], [r[0] for r in rows])
+        ax.set_yticks(places, [r[0] for r in rows])
         ax.set(xlabel="Δ mIoU, points", title=title, ylim=(-0.6, most - 0.4))
     return fig
 
