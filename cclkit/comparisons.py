@@ -118,7 +118,7 @@ def represent(method: str, features: Tensor, labels: Tensor, level: Tensor, conf
         if model is not None:
             z = model.encode(F)
             weights = sum(p.numel() for p in model.decoder.parameters()) // len(LEVELS)  # one decoder for all levels
-            out.append(Level(model.decode(z), None, z, model.decode, None, weights))
+            out.append(Level(model.decode(z), None, z, lambda z: model.decode(nn.functional.normalize(z, dim=-1)), None, weights))  # a blend of unit latents is shorter
         elif method == "direct lifting":
             out.append(Level(F, None, F, lambda z: nn.functional.normalize(z, dim=-1), None, 0))
         else:
