@@ -12,7 +12,7 @@ help:
 	@echo "make figures   regenerate every figure and table of the notebooks (FRESH=1: from the photographs, PROFILE=paper)"
 	@echo "make test      unit tests, then every notebook twice, compared by nbval"
 	@echo "make lab       open the notebooks in JupyterLab"
-	@echo "make benchmark all bundled scenes, with and without the contrastive terms (takes long)"
+	@echo "make benchmark the ablation over all bundled scenes, and what CCL is compared with (about an hour)"
 	@echo "make sweeps    the committed grids of experiments (data/sweeps), as CSV"
 	@echo "make fuzz      25,000 damaged files, 32 killed runs, 32 full disks (make test has a short form)"
 	@echo "make bench     speed and memory of the numerical core"
@@ -52,6 +52,7 @@ bench: $(STAMP)
 
 benchmark: $(STAMP)
 	$(BIN)/cclkit benchmark
+	$(BIN)/cclkit compare
 
 fuzz: $(STAMP)
 	$(BIN)/python -m tests.fuzz --full

@@ -59,10 +59,15 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--protocol", help="protocol by name instead of the configured one; see `cclkit settings`")
     evaluate.set_defaults(func=_evaluate)
 
-    benchmark = sub.add_parser("benchmark", help="all bundled scenes through all stages, with and without the contrastive terms")
+    benchmark = sub.add_parser("benchmark", help="the ablation over all bundled scenes: index maps of all arms and seeds, the field with and without the contrastive terms")
     benchmark.add_argument("--scene", action="append", metavar="NAME", help="scene by name or folder; repeat for several (default: every bundled one)")
     benchmark.add_argument("--set", action="append", default=[], dest="settings", metavar="NAME=VALUE", help="change a setting")
     benchmark.set_defaults(func=_benchmark)
+
+    compare = sub.add_parser("compare", help="CCL beside k-means, a scene autoencoder and direct lifting, on the same masks and Gaussians")
+    compare.add_argument("--scene", default="tea_party", metavar="PATH", help="bundled scene (default: tea_party), or another with true depth and ids")
+    compare.add_argument("--set", action="append", default=[], dest="settings", metavar="NAME=VALUE", help="change a setting")
+    compare.set_defaults(func=_compare)
 
     sweep = sub.add_parser("sweep", help="run a grid of experiments from a file in parallel processes; a stopped one goes on")
     sweep.add_argument("file", nargs="+", help="TOML files, e.g. data/sweeps/*.toml")
@@ -140,10 +145,20 @@ def _figures(args) -> int:
 
 def _benchmark(args) -> int:
     from . import config
-    from .experiments import benchmark
+    from .benchmark import benchmark
     from .pipeline import results_folder
 
     benchmark(args.scene, config.profile("mini", **config.parse_settings(args.settings)), results_folder("mini") / "tables")
+    return 0
+
+
+def _compare(args) -> int:
+    from . import config
+    from .comparisons import compare, save_comparison
+    from .pipeline import Run, results_folder
+
+    run = Run(args.scene, config.profile("mini", **config.parse_settings(args.settings)))
+    print(save_comparison(run, compare(run), results_folder("mini") / "tables"))
     return 0
 
 

@@ -204,7 +204,11 @@ class CodebookConfig:
     revive_every: int = 0
     """Every so many steps a prototype that wins no mask moves to the feature farthest from its prototype; 0 = never. Paper does not say (ours: 0, because a k-means start leaves hardly any)."""
     collisions: str = "ignore"
-    """Two labels on one prototype, where push has no gradient: "ignore" (the paper's form), "split" (a label that shares gets an unused prototype at its centroid) or "centroids" (pull and push compare prototypes with label centroids instead of with each other). Paper does not say (ours: ignore, because its formulas do, a k-means start leaves split no unused prototype, and at the paper's weights centroids gained less in the mechanism experiment; at weights of 1 they gained more)."""
+    """Two labels on one prototype, where push has no gradient: "ignore" (the paper's form), "split" (a label that shares gets an unused prototype at its centroid) "centroids" (pull and push compare prototypes with label centroids instead of with each other) or "soft" (a mask stands in a pair for all prototypes, weighted by a softmax of its cosines, instead of for its nearest). Paper does not say (ours: ignore, because its formulas do, a k-means start leaves split no unused prototype, and at the paper's weights centroids gained less in the mechanism experiment; at weights of 1 they gained more)."""
+    load_balance: float = 0.0
+    """Weight of LEGaussians' term against uneven use of the codes: share of masks on a code times its mean softmax weight, summed. Paper does not say, it names no such term (ours: 0, because from a k-means start it changed little in the mechanism experiment; from a random start it helps)."""
+    temperature: float = 0.02
+    """Temperature of the softmax over cosines, with collisions "soft" or a load balance. Paper does not say (ours: 0.02, because cosines of masks lie so close that LEGaussians' 1 gives all codes nearly the same weight; of 0.01 to 0.1 the small ones did best in the mechanism experiment)."""
     split_every: int = 50
     """Steps between two splits. Paper does not say (ours: 50, because the losses settle in about 100)."""
     split_cosine: float = 0.95
@@ -348,12 +352,12 @@ class Config:
 
 
 _POSITIVE = (
-    "codebook.n_prototypes", "codebook.lr", "codebook.split_every", "gaussians.start_gaussians", "gaussians.max_gaussians", "field.dim", "field.iterations", "field.lr", "field.feature_lr",
+    "codebook.n_prototypes", "codebook.lr", "codebook.temperature", "codebook.split_every", "gaussians.start_gaussians", "gaussians.max_gaussians", "field.dim", "field.iterations", "field.lr", "field.feature_lr",
     "field.joint_weight", "field.batch", "field.top_k", "field.pixels_per_mask",
     "query.scale", "query.temperature", "front_end.simulation.dim", "front_end.sam2.objects_per_chunk", "front_end.sam2.image_size", "front_end.sam.points_per_side", "front_end.sam.points_per_batch", "front_end.sam.stability_offset", "front_end.clip.batch",
 )
 _NOT_NEGATIVE = (
-    "codebook.lambda_pull", "codebook.lambda_push", "codebook.steps", "codebook.batch", "codebook.revive_every", "gaussians.iterations", "gaussians.sh_degree", "masks.min_area_px",
+    "codebook.lambda_pull", "codebook.lambda_push", "codebook.steps", "codebook.batch", "codebook.load_balance", "codebook.revive_every", "gaussians.iterations", "gaussians.sh_degree", "masks.min_area_px",
     "front_end.simulation.jitter_px", "front_end.simulation.min_area_px", "front_end.simulation.feature_noise", "front_end.simulation.text_gap",
     "front_end.simulation.text_noise", "front_end.simulation.confuser_drift",
 )
@@ -380,7 +384,7 @@ _CHOICES = {
     "codebook.normalisation": ("pairs", "labels"),
     "codebook.init": ("kmeans", "random", "tracks"),
     "codebook.update": ("adam", "ema"),
-    "codebook.collisions": ("ignore", "split", "centroids"),
+    "codebook.collisions": ("ignore", "split", "centroids", "soft"),
     "gaussians.init": ("auto", "depth", "points", "random"),
     "field.mode": ("rasterised", "cached", "joint"),
     "query.rule": ("relevancy", "softmax"),

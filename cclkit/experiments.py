@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from .codebook import Codebook, colliding_labels, fit_codebook
-from .config import CodebookConfig, Config, SimulationConfig
+from .config import CodebookConfig, SimulationConfig
 from .correspondence import corresponding_pixels
 from .errors import ConfigError, EvaluationError
 from .evaluation import lerf_ovs
@@ -19,12 +18,10 @@ from .evaluation.consistency import cohens_kappa
 from .evaluation.metrics import min_max
 from .evaluation.protocols import PROTOCOLS, Evaluation, evaluate_scene
 from .foundation.simulated import FeatureSpace, seeded
-from .gaussians import psnr, rasterize
+from .gaussians import rasterize
 from .masks import LEVELS
 from .pipeline import Run
-from .scenes import bundled_scenes
 from .scenes.scene import LabelledObject
-from .tables import save_table
 
 ARMS: dict[str, dict] = {
     "baseline": {"lambda_pull": 0.0, "lambda_push": 0.0},
@@ -40,8 +37,11 @@ REMEDIES: dict[str, dict] = {
     "random, split": {"init": "random", "collisions": "split"},
     "random, centroids": {"init": "random", "collisions": "centroids"},
     "random, revive": {"init": "random", "revive_every": 50},
+    "random, load balance": {"init": "random", "load_balance": 3.0},
     "split": {"collisions": "split"},
     "centroids": {"collisions": "centroids"},
+    "soft": {"collisions": "soft"},
+    "load balance": {"load_balance": 1.0},
     "tracks": {"init": "tracks"},
     "label means": {"normalisation": "labels"},
     "ema": {"update": "ema"},
@@ -73,12 +73,17 @@ def population(
     incomplete: float = 0.4,
     missing: tuple[float, float] = (0.4, 0.8),
     unlabelled: float = 0.3,
+    observed: float = 1.0,
+    split: float = 0.0,
+    merged: float = 0.0,
     simulation: SimulationConfig = SimulationConfig(),
 ) -> Population:
     """Every class once per view; a share of the masks is incomplete and drifts towards its class's confuser.
 
     ``missing`` bounds the missing share of an incomplete mask (uniform), which is how far it drifts
-    from its class (0) to its confuser (1).
+    from its class (0) to its confuser (1). ``unlabelled``: share of masks that their track lost. ``observed``: share of
+    the classes that are tracked at all, as those of the first view are; masks of the others have no label. ``split``:
+    share of masks that come as two pieces. ``merged``: share of masks that swallow about as much of another class.
     """
     simulation = replace(simulation, seed=seed)
     space, rng = FeatureSpace(simulation), seeded(seed, "population")
@@ -86,13 +91,24 @@ def population(
     directions = [space.words(n.split()[-1]) for n in names]
     order, confuser = rng.permutation(n_classes), np.zeros(n_classes, np.int64)
     confuser[order] = np.roll(order, 1)  # one cycle, so that no class is its own confuser
+    pieces = seeded(seed, "population, pieces")  # of their own, so that the masks without them stay the same
+    tracked = set(pieces.permutation(n_classes)[: round(observed * n_classes)].tolist())
     features, classes, labels = [], [], []
     for _ in range(n_views):
         for c in range(n_classes):
             gone = rng.uniform(*missing) if rng.random() < incomplete else 0.0
-            features.append(space.drifted(directions[c], directions[confuser[c]], gone, rng))
-            classes.append(c)
-            labels.append(-1 if rng.random() < unlabelled else c + 1)
+            found = [space.drifted(directions[c], directions[confuser[c]], gone, rng)]
+            label = -1 if rng.random() < unlabelled or c not in tracked else c + 1
+            kind = pieces.random()
+            if kind < split:
+                first = pieces.uniform(0.35, 0.65)
+                found = [space.drifted(directions[c], directions[confuser[c]], missing_here, pieces) for missing_here in (first, 1 - first)]
+            elif kind < split + merged:
+                other = (c + pieces.integers(1, n_classes)) % n_classes
+                found = [space.drifted(directions[c], directions[other], pieces.uniform(0.35, 0.65), pieces)]
+            features += found
+            classes += [c] * len(found)
+            labels += [label] * len(found)
     text = np.stack([space.text(n, d) for n, d in zip(names, directions)])
     return Population(torch.from_numpy(np.array(features)).float(), np.array(classes), torch.tensor(labels), torch.from_numpy(text).float())
 
@@ -142,6 +158,17 @@ def codes_miou(run: Run, codes_of: Callable[[str], np.ndarray], *, views: str = 
 
     e = evaluate_scene(run.scene, lambda reads, name, texts: run.scores(reads, name, texts, code_maps=codes_of(name)), replace(run.config.evaluation, views=views))
     return 100 * e.aggregates["pooled"]["miou"]
+
+
+def scene_miou(run: Run, relevancy: Callable[[str, Sequence[str]], Tensor], *, views: str = "all") -> float:
+    """mIoU % of the scene's own protocol, the relevancy maps [P, 2, H, W] of a view's texts coming from a function. Raises EvaluationError when the protocol reads something else."""
+
+    def scores(reads: str, name: str, texts):
+        if reads != "relevancy":
+            raise EvaluationError(f"evaluation.protocol={run.config.evaluation.protocol!r} reads {reads}, and here are relevancy maps; use langsplat or ovs3d_langsplat")
+        return relevancy(name, texts)
+
+    return 100 * evaluate_scene(run.scene, scores, replace(run.config.evaluation, views=views)).aggregates["pooled"]["miou"]
 
 
 def scene_ablation(run: Run, *, seeds: Sequence[int], arms: Sequence[str] = tuple(ARMS)) -> dict[str, list[float]]:
@@ -241,38 +268,6 @@ def failure(stack: np.ndarray, unit: LabelledObject) -> str:
     if max(best_threshold(min_max(s), unit.mask)[1].max() for s in steps.smoothed) >= 0.5:
         return FAILURES[2]
     return FAILURES[3] if not (result.mask & unit.mask).any() else FAILURES[4]
-
-
-def benchmark(scenes: Sequence[str] | None, config: Config, folder: Path) -> list[dict]:
-    """Every scene through all stages, with and without the contrastive terms: rows, and ``benchmark.md`` in ``folder``.
-
-    The table is written anew after each scene, so that a stopped benchmark leaves what it has measured.
-    """
-    rows = []
-    for name in scenes or bundled_scenes():
-        run = Run(name, config)
-        baseline = run.vary(codebook__lambda_pull=0.0, codebook__lambda_push=0.0)
-        miou = {arm: 100 * r.evaluation()["aggregates"]["pooled"]["miou"] for arm, r in (("baseline", baseline), ("both", run))}
-        pooled = run.evaluation()["aggregates"]["pooled"]
-        row = {
-            "scene": run.scene.name, "protocol": run.evaluation()["protocol"], "units": pooled["units"], "baseline": miou["baseline"], "both": miou["both"],
-            "accuracy": 100 * pooled.get("accuracy", float("nan")), "psnr": held_out_psnr(run), "unlabelled": 100 * run.ensure("tracks").record["share_unlabelled"],
-            "minutes": sum(r.ensure(s).record["wall_time_s"] for r in (run,) for s in run.stages()) / 60,
-        }  # fmt: skip
-        rows.append(row)
-        header = ["scene", "protocol", "units", "matching loss only, mIoU %", "CCL, mIoU %", "CCL, accuracy %", "masks without a track, %", "held-out PSNR dB", "minutes"]
-        table = [[r[k] for k in ("scene", "protocol", "units", "baseline", "both", "accuracy", "unlabelled", "psnr", "minutes")] for r in rows]
-        caption = f"Tabletop, profile {config.profile}, {run.front_end.label}, one seed. Protocols differ between layouts and are not comparable. PSNR: held-out views, none of which is blurred. Minutes: all stages of one run."
-        print(save_table(folder, "benchmark", header, table, caption).splitlines()[-1], flush=True)
-    return rows
-
-
-def held_out_psnr(run: Run) -> float:
-    """Mean PSNR in dB of the reconstruction over held-out views; NaN without any."""
-    views = [v for v in run.scene.views if v.name in run.scene.held_out]
-    gaussians = run.gaussians()
-    values = [float(psnr(rasterize(gaussians, v.camera).color.detach().clamp(0, 1), torch.from_numpy(v.image() / 255.0).float())) for v in views]
-    return float(np.mean(values)) if values else float("nan")
 
 
 FIELD_ARMS: dict[str, dict] = {

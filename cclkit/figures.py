@@ -699,6 +699,57 @@ def similarity_figure(matrices: Sequence[tuple[str, np.ndarray]], margin: float,
     return fig
 
 
+def label_prototype_figure(panels: Sequence[tuple[str, np.ndarray]]) -> Figure:
+    """Share of each track's masks on each code [K, N], one matrix per codebook; a track's row adds up to 1."""
+    fig, axes = grid(1, len(panels), width=4.2, aspect=0.85)
+    for ax, (title, m) in zip(axes[0], panels):
+        im = ax.imshow(m, vmin=0, vmax=1, cmap="Greys", aspect="auto")
+        ax.set(title=title, xlabel="code in use, in the order of its main track", xticks=[], yticks=[])
+    axes[0, 0].set_ylabel("track")
+    bar = fig.colorbar(im, ax=axes[0, -1], shrink=0.85)
+    bar.ax.set_title("share of\nits masks", fontsize=9)
+    return fig
+
+
+def embedding_figure(features: np.ndarray, labels: np.ndarray, names: Mapping[int, str], panels: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> Figure:
+    """Mask features [M, d] on two directions, coloured by track, with prototypes before and after.
+
+    ``names``: the tracks in colour, by label; the rest is grey. A panel: title, prototypes before and after [N, d],
+    only those in use. The directions separate the named tracks best (two principal ones of their centroids).
+    """
+    colors = label_colors(len(names))
+    centroids = np.stack([features[labels == y].mean(0) for y in names])
+    centre = centroids.mean(0)
+    basis = np.linalg.svd(centroids - centre, full_matrices=False)[2][:2]
+    basis *= np.sign(basis[np.arange(2), np.abs(basis).argmax(1)])[:, None]  # a sign of its own, on every machine
+    at = lambda x: (x - centre) @ basis.T
+    fig, axes = plots(1, len(panels), size=(4.6, 4.0))
+    for ax, (title, before, after) in zip(axes[0], panels):
+        rest = ~np.isin(labels, list(names))
+        ax.scatter(*at(features[rest]).T, s=5, color="0.85", lw=0, zorder=0)
+        for color, (y, name) in zip(colors, names.items()):
+            ax.scatter(*at(features[labels == y]).T, s=14, color=[color], lw=0, label=name, zorder=1)
+        a, b = at(before), at(after)
+        ax.plot(np.stack([a[:, 0], b[:, 0]]), np.stack([a[:, 1], b[:, 1]]), color="0.2", lw=0.7, zorder=2)
+        ax.scatter(*a.T, s=14, facecolors="white", edgecolors="0.2", lw=0.8, zorder=3)
+        ax.scatter(*b.T, s=30, marker="x", color="black", lw=1.4, zorder=4)
+        ax.set(title=title, xticks=[], yticks=[])
+    axes[0, -1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), title="track of", title_fontsize=9)
+    return fig
+
+
+def purity_figure(names: Sequence[str], arms: Mapping[str, Sequence[float]], sizes: Sequence[int]) -> Figure:
+    """Share of each track's masks on its commonest code, in %, an arm beside the other; ``sizes``: masks of each track."""
+    fig, axes = plots(1, 1, size=(max(7.0, 0.26 * len(names) + 1.5), 3.4))
+    ax, x = axes[0, 0], np.arange(len(names))
+    for n, (arm, values) in enumerate(arms.items()):
+        ax.bar(x + 0.4 * (n - (len(arms) - 1) / 2), values, 0.38, color=ARM_COLORS[arm], label=f"{arm}: mean {np.mean(values):.0f} %")
+    ax.set_xticks(x, [f"{name} ({n})" for name, n in zip(names, sizes)], rotation=90, fontsize=7.5)
+    ax.set(ylabel="masks on the track's\ncommonest code, %", ylim=(0, 118), yticks=range(0, 101, 25), xlim=(-0.7, len(names) - 0.3))
+    ax.legend(fontsize=8, ncols=len(arms), loc="upper right")
+    return fig
+
+
 def feature_maps_figure(views: Sequence[View], rows: Sequence[tuple[str, Sequence[np.ndarray]]], truth: Sequence[np.ndarray] | None = None) -> Figure:
     """2D feature maps, PCA to RGB on one basis: photographs on top, one row per variant."""
     fig, axes = grid(1 + len(rows), len(views), width=2.6, head=0.12)
@@ -980,6 +1031,64 @@ def ablation_figure(panels: Sequence[tuple[str, Mapping[str, Sequence[float]]]])
         ax.axhline(np.mean(arms["baseline"]), color="0.6", lw=0.8, ls="--", zorder=0)
         ax.set_xticks(range(len(arms)), arms, fontsize=9)
         ax.set(ylabel="mIoU, %", title=title, xlim=(-0.6, len(arms) - 0.4))
+    return fig
+
+
+def gains_figure(panels: Sequence[tuple[str, Mapping[str, Mapping[float, Sequence[float]]], float]], heat: tuple[str, np.ndarray, Sequence[float], Sequence[float]] | None = None) -> Figure:
+    """Gain in mIoU over what is varied: line, the mean over seeds; band, two standard errors; dotted, the default.
+
+    A panel: what is varied, gains by arm, value and seed, and its default. ``heat``: title, gains [rows, columns] and
+    the values of both, as one more panel.
+    """
+    n = len(panels) + (heat is not None)
+    columns = min(4, n)
+    fig, axes = plots(-(-n // columns), columns, size=(3.1, 2.5))
+    flat = axes.ravel()
+    span = [v for _, arms, _ in panels for of_x in arms.values() for values in of_x.values() for v in [np.mean(values)]]
+    for ax, (title, arms, default) in zip(flat, panels):
+        for arm, of_x in arms.items():
+            x = np.array(sorted(of_x))
+            mean = np.array([np.mean(of_x[v]) for v in x])
+            error = np.array([2 * np.std(of_x[v], ddof=1) / np.sqrt(len(of_x[v])) if len(of_x[v]) > 1 else 0.0 for v in x])
+            color = ARM_COLORS.get(arm, GREEN)
+            ax.fill_between(x, mean - error, mean + error, color=color, alpha=0.2, lw=0)
+            ax.plot(x, mean, "o-", ms=3.5, color=color, label=arm)
+        ax.axhline(0, color="0.3", lw=0.8)
+        ax.axvline(default, color="0.5", lw=0.8, ls=":")
+        ax.set(xlabel=title, ylim=(min(-6, 1.3 * min(span)), 1.4 * max(span)))
+        if len(arms) > 1 or ax is flat[0]:
+            ax.legend(fontsize=7.5, loc="upper right")
+    for ax in axes[:, 0]:
+        ax.set_ylabel("Δ mIoU, points")
+    if heat is not None:
+        title, values, rows, cols = heat
+        ax = flat[len(panels)]
+        ax.imshow(values, cmap="viridis", aspect="auto", origin="lower")
+        for (r, c), v in np.ndenumerate(values):
+            ax.text(c, r, f"{v:+.0f}", ha="center", va="center", fontsize=8, color="white" if v < (values.min() + values.max()) / 2 else "black")
+        ax.set_xticks(range(len(cols)), [f"{v:g}" for v in cols])
+        ax.set_yticks(range(len(rows)), [f"{v:g}" for v in rows])
+        ax.set(xlabel="weight of push", ylabel="weight of pull", title=title)
+        ax.spines[:].set_visible(False)
+    for ax in flat[n:]:
+        ax.axis("off")
+    return fig
+
+
+def contrasts_figure(panels: Sequence[tuple[str, Sequence[tuple[str, float, float, float, Sequence[float]]]]]) -> Figure:
+    """Differences of arms: a dot per scene, their mean with its interval. A panel: title and (contrast, mean, low, high, by scene)."""
+    most = max(len(rows) for _, rows in panels)
+    fig, axes = plots(1, len(panels), size=(4.4, 0.9 + 0.5 * most))
+    for ax, (title, rows) in zip(axes[0], panels):
+        places = most - 1 - np.arange(len(rows))
+        for y, (_, mean, low, high, scenes) in zip(places, rows):
+            ax.plot(scenes, np.full(len(scenes), y - 0.18), "o", ms=4, color=SKY, mec="0.3", mew=0.4, zorder=1)
+            if np.isfinite(low):
+                ax.plot([low, high], [y, y], "-", color=BLUE, lw=3, solid_capstyle="butt", zorder=2)
+            ax.plot([mean], [y], "D", ms=6, color="black", zorder=3)
+        ax.axvline(0, color="0.3", lw=0.8, zorder=0)
+        ax.set_yticks(places, [r[0] for r in rows])
+        ax.set(xlabel="Δ mIoU, points", title=title, ylim=(-0.6, most - 0.4))
     return fig
 
 

@@ -24,6 +24,9 @@ DEFAULT_SCENES = {
 }
 """Scene of each profile by layout: a bundled name, or a folder below data/."""
 
+MEASURED = {"07": ("sweeps/*.csv", "tables/benchmark_rows.csv", "tables/comparison.md")}
+"""Results of other commands that a notebook reads, by its number: with others it is run again."""
+
 
 @dataclass(frozen=True)
 class Notebook:
@@ -136,7 +139,7 @@ def run_notebooks(profile: str, *, fresh: bool = False, only: Sequence[str] | No
             (out / path.name).unlink(missing_ok=True)
     failures, total = [], time.monotonic()
     for path in paths:
-        sources = _sources_key(path, profile, parameters or {})
+        sources = _sources_key(path, profile, parameters or {}, root)
         target = out / path.name
         if _executed_key(target) == [sources, _outputs_key(path, root)]:
             print(f"{path.stem:<24} unchanged", flush=True)
@@ -194,7 +197,7 @@ def _outputs_key(path: Path, root: Path) -> str:
     return content_key(files={p.name: file_digest(p) for f in ("figures", "tables") for p in sorted((root / f).glob(f"{path.stem[:2]}_*"))})
 
 
-def _sources_key(path: Path, profile: str, parameters: dict) -> str:
+def _sources_key(path: Path, profile: str, parameters: dict, root: Path) -> str:
     """Hash of everything an executed notebook depends on."""
     import nbformat
 
@@ -204,6 +207,7 @@ def _sources_key(path: Path, profile: str, parameters: dict) -> str:
         cells=[[c.cell_type, c.source] for c in nb.cells],
         profile=profile,
         parameters=parameters,
+        measured={p.name: file_digest(p) for pattern in MEASURED.get(path.stem[:2], ()) for p in sorted(root.glob(pattern))},
         code=code_version([p.name for p in sorted(Path(__file__).parent.iterdir()) if p.suffix == ".py" or (p.is_dir() and p.name != "__pycache__")]),
         data={p.relative_to(data).as_posix(): [p.stat().st_size, file_digest(p)] for p in sorted(data.rglob("*")) if p.is_file()},
         python=sys.version_info[:2],

@@ -29,15 +29,13 @@ from .artefacts import atomic_write, code_version, content_key
 from .codebook import fit_codebook
 from .config import CodebookConfig, Config, SimulationConfig
 from .errors import CclkitError, ConfigError, reason
-from .experiments import ARMS, REMEDIES, index_map_miou, population, population_miou
+from .experiments import ARMS, REMEDIES, codes_miou, index_map_miou, population, population_miou
 from .pipeline import Run
 
 KINDS = ("population", "scene")
-POPULATION = ("n_classes", "n_views", "incomplete", "unlabelled")
+POPULATION = ("n_classes", "n_views", "incomplete", "unlabelled", "observed", "split", "merged")
 """Arguments of `experiments.population` that a sweep may set."""
 MAX_RUNS = 10_000
-CODE = ("codebook", "experiments.py", "foundation/simulated.py", "sweeps.py")
-"""A row is computed again when this code changes; for scenes also when a stage's does."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +135,16 @@ def series(rows: Sequence[dict[str, str]], over: str, by: str = "arm") -> dict[s
     return out
 
 
+def gains(rows: Sequence[dict[str, str]], over: str, baseline: Sequence[float] = ()) -> dict[str, dict[float, list[float]]]:
+    """Gain in mIoU points over the baseline of the same seed: by arm, then by the value of ``over``.
+
+    ``baseline``: its values by seed, for a sweep without that arm.
+    """
+    arms = series(rows, over)
+    own = arms.pop("baseline", None)
+    return {arm: {x: [v - b for v, b in zip(values, own[x] if own else baseline)] for x, values in of_x.items()} for arm, of_x in arms.items()}
+
+
 def _write(path: Path, sweep: Sweep, rows: list[tuple[dict, float, str]]) -> None:
     text = io.StringIO()
     out = csv.writer(text, lineterminator="\n")
@@ -147,12 +155,13 @@ def _write(path: Path, sweep: Sweep, rows: list[tuple[dict, float, str]]) -> Non
 
 
 def _key(sweep: Sweep, run: dict, config: Config) -> str:
+    """What a row depends on: its settings with what they mean, and the code behind it; for scenes also the stages'."""
     settings = sweep.fixed | run
-    code = code_version(CODE)
+    about = {"kind": sweep.kind, "settings": settings, "arm": (ARMS | REMEDIES)[settings.get("arm", "both")]}
     if sweep.kind == "population":
-        return content_key(kind=sweep.kind, settings=settings, code=code)
-    scene, scene_config = _prepared("scene", settings, config)
-    return content_key(kind=sweep.kind, settings=settings, code=code, codebook=Run(scene, scene_config).key("codebook"), query=Run(scene, scene_config).key("evaluation"))
+        return content_key(**about, code=code_version(("codebook", "foundation/simulated.py"), population, population_miou, _run, _prepared))
+    scene = Run(*_prepared("scene", settings, config))
+    return content_key(**about, code=code_version((), index_map_miou, codes_miou, _run, _prepared), codebook=scene.key("codebook"), query=scene.key("evaluation"))
 
 
 def _run(job: tuple) -> tuple[str, float]:

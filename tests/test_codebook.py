@@ -17,11 +17,14 @@ from cclkit.experiments import ARMS, mechanism, population, population_collision
 SETTINGS = dict(lambda_pull=0.25, lambda_push=0.25, margin=0.7)
 
 
-def ccl_loss_by_pairs(prototypes, features, labels, *, lambda_pull, lambda_push, margin, normalisation="pairs", centroids=False, groups=None):
+def ccl_loss_by_pairs(prototypes, features, labels, *, lambda_pull, lambda_push, margin, normalisation="pairs", centroids=False, soft=False, load_balance=0.0, temperature=0.1, groups=None):
     """The definition, pair by pair: slow, obvious, the reference."""
     unit = lambda x: x / x.norm(dim=-1, keepdim=True)
     T, F = unit(prototypes), unit(features)
     codes = (F @ T.T).detach().argmax(1)
+    P = torch.softmax(F @ T.T / temperature, 1)
+    weight = P.detach() if soft else torch.nn.functional.one_hot(codes, len(T)).to(T.dtype)  # of every prototype for every mask
+    balance = sum((codes == j).double().mean() * P[:, j].mean() for j in range(len(T)))
     l_max = torch.stack([1 - F[i] @ T[codes[i]] for i in range(len(F))]).mean()
     track = [(0 if groups is None else int(groups[i]), int(labels[i])) for i in range(len(F))]
     centre = {y: unit(F[[i for i in range(len(F)) if track[i] == y]].sum(0)) for y in track}
@@ -30,9 +33,13 @@ def ccl_loss_by_pairs(prototypes, features, labels, *, lambda_pull, lambda_push,
         for k in range(len(F)):
             if i == k or labels[i] == -1 or labels[k] == -1 or track[i][0] != track[k][0]:
                 continue
-            cos = T[codes[i]] @ (centre[track[k]] if centroids else T[codes[k]])
             terms = pull if track[i] == track[k] else push
-            terms.setdefault((track[i], track[k]), []).append(1 - cos if terms is pull else torch.relu(cos - margin))
+            value = 0
+            for a in weight[i].nonzero()[:, 0]:
+                for b in [None] if centroids else weight[k].nonzero()[:, 0]:
+                    cos = T[a] @ (centre[track[k]] if centroids else T[b])
+                    value = value + weight[i, a] * (1 if centroids else weight[k, b]) * (1 - cos if terms is pull else torch.relu(cos - margin))
+            terms.setdefault((track[i], track[k]), []).append(value)
 
     def mean(terms):
         if not terms:
@@ -40,7 +47,7 @@ def ccl_loss_by_pairs(prototypes, features, labels, *, lambda_pull, lambda_push,
         return torch.cat([torch.stack(t) for t in terms.values()]).mean() if normalisation == "pairs" else torch.stack([torch.stack(t).mean() for t in terms.values()]).mean()
 
     l_pull, l_push = mean(pull), mean(push)
-    return l_max, l_pull, l_push, l_max + lambda_pull * l_pull + lambda_push * l_push
+    return l_max, l_pull, l_push, l_max + lambda_pull * l_pull + lambda_push * l_push + load_balance * balance
 
 
 def assert_equal_losses(prototypes, features, labels, tolerance, **settings):
@@ -81,6 +88,44 @@ def test_every_form_equals_its_pairs(normalisation, centroids, grouped, unlabell
         prototypes, features, labels = random_case(seed, unlabelled=unlabelled, spread=0.8, n_labels=n_labels)
         groups = torch.arange(len(labels)) % 3 * 5 if grouped else None
         assert_equal_losses(prototypes, features, labels, 1e-12, normalisation=normalisation, centroids=centroids, groups=groups)
+
+
+@pytest.mark.parametrize("normalisation", ["pairs", "labels"])
+@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize("settings", [{"soft": True}, {"load_balance": 0.7}, {"soft": True, "centroids": True, "load_balance": 0.2}], ids=str)
+def test_soft_assignment_and_load_balance_equal_their_pairs(normalisation, grouped, settings):
+    for seed, unlabelled in ((20, 0.2), (21, 1.0)):
+        prototypes, features, labels = random_case(seed, B=14, N=5, n_labels=3, unlabelled=unlabelled, spread=0.8)
+        groups = torch.arange(len(labels)) % 2 if grouped else None
+        assert_equal_losses(prototypes, features, labels, 1e-12, normalisation=normalisation, temperature=0.3, groups=groups, **settings)
+
+
+def test_soft_assignment_at_low_temperature_is_the_papers_form():
+    case = random_case(22)
+    hard, soft = ccl_loss(*case, **SETTINGS), ccl_loss(*case, **SETTINGS, soft=True, temperature=1e-7)
+    assert hard.pull > 0.01 and hard.push > 0.01
+    assert soft.pull.item() == pytest.approx(hard.pull.item(), abs=1e-9) and soft.push.item() == pytest.approx(hard.push.item(), abs=1e-9)
+
+
+def test_load_balance_is_one_at_collapse_and_one_nth_at_even_use():
+    axes = torch.eye(4, dtype=torch.float64)
+    even = ccl_loss(axes, axes, torch.full((4,), -1), **SETTINGS, load_balance=1.0, temperature=0.01).balance
+    collapsed = ccl_loss(axes, axes[[0] * 4], torch.full((4,), -1), **SETTINGS, load_balance=1.0, temperature=0.01).balance
+    assert even.item() == pytest.approx(0.25) and collapsed.item() == pytest.approx(1.0)
+    assert ccl_loss(axes, axes, torch.full((4,), -1), **SETTINGS).balance.item() == 0
+
+
+def test_soft_assignment_gives_a_collision_a_gradient_from_a_neighbour():
+    """Both labels' masks are nearest to prototype 0; prototype 1 lies 40 degrees beyond label 2. The paper's push sees prototype 0 alone."""
+    features, labels, prototypes, axes = collision()
+    T = torch.stack([prototypes[0], torch.tensor([-0.17365, 0.98481, 0, 0])]).double().requires_grad_(True)
+    assert (assign(T.detach(), features.double()) == 0).all()
+    gradient = {}
+    for soft in (False, True):
+        loss = ccl_loss(T, features.double(), labels, lambda_pull=0.25, lambda_push=0.25, margin=0.2, soft=soft, temperature=0.1)
+        gradient[soft] = torch.autograd.grad(loss.push, T)[0]
+    assert gradient[False].abs().max() < 1e-12
+    assert -(gradient[True][0] @ (axes[0] - axes[1]).double()) > 1e-3  # descent moves the shared prototype away from the neighbour, towards the larger label
 
 
 def test_label_means_do_not_grow_with_a_label():
@@ -176,7 +221,7 @@ def test_bad_features_are_refused():
 
 ONE_EACH = [
     {}, {"init": "random"}, {"init": "tracks"}, {"normalisation": "labels"}, {"batch": 2}, {"update": "ema"}, {"update": "ema", "ema_decay": 0.0}, {"revive_every": 4}, {"collisions": "split", "split_every": 4},
-    {"collisions": "centroids"}, {"init": "random", "update": "ema", "batch": 3, "revive_every": 3, "collisions": "split", "split_every": 5, "normalisation": "labels"},
+    {"collisions": "centroids"}, {"collisions": "soft"}, {"load_balance": 1.0}, {"load_balance": 1.0, "update": "ema"}, {"init": "random", "update": "ema", "batch": 3, "revive_every": 3, "collisions": "split", "split_every": 5, "normalisation": "labels"},
 ]  # fmt: skip
 
 
@@ -210,10 +255,11 @@ def test_every_setting_has_a_result_on_odd_input_and_repeats_bit_for_bit(change)
 
 
 @pytest.mark.parametrize(
-    "change", [{"normalisation": "sums"}, {"update": "sgd"}, {"collisions": "merge"}, {"batch": -1}, {"revive_every": -1}, {"split_every": 0}, {"ema_decay": 1.0}, {"ema_decay": float("nan")}], ids=str
+    "change", [{"normalisation": "sums"}, {"update": "sgd"}, {"collisions": "merge"}, {"batch": -1}, {"revive_every": -1}, {"split_every": 0}, {"ema_decay": 1.0}, {"ema_decay": float("nan")},
+        {"load_balance": -1.0}, {"temperature": 0.0}, {"temperature": float("nan")}], ids=str
 )
 def test_unknown_settings_are_named(change):
-    with pytest.raises(CodebookError, match=f"codebook.{next(iter(change))}="):
+    with pytest.raises(CodebookError, match=f"codebook.{next(iter(change))}=.*expected|codebook.{next(iter(change))}=.*unknown"):
         fit_codebook(torch.eye(4), torch.arange(4), CodebookConfig(n_prototypes=2, steps=2, **change), seed=0)
 
 
@@ -426,7 +472,7 @@ def test_mechanism_ccl_gains_and_shuffled_labels_do_not():
 
 
 def test_mechanism_dead_codes_and_collisions_of_a_random_start_are_repaired():
-    arms = ("random", "random, split", "random, revive")
+    arms = ("random", "random, split", "random, revive", "random, load balance")
     collisions, miou = (mechanism(CodebookConfig(steps=200), seeds=range(2), arms=arms, **of) for of in ({"measure": population_collisions}, {}))
     for arm in arms[1:]:
         assert np.mean(collisions[arm]) < 0.2 * np.mean(collisions["random"]) and np.mean(miou[arm]) > np.mean(miou["random"]) + 10, arm

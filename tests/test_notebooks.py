@@ -154,6 +154,20 @@ def test_runner_executes_keeps_and_reports(project, capsys):
     assert notebooks.run_notebooks("mini", fresh=True) == 0 and executed.stat().st_mtime_ns != before
 
 
+def test_a_notebook_is_run_again_when_what_it_reads_was_measured_again(project):
+    for name in ("07_reads.ipynb", "06_does_not.ipynb"):
+        write(project / "notebooks", name, "1")
+    root = project / "results/mini"
+    keys = lambda: [notebooks._sources_key(p, "mini", {}, root) for p in sorted((project / "notebooks").glob("*.ipynb"))]
+    before = keys()
+    (root / "sweeps").mkdir(parents=True)
+    (root / "sweeps" / "margin.csv").write_text("miou,key\n")
+    other, reads = keys()
+    assert other == before[0] and reads != before[1]
+    (root / "sweeps" / "margin.csv").write_text("miou,key\n50,k\n")
+    assert keys()[1] not in (reads, before[1])
+
+
 def test_runner_refuses_unknown_parameters_notebooks_and_profiles(project):
     write(project / "notebooks", "00_good.ipynb", "1")
     with pytest.raises(NotebookError, match="no parameter 'sede'.*profile"):

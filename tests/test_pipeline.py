@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -458,16 +459,25 @@ def test_fresh_deletes_the_run_folder_only_when_asked(scene_folder, tmp_path, ca
 
 
 def test_the_benchmark_writes_a_row_per_scene(scene_folder, tmp_path, monkeypatch):
-    from cclkit.experiments import benchmark
+    from cclkit import benchmark as b
+    from cclkit.experiments import ARMS, index_map_miou
 
     monkeypatch.setenv("CCLKIT_RESULTS", str(tmp_path))
-    (row,) = benchmark([str(scene_folder)], config.profile("mini", **SMALL), tmp_path / "tables")
-    run = Run(scene_folder, config.profile("mini", **SMALL))
-    assert run.ensure("evaluation").reused and row["both"] == 100 * run.evaluation()["aggregates"]["pooled"]["miou"]
-    baseline = run.vary(codebook__lambda_pull=0.0, codebook__lambda_push=0.0)
-    assert baseline.ensure("evaluation").reused and row["baseline"] == 100 * baseline.evaluation()["aggregates"]["pooled"]["miou"]
-    assert np.isnan(row["psnr"]) and row["minutes"] > 0  # this scene holds nothing out
-    assert f"{row['both']:.1f}" in (tmp_path / "tables" / "benchmark.md").read_text()
+    tables, small = tmp_path / "tables", config.profile("mini", **SMALL)
+    rows = b.benchmark([str(scene_folder)], small, tables, seeds=(3,), report=lambda _: None)
+    assert [(r.front_end, r.measured, r.arm) for r in rows] == [(f, "index maps", a) for f in ("own", "simulated") for a in ARMS] + [("own", "field", "baseline"), ("own", "field", "both")]
+    run = Run(scene_folder, small)
+    for row, changes in ((rows[-2], {"codebook__lambda_pull": 0.0, "codebook__lambda_push": 0.0}), (rows[-1], {})):
+        varied = run.vary(**changes)
+        assert varied.ensure("evaluation").reused and row.miou == 100 * varied.evaluation()["aggregates"]["pooled"]["miou"]
+    assert rows[3].miou == index_map_miou(run.vary(seed=3, front_end__simulation__seed=3)) and rows[3].label == run.front_end.label
+    assert f"{rows[-1].miou:.1f}" in (tables / "benchmark.md").read_text() and "needs two scenes" in (tables / "benchmark_contrasts.md").read_text()
+    # a second run measures nothing again and keeps what other scenes have in the file
+    other = replace(rows[0], scene="other", key="of another scene")
+    b._write(tables / b.ROWS, [*rows, other], {})
+    monkeypatch.setattr(b, "index_map_miou", lambda run: pytest.fail("measured again"))
+    assert [r.miou for r in b.benchmark([str(scene_folder)], small, tables, seeds=(3,), report=lambda _: None)] == pytest.approx([r.miou for r in rows], abs=1e-4)
+    assert other.key in {r.key for r in b.read_rows(tables / b.ROWS)}
 
 
 def test_settings_are_listed_with_meaning(capsys):

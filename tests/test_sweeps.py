@@ -2,7 +2,7 @@
 
 import pytest
 
-from cclkit import artefacts, sweeps
+from cclkit import sweeps
 from cclkit.cli import main
 from cclkit.config import Config
 from cclkit.errors import ConfigError
@@ -83,9 +83,15 @@ def test_a_stopped_sweep_goes_on_and_changed_code_starts_over(file, tmp_path, al
     assert len(alone.seen) == len(set(alone.seen)) == 8 and "small: 8 runs, 3 found" in lines
     sweeps.run_sweep(sweep, tmp_path, Config(), report=lines.append)
     assert len(alone.seen) == 8 and (tmp_path / "small.csv").read_bytes() == whole
-    monkeypatch.setattr(sweeps, "code_version", lambda files: "changed")
+    monkeypatch.setattr(sweeps, "code_version", lambda *code: "changed")
     sweeps.run_sweep(sweep, tmp_path, Config(), report=lines.append)
     assert len(alone.seen) == 16
+
+
+def test_gains_are_paired_by_seed():
+    rows = [{"arm": a, "margin": m, "seed": s, "miou": v} for a, m, s, v in (("baseline", "0.5", "0", "10"), ("baseline", "0.5", "1", "50"), ("both", "0.5", "0", "12"), ("both", "0.5", "1", "51"))]
+    assert sweeps.gains(rows, "margin") == {"both": {0.5: [2.0, 1.0]}}
+    assert sweeps.gains(rows[2:], "margin", baseline=[10.0, 50.0]) == {"both": {0.5: [2.0, 1.0]}}
 
 
 @pytest.mark.parametrize(
@@ -128,8 +134,10 @@ def test_the_command_runs_in_processes(file, tmp_path, monkeypatch, capsys):
 def test_committed_sweeps_can_run():
     from cclkit.pipeline import project_folder
 
-    files = sorted((project_folder() / "data" / "sweeps").glob("*.toml"))
-    assert len(files) >= 5
-    for f in files:
-        assert sweeps.load_sweep(f).runs()
-    assert artefacts.code_version(sweeps.CODE)
+    varied = set()
+    for f in sorted((project_folder() / "data" / "sweeps").glob("*.toml")):
+        sweep = sweeps.load_sweep(f)
+        assert len(sweep.grid["seed"]) >= 5, "bands need repetitions"
+        varied |= set(sweep.grid)
+    assert varied >= {"codebook.margin", "codebook.lambda_pull", "codebook.lambda_push", "codebook.n_prototypes", "simulation.confuser_drift", "simulation.between_object_cosine"}
+    assert varied >= {f"population.{name}" for name in ("incomplete", "unlabelled", "observed", "split", "merged")}

@@ -61,7 +61,9 @@ def fit_codebook(features: Tensor, labels: Tensor, config: CodebookConfig, *, se
                 moved.append(split(prototypes.data, unit_features, ids, group_of, cosine=config.split_cosine))
             for rows in moved:
                 _forget(optimiser, prototypes, rows)
-            loss, codes, sums = losses(prototypes, F, table, config.lambda_pull, config.lambda_push, config.margin)
+            loss, codes, sums = losses(
+                prototypes, F, table, config.lambda_pull, config.lambda_push, config.margin, soft=config.collisions == "soft", load_balance=config.load_balance, temperature=config.temperature
+            )
             for k, curve in curves.items():
                 curve[step] = float(getattr(loss, k).detach())
             optimiser.zero_grad(set_to_none=True)
@@ -69,7 +71,7 @@ def fit_codebook(features: Tensor, labels: Tensor, config: CodebookConfig, *, se
                 loss.total.backward()
                 optimiser.step()
             else:
-                (gradient,) = torch.autograd.grad(config.lambda_pull * loss.pull + config.lambda_push * loss.push, prototypes)
+                (gradient,) = torch.autograd.grad(loss.total - loss.max, prototypes)
                 _average(prototypes.data, gradient, codes, sums, config.ema_decay)
     with torch.no_grad():
         learned = unit(prototypes)
@@ -101,7 +103,7 @@ def _batches(unit_features: Tensor, ids: Tensor, group_of: Tensor, config: Codeb
 def _average(prototypes: Tensor, gradient: Tensor, codes: Tensor, sums: Tensor, decay: float) -> None:
     """One step of exponential averaging, in place: T_j <- unit(decay T_j + (1 - decay) (mean of its features - B/n_j g_j)).
 
-    g is the gradient of the weighted pull and push. Since L_max's is -n_j/B times the mean (up to the
+    g is the gradient of the total without L_max. Since L_max's is -n_j/B times the mean (up to the
     part along T_j), the factor B/n_j puts both on one scale: a prototype rests exactly where the
     gradient of the total loss vanishes. Prototypes without a feature stay.
     """
@@ -132,11 +134,13 @@ def _threads(n: int | None):
 
 def _check_settings(config: CodebookConfig) -> None:
     """Raise CodebookError on settings that were not read through `Config`, which checks them too."""
-    for name, choices in (("update", ("adam", "ema")), ("collisions", ("ignore", "split", "centroids"))):
+    for name, choices in (("update", ("adam", "ema")), ("collisions", ("ignore", "split", "centroids", "soft"))):
         if getattr(config, name) not in choices:
             raise CodebookError(f"codebook.{name}={getattr(config, name)!r} is unknown; use one of {', '.join(map(repr, choices))}")
     for name, least in (("batch", 0), ("revive_every", 0), ("split_every", 1)):
         if getattr(config, name) < least:
             raise CodebookError(f"codebook.{name}={getattr(config, name)} is out of range; expected at least {least}")
+    if not config.load_balance >= 0 or not config.temperature > 0:
+        raise CodebookError(f"codebook.load_balance={config.load_balance} or codebook.temperature={config.temperature} is out of range; expected a number of at least 0, and one above 0")
     if not 0 <= config.ema_decay < 1:
         raise CodebookError(f"codebook.ema_decay={config.ema_decay} is out of range; expected a number of at least 0 and below 1")

@@ -10,6 +10,11 @@ Each feature takes the prototype with the largest cosine, j_i = argmax_j cos(F_i
 Pairs run over labelled masks only (y ≠ -1). Which average the paper takes over pairs is not published:
 protocol H takes a mean over pairs ("pairs"); "labels" takes the mean over labels (pull) or over pairs of
 labels (push) of each one's own mean, so that a label's weight does not grow with the square of its size.
+
+Two options leave the paper's form. Soft assignment: a mask stands in a pair for every prototype, weighted by
+p_i = softmax_j(cos(F_i, T_j) / temperature), instead of for its nearest alone; the weights are no more differentiated
+than the paper's argmax is (with a gradient through them the mechanism experiment gained less). Load balance, as in LEGaussians
+(protocol F): weight times the sum over codes of (share of masks on it) (mean p on it), 1/N at even use, 1 at collapse.
 """
 
 from __future__ import annotations
@@ -31,6 +36,7 @@ class CCLLoss:
     max: Tensor
     pull: Tensor
     push: Tensor
+    balance: Tensor
     total: Tensor
 
 
@@ -50,6 +56,9 @@ def ccl_loss(
     margin: float,
     normalisation: str = "pairs",
     centroids: bool = False,
+    soft: bool = False,
+    load_balance: float = 0.0,
+    temperature: float = 0.02,
     groups: Tensor | None = None,  # [B] int64
 ) -> CCLLoss:
     """The CCL losses of a batch; gradients reach the prototypes only (protocol H).
@@ -59,8 +68,10 @@ def ccl_loss(
 
     ``centroids`` replaces the second prototype T_{j_k} of every pair by the centroid of k's label in
     feature space, a constant. Two labels on one prototype then have a gradient, which the paper's form
-    lacks: it goes to the larger label, until the smaller one's masks are nearer to another one. With ``groups``, only pairs within one group count and a label means
-    something within its group only (levels that share a codebook).
+    lacks: it goes to the larger label, until the smaller one's masks are nearer to another one. ``soft``, ``load_balance``
+    and ``temperature``: see the module; a collision then has a gradient from the other prototypes near it.
+    With ``groups``, only pairs within one group count and a label means something within its group only (levels
+    that share a codebook).
     Raises CodebookError on shapes that don't fit or an unknown normalisation, FeatureError on zero or
     non-finite features.
     """
@@ -68,7 +79,7 @@ def ccl_loss(
     unit_features = unit(features.to(prototypes.dtype))
     ids, group_of = label_ids(labels, groups)
     table = LabelTable(ids, group_of, normalisation, unit_features if centroids else None)
-    return losses(prototypes, unit_features, table, lambda_pull, lambda_push, margin)[0]
+    return losses(prototypes, unit_features, table, lambda_pull, lambda_push, margin, soft=soft, load_balance=load_balance, temperature=temperature)[0]
 
 
 def label_ids(labels: Tensor, groups: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -120,26 +131,37 @@ class LabelTable:
         L = len(self.group_of)
         return torch.bincount(self.label * N + codes[self.rows], minlength=L * N).view(L, N).double()
 
-    def pairs_of_codes(self, codes: Tensor, N: int) -> tuple[Tensor, Tensor]:
-        """Weight of ordered pairs on each pair of codes, equal and different labels: [N, N] float64 each."""
-        H = self.histogram(codes, N)
-        same = H.T @ (self.inside[:, None] * H) - torch.diag(self.inside @ H)
+    def soft_histogram(self, P: Tensor) -> Tensor:  # [B', N] -> [L, N]
+        """Labelled features of each label on each code, each split over all codes by its weights P."""
+        return torch.zeros(len(self.group_of), P.shape[1], dtype=P.dtype).index_add(0, self.label, P)
+
+    def pairs_of_codes(self, H: Tensor, alone: Tensor) -> tuple[Tensor, Tensor]:
+        """Weight of ordered pairs on each pair of codes, equal and different labels: [N, N] float64 each.
+
+        ``alone`` [N, N]: what Hᵀ A H counts of masks paired with themselves.
+        """
+        same = H.T @ (self.inside[:, None] * H) - alone
         weighted = self.between[:, None] * H
         sums = self.member @ weighted  # [G, N]
         return same, sums.T @ sums - weighted.T @ weighted
 
-    def pairs_with_labels(self, codes: Tensor, N: int) -> tuple[Tensor, Tensor]:
+    def pairs_with_labels(self, H: Tensor) -> tuple[Tensor, Tensor]:
         """The same pairs by label of the one and code of the other mask: [L, N] float64 each."""
-        H = self.histogram(codes, N)
         same = (self.inside * (self.size - 1).clamp_min(0))[:, None] * H
         weighted = self.between[:, None] * H
         return same, (self.between * self.size)[:, None] * ((self.member @ weighted)[self.group_of] - weighted)
 
-    def contrast(self, T: Tensor, codes: Tensor, margin: float) -> tuple[Tensor, Tensor]:
-        """L_pull and L_push of unit prototypes T [N, d]: the cosine table, weighted by pairs."""
+    def contrast(self, T: Tensor, codes: Tensor, margin: float, P: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """L_pull and L_push of unit prototypes T [N, d]: the cosine table, weighted by pairs; by soft ones with P [B', N]."""
         with torch.no_grad():
-            weigh = self.pairs_of_codes if self.centroids is None else self.pairs_with_labels
-            same, different = (w.to(T.dtype) for w in weigh(codes, len(T)))
+            if P is None:
+                H = self.histogram(codes, len(T))
+                alone = torch.diag(self.inside @ H)
+            else:
+                P = P.double()
+                H = self.soft_histogram(P)
+                alone = P.T @ (self.inside[self.label][:, None] * P)
+            same, different = (w.to(T.dtype) for w in (self.pairs_of_codes(H, alone) if self.centroids is None else self.pairs_with_labels(H)))
         cos = (T if self.centroids is None else self.centroids) @ T.T
         zero = T.sum() * 0
         l_pull = (same * (1 - cos)).sum() / self.n_same if self.n_same > 0 else zero
@@ -147,7 +169,9 @@ class LabelTable:
         return l_pull, l_push
 
 
-def losses(prototypes: Tensor, unit_features: Tensor, table: LabelTable, lambda_pull: float, lambda_push: float, margin: float) -> tuple[CCLLoss, Tensor, Tensor]:
+def losses(
+    prototypes: Tensor, unit_features: Tensor, table: LabelTable, lambda_pull: float, lambda_push: float, margin: float, *, soft: bool = False, load_balance: float = 0.0, temperature: float = 0.02
+) -> tuple[CCLLoss, Tensor, Tensor]:
     """The losses, the code of each feature [B], and the sum of the unit features of each code [N, d]."""
     T = unit(prototypes)
     with torch.no_grad():
@@ -155,8 +179,10 @@ def losses(prototypes: Tensor, unit_features: Tensor, table: LabelTable, lambda_
         # Sum of the features of each code: L_max needs no [B, d] gather of prototypes.
         sums = torch.zeros_like(T).index_add_(0, codes, unit_features)
     l_max = 1 - (sums * T).sum() / len(unit_features)
-    l_pull, l_push = table.contrast(T, codes, margin)
-    return CCLLoss(l_max, l_pull, l_push, l_max + lambda_pull * l_pull + lambda_push * l_push), codes, sums
+    P = torch.softmax(unit_features @ T.T / temperature, 1) if soft or load_balance else None  # [B, N]
+    l_pull, l_push = table.contrast(T, codes, margin, P[table.rows] if soft else None)
+    l_balance = torch.bincount(codes, minlength=len(T)).to(T.dtype) @ P.mean(0) / len(codes) if load_balance else T.sum() * 0
+    return CCLLoss(l_max, l_pull, l_push, l_balance, l_max + lambda_pull * l_pull + lambda_push * l_push + load_balance * l_balance), codes, sums
 
 
 def label_centroids(unit_features: Tensor, ids: Tensor, L: int) -> Tensor:

@@ -1,0 +1,180 @@
+"""`cclkit benchmark`: the ablation over all bundled scenes, and what it says about the plan in notebook 07.
+
+Index maps (before any field) for all arms and seeds, because they are cheap; the whole pipeline for baseline and
+both. ``benchmark_rows.csv`` holds a row per run and is written as they come, so a stopped benchmark goes on.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from .artefacts import atomic_write, code_version, content_key
+from .config import Config
+from .errors import EvaluationError
+from .experiments import ARMS, index_map_miou, scene_miou
+from .gaussians import psnr, rasterize
+from .pipeline import Run
+from .scenes import bundled_scenes
+from .statistics import hierarchical_bootstrap, holm, sign_flip_p
+from .tables import save_table
+
+SEEDS = (0, 1, 2)
+FRONT_ENDS: dict[str, dict] = {
+    "own": {},
+    "simulated": {"front_end.masks": "simulated", "front_end.features": "simulated", "front_end.propagation": "simulated"},
+}
+"""The configured front end, and one that is simulated throughout."""
+PRIMARY = ("both", "baseline")
+SECONDARY = (("pull", "baseline"), ("push", "baseline"), ("both", "shuffled"))
+REPORTED = (("shuffled", "baseline"),)
+"""Contrasts of the plan: one tested at its own level, some corrected together, one with an interval only."""
+ROWS = "benchmark_rows.csv"
+FIELDS = ("scene", "front_end", "label", "measured", "arm", "seed", "miou", "key")
+
+
+@dataclass(frozen=True)
+class Row:
+    """mIoU of one run."""
+
+    scene: str
+    front_end: str  # of FRONT_ENDS
+    label: str  # what that is, in words
+    measured: str  # "index maps" or "field"
+    arm: str  # of ARMS
+    seed: int
+    miou: float  # %
+    key: str  # content key of what it was measured on
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """A difference of two arms in percentage points, over scenes."""
+
+    arms: tuple[str, str]
+    role: str  # "primary", "secondary" or "reported"
+    scenes: int
+    mean: float
+    low: float  # 95 % interval; NaN for one scene
+    high: float
+    p: float  # exact sign-flip test; NaN where the plan has none
+    p_holm: float  # among the secondary ones; p itself for the primary one
+
+
+def benchmark(scenes: Sequence[str] | None, config: Config, folder: Path, *, seeds: Sequence[int] = SEEDS, report: Callable[[str], None] = print) -> list[Row]:
+    """All rows of all scenes: ``benchmark_rows.csv``, ``benchmark.md`` (a line per scene) and ``benchmark_contrasts.md`` in ``folder``.
+
+    Rows that the file holds already with the same key are not measured again; rows of other scenes stay. A seed drives what is simulated of the
+    front end and the codebook's start; the whole pipeline runs with the configured seeds.
+    """
+    path = Path(folder) / ROWS
+    known = {r.key: r for r in read_rows(path)} if path.exists() else {}
+    rows: list[Row] = []
+    lines: list[list] = []
+    for name in scenes or bundled_scenes():
+        run = Run(name, config)
+        for front_end, changes in FRONT_ENDS.items():
+            base = run.vary(**{k.replace(".", "__"): v for k, v in changes.items()})
+            for seed in seeds:
+                for arm, of_arm in ARMS.items():
+                    varied = base.vary(seed=seed, front_end__simulation__seed=seed, **{f"codebook__{k}": v for k, v in of_arm.items()})
+                    key = content_key(front_end=front_end, arm=arm, seed=seed, codebook=varied.key("codebook"), query=varied.key("evaluation"), code=code_version((), index_map_miou, scene_miou))
+                    rows.append(known.get(key) or Row(run.scene.name, front_end, base.front_end.label, "index maps", arm, seed, index_map_miou(varied), key))
+                    _write(path, rows, known)
+                report(f"{run.scene.name}: {front_end} front end, seed {seed}: " + ", ".join(f"{r.arm} {r.miou:.1f}" for r in rows[-len(ARMS) :]))
+        for arm in ("baseline", "both"):
+            varied = run.vary(**{f"codebook__{k}": v for k, v in ARMS[arm].items()})
+            pooled = varied.evaluation()["aggregates"]["pooled"]
+            rows.append(Row(run.scene.name, "own", run.front_end.label, "field", arm, config.seed, 100 * pooled["miou"], varied.key("evaluation")))
+        _write(path, rows, known)
+        lines.append([run.scene.name, run.evaluation()["protocol"], pooled["units"], rows[-2].miou, rows[-1].miou, 100 * pooled.get("accuracy", math.nan),
+                      100 * run.ensure("tracks").record["share_unlabelled"], held_out_psnr(run), sum(run.ensure(s).record["wall_time_s"] for s in run.stages()) / 60])  # fmt: skip
+        header = ["scene", "protocol", "units", "matching loss only, mIoU %", "CCL, mIoU %", "CCL, accuracy %", "masks without a track, %", "held-out PSNR dB", "minutes"]
+        caption = f"Tabletop after the field, profile {config.profile}, {run.front_end.label}, one seed. Protocols differ between layouts and are not comparable. PSNR: held-out views, none of which is blurred. Minutes: all stages of one run."
+        report(save_table(Path(folder), "benchmark", header, lines, caption).splitlines()[-1])
+        save_contrasts(rows, Path(folder))
+    return rows
+
+
+def contrasts(rows: Sequence[Row], front_end: str = "own", measured: str = "index maps") -> list[Contrast]:
+    """The plan's contrasts in one setting, over the scenes that have both arms; tests in the primary setting only."""
+    values: dict[str, dict[str, dict[int, float]]] = {}  # arm -> scene -> seed -> mIoU
+    for r in rows:
+        if (r.front_end, r.measured) == (front_end, measured):
+            values.setdefault(r.arm, {}).setdefault(r.scene, {})[r.seed] = r.miou
+    tested = (front_end, measured) == ("own", "index maps")
+    found = []
+    for arms in (PRIMARY, *SECONDARY, *REPORTED):
+        a, b = (values.get(arm, {}) for arm in arms)
+        paired = [[a[s][n] - b[s][n] for n in sorted(a[s]) if n in b[s]] for s in a if s in b]
+        paired = [p for p in paired if p]
+        if paired:
+            role = "primary" if arms == PRIMARY else "secondary" if arms in SECONDARY else "reported"
+            means = [float(np.mean(p)) for p in paired]
+            p = sign_flip_p(means) if tested and role != "reported" else math.nan
+            found.append(Contrast(arms, role, len(paired), float(np.mean(means)), *hierarchical_bootstrap(paired), p, p))
+    corrected = holm({"-".join(c.arms): c.p for c in found if c.role == "secondary" and tested})
+    return [replace(c, p_holm=corrected.get("-".join(c.arms), c.p)) for c in found]
+
+
+def save_contrasts(rows: Sequence[Row], folder: Path) -> str:
+    """``benchmark_contrasts.md`` and ``.csv``: every contrast in every setting; returns the Markdown table."""
+    labels = {(r.front_end, r.measured): r.label for r in rows}
+    table = []
+    for (front_end, measured), label in labels.items():
+        for c in contrasts(rows, front_end, measured):
+            table.append([label, measured, " − ".join(c.arms), c.role if (front_end, measured) == ("own", "index maps") else "secondary setting", c.scenes, signed(c.mean), interval(c), _p(c.p), _p(c.p_holm)])
+    header = ["front end", "measured on", "contrast", "role", "scenes", "Δ mIoU, points", "95 % interval", "p", "p after Holm"]
+    caption = "Contrasts of the ablation over scenes, as planned in notebook 07. Interval: hierarchical bootstrap, scenes then seeds. p: exact sign-flip test on scene means, two-sided; Holm over the secondary ones."
+    return save_table(folder, "benchmark_contrasts", header, table, caption)
+
+
+def signed(value: float) -> str:
+    return f"{value:+.1f}"
+
+
+def interval(c: Contrast) -> str:
+    return f"{c.low:+.1f} to {c.high:+.1f}" if math.isfinite(c.low) else "needs two scenes"
+
+
+def _p(p: float) -> str:
+    return f"{p:.3f}" if math.isfinite(p) else ""
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Rows of ``benchmark_rows.csv``. Raises EvaluationError when it is not one."""
+    try:
+        content = list(csv.DictReader(io.StringIO(Path(path).read_text(encoding="utf-8"))))
+        return [Row(**{f: (int if f == "seed" else float if f == "miou" else str)(r[f]) for f in FIELDS}) for r in content]
+    except (OSError, UnicodeDecodeError, KeyError, TypeError, ValueError) as e:
+        raise EvaluationError(f"{path}: cannot be read as rows of the benchmark ({e!r}); restore the file, or delete it and run `cclkit benchmark` again") from e
+
+
+def _write(path: Path, rows: Sequence[Row], known: Mapping[str, Row]) -> None:
+    """The rows so far, and those of an earlier run that none of them replaces."""
+    place = {_place(r) for r in rows}
+    rows = [*rows, *(r for r in known.values() if _place(r) not in place)]
+    text = io.StringIO()
+    out = csv.writer(text, lineterminator="\n")
+    out.writerow(FIELDS)
+    out.writerows([f"{r.miou:.4f}" if f == "miou" else getattr(r, f) for f in FIELDS] for r in rows)
+    atomic_write(path, text.getvalue().encode())
+
+
+def _place(row: Row) -> tuple:
+    return row.scene, row.front_end, row.measured, row.arm, row.seed
+
+
+def held_out_psnr(run: Run) -> float:
+    """Mean PSNR in dB of the reconstruction over held-out views; NaN without any."""
+    views = [v for v in run.scene.views if v.name in run.scene.held_out]
+    gaussians = run.gaussians()
+    values = [float(psnr(rasterize(gaussians, v.camera).color.detach().clamp(0, 1), torch.from_numpy(v.image() / 255.0).float())) for v in views]
+    return float(np.mean(values)) if values else float("nan")
