@@ -11,6 +11,7 @@ import colorsys
 import hashlib
 import html
 import io
+import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,7 +24,6 @@ from matplotlib.figure import Figure
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from . import __version__
 from .artefacts import atomic_write, save_json
 from .masks import LEVELS, ViewMasks
 from .scenes import Scene, View
@@ -58,8 +58,12 @@ class FigureFolder:
     def __init__(self, folder: Path, *, notebook: str, profile: str, footer: str, about: Mapping[str, Any]):
         self.folder, self.notebook, self.profile, self.footer, self.about = Path(folder), notebook, profile, footer, dict(about)
 
-    def show(self, fig: Figure, name: str, *, alt: str, caption: str):
-        """Save as ``<notebook number>_<name>.png`` and return a displayable <figure> with alt text and caption."""
+    def show(self, fig: Figure, name: str, *, alt: str, caption: str, artefacts: Sequence[str] = ()):
+        """Save as ``<notebook number>_<name>.png`` and return a displayable <figure> with alt text and caption.
+
+        A picture that is already there, equal but for the commit that drew it, keeps its commit: regenerating
+        changes no file. Only a commit with uncommitted changes gives way to one without.
+        """
         fig.text(0.995, 0.004, self.footer, ha="right", va="bottom", fontsize=7, color="0.45")
         buffer = io.BytesIO()
         fig.savefig(buffer, format="png", bbox_inches="tight", pad_inches=0.08, facecolor="white")
@@ -68,19 +72,25 @@ class FigureFolder:
         png = buffer.getvalue()
         stem = f"{self.notebook[:2]}_{name}"
         record = {
-            "figure": stem, "notebook": self.notebook, "profile": self.profile, "alt": alt, "caption": caption,
-            "data_sha256": digest, "cclkit": __version__, "matplotlib": matplotlib.__version__, **self.about,
+            "figure": stem, "notebook": self.notebook, "profile": self.profile, "alt": alt, "caption": caption, "data_sha256": digest, **self.about,
         }
-        atomic_write(self.folder / f"{stem}.png", _with_text(png, record))
-        save_json(self.folder / f"{stem}.json", record)
-        return Shown(png, alt, caption)
+        path = self.folder / f"{stem}.png"
+        content = _with_text(png, record)
+        if path.is_file() and "commit" in record:
+            drawn = {**record, "commit": Image.open(path).info.get("cclkit:commit", "")}
+            same = path.read_bytes() == _with_text(png, drawn)
+            if same and ("+" not in drawn["commit"] or "+" in record["commit"]):
+                record, content = drawn, path.read_bytes()
+        atomic_write(path, content)
+        save_json(self.folder / f"{stem}.json", {**record, "artefacts": list(artefacts)})
+        return Shown(png, stem, alt, caption)
 
 
 class Shown:
     """A figure as notebooks display it: HTML that keeps its alt text in JupyterLab and in exports."""
 
-    def __init__(self, png: bytes, alt: str, caption: str):
-        self.png, self.alt, self.caption = png, alt, caption
+    def __init__(self, png: bytes, name: str, alt: str, caption: str):
+        self.png, self.name, self.alt, self.caption = png, name, alt, caption
 
     def _repr_html_(self) -> str:
         # The copy inside the notebook is reduced to 256 colours, a third of the size; the file keeps all.
@@ -88,7 +98,7 @@ class Shown:
         Image.open(io.BytesIO(self.png)).convert("RGB").quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
         data = base64.b64encode(small.getvalue()).decode()
         return (
-            f'<figure style="margin:0"><img alt="{html.escape(self.alt, quote=True)}" style="max-width:100%" src="data:image/png;base64,{data}">'
+            f'<figure id="{self.name}" style="margin:0"><img alt="{html.escape(self.alt, quote=True)}" style="max-width:100%" src="data:image/png;base64,{data}">'
             f"<figcaption><em>{html.escape(self.caption)}</em></figcaption></figure>"
         )
 
@@ -113,6 +123,8 @@ def data_digest(fig: Figure) -> str:
             add(image.get_array())
         for points in ax.collections:
             add(np.asarray(points.get_offsets(), float))
+            for path in points.get_paths():  # areas and fans of lines; of markers their shape
+                add(path.vertices)
         for patch in ax.patches:
             add(np.asarray(patch.get_extents().size if not hasattr(patch, "get_height") else [patch.get_width(), patch.get_height()], float))
         for text in [ax.title, ax.xaxis.label, ax.yaxis.label, *ax.texts]:
@@ -124,7 +136,7 @@ def _with_text(png: bytes, record: Mapping[str, Any]) -> bytes:
     """The PNG with its record as text chunks, so that a figure that travels alone still says what it is."""
     info = PngInfo()
     for k, v in record.items():
-        info.add_itxt(f"cclkit:{k}", str(v))
+        info.add_itxt(f"cclkit:{k}", v if isinstance(v, str) else json.dumps(v, sort_keys=True))
     info.add_itxt("Description", str(record["alt"]))
     out = io.BytesIO()
     Image.open(io.BytesIO(png)).save(out, "PNG", pnginfo=info, optimize=True)

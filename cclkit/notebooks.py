@@ -15,7 +15,8 @@ from . import __version__, config as configs
 from .artefacts import Store, atomic_write, code_version, content_key, file_digest
 from .errors import ConfigError, NotebookError, SceneError
 from .figures import FigureFolder
-from .pipeline import GRAPH, Run, check_device, project_folder, results_folder
+from .pipeline import GRAPH, Run, artefacts_used, check_device, project_folder, results_folder
+from .provenance import changed_settings, commit, versions, write_manifest
 from .tables import readme_with_tables, save_table
 
 DEFAULT_SCENES = {
@@ -36,14 +37,14 @@ class Notebook:
 
     def show(self, fig, name: str, *, alt: str, caption: str):
         """Save a figure with its provenance and display it."""
-        return self.figures.show(fig, name, alt=alt, caption=caption)
+        return self.figures.show(fig, name, alt=alt, caption=caption, artefacts=artefacts_used())
 
     def table(self, name: str, header: Sequence[str], rows: Sequence[Sequence[object]], caption: str):
         """Save a table as Markdown and CSV and display it."""
         from IPython.display import Markdown
 
         stem = f"{self.name[:2]}_{name}"
-        return Markdown(save_table(self.tables, stem, header, rows, caption))
+        return Markdown(save_table(self.tables, stem, header, rows, caption), metadata={"cclkit_table": stem})  # the manifest finds it by this
 
 
 def start(name: str, *, profile: str = "mini", scene: str = "", layout: str = "lerf_ovs", seed: int = 0) -> Notebook:
@@ -59,7 +60,9 @@ def start(name: str, *, profile: str = "mini", scene: str = "", layout: str = "l
     run = Run(scene, config)
     root = results_folder(profile)
     footer = f"cclkit {__version__} · profile {profile} · {run.scene.name} · {run.front_end.label} · seed {seed}"
-    about = {"scene": run.scene.name, "seed": seed, "front_end": run.front_end.label}
+    about = {
+        "scene": run.scene.name, "seed": seed, "front_end": run.front_end.label, "settings": changed_settings(config), "versions": versions(), "commit": commit(name),
+    }
     figures = FigureFolder(root / "figures", notebook=name, profile=profile, footer=footer, about=about)
     return Notebook(name, run, figures, root / "tables")
 
@@ -123,6 +126,7 @@ def run_notebooks(profile: str, *, fresh: bool = False, only: Sequence[str] | No
                 print(f"  {problem}", file=sys.stderr, flush=True)
         if write_back and target.exists() and not any(f.startswith(path.name) for f in failures):
             atomic_write(path, _clean(target))
+    write_manifest(profile)
     readme = project_folder() / "README.md"
     if write_back and not failures and readme.is_file():
         atomic_write(readme, readme_with_tables(readme.read_text(encoding="utf-8"), project_folder()).encode())
