@@ -100,6 +100,8 @@ def run_notebooks(profile: str, *, fresh: bool = False, only: Sequence[str] | No
     out = root / "notebooks"
     paths = notebook_paths(only)
     os.environ["CCLKIT_QUIET"] = "1"  # progress bars would stand in the outputs
+    # kernels start in notebooks/: they import the package that runs them, not another one that is installed
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH")]))
     if fresh:
         os.environ["CCLKIT_NO_BUNDLE"] = "1"
         for folder in sorted((root / "runs").glob("*")):

@@ -40,7 +40,7 @@ PAPER = {
 listed: they show its own scenes, and no notebook draws one of them again."""
 
 TOLERANCE = 0.02
-"""`verify`: share of pixels that may differ visibly. Fonts and antialiasing differ between builds of matplotlib."""
+"""`verify`: share of the drawn pixels that may differ visibly. Fonts and antialiasing differ between builds of matplotlib."""
 VISIBLE = 32
 """`verify`: a channel's difference out of 255 above which a pixel counts as different."""
 
@@ -118,7 +118,7 @@ def _shown(cell: Mapping) -> Iterator[tuple[str, str]]:
 def verify(profile: str, against: str = "HEAD", *, strict: bool = False, report=print) -> int:
     """Compare figures as they are now with a commit's (or a folder's): 0 if all agree, 1 if not.
 
-    A figure agrees if its plotted data has the same hash, or if at most `TOLERANCE` of its pixels differ visibly;
+    A figure agrees if its plotted data has the same hash, or if at most `TOLERANCE` of its drawn pixels differ visibly;
     ``strict`` asks for both. Missing and additional figures disagree. Raises NotebookError where there is nothing to compare with.
     """
     here = _Folder(results_folder(profile) / "figures")
@@ -151,19 +151,21 @@ def _compare(here, there, name: str, strict: bool) -> tuple[bool, str]:
     share = pixels_differ(png, there.read(f"{name}.png"))
     drawn = share <= TOLERANCE
     if data and drawn:
-        return True, "same data" if share == 0 else f"same data, {100 * share:.2f} % of pixels drawn differently"
-    how = f"{100 * share:.1f} % of pixels differ" if share < 1 else "sizes differ"
+        return True, "same data" if share == 0 else f"same data, {100 * share:.2f} % of the drawing differs"
+    how = f"{100 * share:.1f} % of the drawing differs"
     text = f"{'same data' if data else 'other data'}, {how}"
     return (data or drawn) and not strict, text
 
 
 def pixels_differ(a: bytes, b: bytes) -> float:
-    """Share of pixels of two PNGs that differ visibly; 1 if their sizes differ by more than two pixels."""
+    """Share of the pixels drawn in either of two PNGs (all that aren't white) that differ visibly; 1 if their sizes differ by more than two pixels."""
     a, b = (np.asarray(Image.open(io.BytesIO(x)).convert("RGB")).astype(np.int16) for x in (a, b))
     if max(abs(a.shape[0] - b.shape[0]), abs(a.shape[1] - b.shape[1])) > 2:
         return 1.0
     h, w = min(a.shape[0], b.shape[0]), min(a.shape[1], b.shape[1])
-    return float((np.abs(a[:h, :w] - b[:h, :w]).max(-1) > VISIBLE).mean())
+    a, b = a[:h, :w], b[:h, :w]
+    drawn = (np.minimum(a, b) < 255 - VISIBLE).any(-1)  # of a thin line on white, white would hide any change
+    return float((np.abs(a - b).max(-1) > VISIBLE).sum() / max(1, drawn.sum()))
 
 
 class _Folder:
