@@ -36,7 +36,7 @@ figures: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest tests
 	$(BIN)/cclkit figures --profile mini
-	CCLKIT_QUIET=1 $(BIN)/python -m pytest --nbval --nbval-cell-timeout 600 results/mini/notebooks
+	CCLKIT_QUIET=1 $(BIN)/python -m pytest -p cclkit.nbval_guard --nbval --nbval-cell-timeout 600 results/mini/notebooks
 
 lab: $(STAMP)
 	$(BIN)/jupyter lab notebooks
