@@ -5,13 +5,15 @@ PROFILE ?= mini
 VENV    := .venv
 BIN     := $(VENV)/bin
 STAMP   := $(VENV)/.installed
+BOOK    := $(VENV)/.installed-book
 
-.PHONY: figures test setup lab bench benchmark sweeps clean help
+.PHONY: figures test setup lab book bench benchmark sweeps clean help
 
 help:
 	@echo "make figures   regenerate every figure and table of the notebooks (FRESH=1: from the photographs, PROFILE=paper)"
 	@echo "make test      unit tests, then every notebook twice, compared by nbval"
 	@echo "make lab       open the notebooks in JupyterLab"
+	@echo "make book      the executed notebooks as a static site in build/book (opens without a network)"
 	@echo "make benchmark all bundled scenes, with and without the contrastive terms (takes long)"
 	@echo "make sweeps    the committed grids of experiments (data/sweeps), as CSV"
 	@echo "make bench     speed and memory of the numerical core"
@@ -40,6 +42,13 @@ test: $(STAMP)
 
 lab: $(STAMP)
 	$(BIN)/jupyter lab notebooks
+
+$(BOOK): $(STAMP)
+	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e '.[book]'
+	@touch $(BOOK)
+
+book: figures $(BOOK)
+	$(BIN)/cclkit book --profile $(PROFILE)
 
 bench: $(STAMP)
 	$(BIN)/cclkit bench rasterize --json results/mini/tables/bench_rasterize.json

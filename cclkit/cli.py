@@ -1,4 +1,4 @@
-"""The ``cclkit`` command: run, figures, query, evaluate, settings, data, bench."""
+"""The ``cclkit`` command: run, figures, book, query, evaluate, settings, data, bench."""
 
 from __future__ import annotations
 
@@ -51,6 +51,11 @@ def _parser() -> argparse.ArgumentParser:
     explain.set_defaults(func=_figures_explain)
     for command in (verify, explain):
         command.add_argument("--profile", default=argparse.SUPPRESS, help="mini (default) or paper")
+
+    book = sub.add_parser("book", help="the executed notebooks as a static site, offline (see also `make book`)")
+    book.add_argument("--profile", default="mini", help="mini (default) or paper")
+    book.add_argument("--out", metavar="FOLDER", help="where the site goes (default: build/book/<profile>)")
+    book.set_defaults(func=_book)
 
     query = sub.add_parser("query", help="answer a text query in one or all views of a scene")
     _scene_arguments(query)
@@ -152,6 +157,13 @@ def _figures_explain(args) -> int:
     from .provenance import explain
 
     print(explain(args.figure, args.profile))
+    return 0
+
+
+def _book(args) -> int:
+    from .book import build
+
+    print(f"open {build(args.profile, args.out)}")
     return 0
 
 
