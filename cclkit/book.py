@@ -16,7 +16,7 @@ from pathlib import Path
 from . import __version__
 from .artefacts import atomic_write
 from .errors import DependencyError, NotebookError
-from .notebooks import clean_copy, is_current, notebook_paths
+from .notebooks import clean_copy, is_current, notebook_paths, title
 from .pipeline import project_folder, results_folder
 from .tables import markdown_table
 
@@ -24,6 +24,12 @@ PAGES = ("ARCHITECTURE.md", "data/tabletop/README.md", "CHANGELOG.md", "CONTRIBU
 EXTRA = ("sphinx", "myst_nb", "furo")
 REPOSITORY_FILES = ("LICENSE", "CITATION.cff")
 """Files that the pages link to and that are no pages themselves."""
+
+CSS = """.content { width: 56em; }
+div.math { overflow-x: auto; padding: 0.4em 0; }
+figure img { background: white; }
+"""
+"""Beside the theme's: room for code of the length that notebooks have; a wide formula scrolls by itself."""
 
 
 def build(profile: str, out: Path | None = None) -> Path:
@@ -63,6 +69,7 @@ def write_source(source: Path, profile: str) -> None:
         atomic_write(source / "solutions" / path.name, path.read_bytes())
     atomic_write(source / "index.md", (readme + _contents()).encode())
     atomic_write(source / "ledger.md", ledger_page(root / "results" / "ledger.csv").encode())
+    atomic_write(source / "_static" / "book.css", CSS.encode())
     for name, text in api_pages().items():
         atomic_write(source / "api" / f"{name}.rst", text.encode())
 
@@ -72,7 +79,7 @@ def _contents() -> str:
         return f"\n```{{toctree}}\n:hidden:\n:caption: {caption}\n\n" + "\n".join(pages) + "\n```\n"
 
     return (
-        tree("Notebooks", *(f"notebooks/{p.stem}" for p in notebook_paths()))
+        tree("Notebooks", *(f"{p.stem[:2]} {title(p)} <notebooks/{p.stem}>" for p in notebook_paths()))
         + tree("Results", "ledger")
         + tree("Reference", "api/index", *(p.removesuffix(".md") for p in PAGES if (project_folder() / p).is_file()))
     )
@@ -135,7 +142,8 @@ def _sphinx(source: Path, out: Path) -> list[str]:
     settings = {
         "project": "cclkit", "version": __version__, "release": __version__, "author": "the cclkit authors", "language": "en",
         "extensions": ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "cclkit.book"],
-        "html_theme": "furo", "html_title": f"cclkit {__version__}", "html_copy_source": False, "html_show_sphinx": False,
+        "html_theme": "furo", "html_title": f"cclkit {__version__}", "html_copy_source": False, "html_show_sphinx": False, "html_show_copyright": False,
+        "html_static_path": [str(source / "_static")], "html_css_files": ["book.css"],
         "html_math_renderer": "mathml", "default_role": "literal",
         "nb_execution_mode": "off", "nb_render_markdown_format": "gfm", "nb_ipywidgets_js": {},
         "myst_enable_extensions": ["dollarmath"], "myst_heading_anchors": 3,

@@ -271,17 +271,26 @@ def in_words(seconds: float) -> str:
 
 def series_table(out: Path) -> str:
     """The README's table of notebooks: title, first objective, measured times of the runs in ``out``."""
-    import nbformat
-
     times, rows = _times(out), []
     for path in notebook_paths():
-        first = nbformat.read(path, 4).cells[0].source
-        title, objective = re.search(r"^# (.+)", first, re.M), re.search(r"\*\*Objectives\.\*\* ([^;.]+)", first)
-        if not title or not objective:
-            raise NotebookError(f"{path.name}: its first cell has no {'# title' if not title else '**Objectives.**'}")
         measured = times.get(path.stem, {})
-        rows.append([f"[{path.stem[:2]} {title[1]}](notebooks/{path.name})", objective[1], *(in_words(measured[k]) if k in measured else "–" for k in ("fresh", "kept"))])
+        objective = _in_first_cell(path, r"\*\*Objectives\.\*\* ([^;.]+)", "**Objectives.**")
+        rows.append([f"[{path.stem[:2]} {title(path)}](notebooks/{path.name})", objective, *(in_words(measured[k]) if k in measured else "–" for k in ("fresh", "kept"))])
     return markdown_table(["notebook", "what you do", "from the photographs", "from kept artefacts"], rows)
+
+
+def title(path: Path) -> str:
+    """A notebook's H1. Raises NotebookError if its first cell has none."""
+    return _in_first_cell(path, r"^# (.+)", "# title")
+
+
+def _in_first_cell(path: Path, pattern: str, what: str) -> str:
+    import nbformat
+
+    found = re.search(pattern, nbformat.read(path, 4).cells[0].source, re.M)
+    if not found:
+        raise NotebookError(f"{path.name}: its first cell has no {what!r}; see the other notebooks")
+    return found[1]
 
 
 def _shown(path: Path) -> str:
@@ -291,4 +300,4 @@ def _shown(path: Path) -> str:
         return str(path)
 
 
-__all__ = ["DEFAULT_SCENES", "Notebook", "clean_copy", "in_words", "is_current", "notebook_paths", "run_notebooks", "run_time", "series_table", "start"]
+__all__ = ["DEFAULT_SCENES", "Notebook", "clean_copy", "in_words", "is_current", "notebook_paths", "run_notebooks", "run_time", "series_table", "start", "title"]
