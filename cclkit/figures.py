@@ -7,7 +7,6 @@ A figure function takes data and returns a matplotlib figure; `show` saves it to
 from __future__ import annotations
 
 import base64
-import colorsys
 import hashlib
 import html
 import io
@@ -25,15 +24,13 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from .artefacts import atomic_write, save_json
+from .colors import BLUE, GREEN, ORANGE, PURPLE, SKY, UNLABELLED, VERMILION, YELLOW, label_colors
 from .masks import LEVELS, ViewMasks
 from .scenes import Scene, View
 
 GREY = (0.62, 0.62, 0.62)
-UNLABELLED = (0.25, 0.25, 0.25)
 LEVEL_NAMES = {"sp": "sp (subpart ∪ part)", "wp": "wp (whole ∪ part)"}
-# Okabe–Ito: told apart with any colour vision
-BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, YELLOW = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442"
-ARM_COLORS = {"baseline": GREY, "pull": SKY, "push": ORANGE, "both": BLUE, "shuffled": PURPLE}
+ARM_COLORS = {"baseline": GREY, "pull": SKY, "push": ORANGE, "both": BLUE, "shuffled": VERMILION}
 
 STYLE = {
     "font.size": 10,
@@ -144,12 +141,6 @@ def _with_text(png: bytes, record: Mapping[str, Any]) -> bytes:
 
 
 # ----------------------------------------------------------------- colours and small pieces
-
-
-def label_colors(n: int) -> np.ndarray:  # [n, 3] in 0..1
-    """Distinct colours: hues a golden angle apart in three lightnesses, so neighbours differ in both."""
-    out = [colorsys.hls_to_rgb((0.58 + 0.61803398875 * i) % 1.0, (0.52, 0.68, 0.38)[i % 3], (0.75, 0.65, 0.70)[i % 3]) for i in range(n)]
-    return np.array(out).reshape(-1, 3)
 
 
 def paint(label: np.ndarray, colors: np.ndarray, none=UNLABELLED) -> np.ndarray:  # [H, W, 3]

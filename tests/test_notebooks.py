@@ -8,7 +8,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from cclkit import figures, notebooks
+from cclkit import colors, figures, notebooks
 from cclkit.errors import ConfigError, NotebookError, SceneError
 from cclkit.nbval_guard import LEAST, comparable
 
@@ -235,9 +235,36 @@ def test_one_basis_gives_equal_vectors_equal_colours():
     assert np.array_equal(painted[1, 0], painted[1, 1]) and np.allclose(painted[0, 1], figures.UNLABELLED)
 
 
-def test_label_colours_are_distinct():
+@pytest.mark.parametrize("vision", colors.VISIONS)
+def test_colours_are_told_apart_with_any_colour_vision(vision):
+    """Distances in CIELAB; 2.3 is just noticeable side by side, what stands apart in a picture needs several times that."""
+    import matplotlib.colors
     import numpy as np
 
-    colors = figures.label_colors(60)
-    distance = np.linalg.norm(colors[:, None] - colors[None], axis=-1) + np.eye(60)
-    assert distance.min() > 0.02
+    def nearest(rgb):
+        lab = colors.seen(np.array([matplotlib.colors.to_rgb(c) for c in rgb]), vision)
+        return (np.linalg.norm(lab[:, None] - lab[None], axis=-1) + 1e9 * np.eye(len(lab))).min()
+
+    assert nearest(figures.ARM_COLORS.values()) > 15
+    assert nearest([figures.BLUE, figures.ORANGE, figures.GREEN, figures.VERMILION, figures.PURPLE, figures.SKY, figures.YELLOW]) > 15
+    for n, least in ((8, 20), (20, 12), (60, 5)):
+        assert nearest(figures.label_colors(n)) > least, n
+    assert nearest([*figures.label_colors(60), figures.UNLABELLED]) > 5, "none must not look like a label"
+
+
+def test_label_colours_do_not_depend_on_their_number():
+    import numpy as np
+
+    assert np.array_equal(figures.label_colors(7), figures.label_colors(30)[:7])
+    assert figures.label_colors(0).shape == (0, 3) and figures.label_colors(500).shape == (500, 3)
+
+
+def test_simulated_visions_keep_grey_and_confuse_what_they_must():
+    import numpy as np
+
+    grey = np.array([0.5, 0.5, 0.5])
+    for vision in colors.VISIONS:
+        assert np.allclose(colors.seen(grey, vision), colors.seen(grey, "normal"), atol=0.5)
+    red, green = np.array([[0.75, 0.25, 0.1], [0.45, 0.45, 0.1]])
+    apart = {v: np.linalg.norm(colors.seen(red, v) - colors.seen(green, v)) for v in colors.VISIONS}
+    assert apart["deuteranopia"] < 0.5 * apart["normal"] and apart["tritanopia"] > 0.6 * apart["normal"]
