@@ -5,13 +5,15 @@ PROFILE ?= mini
 VENV    := .venv
 BIN     := $(VENV)/bin
 STAMP   := $(VENV)/.installed
+BOOK    := $(VENV)/.installed-book
 
-.PHONY: figures test setup lab bench benchmark sweeps fuzz clean help
+.PHONY: figures test setup lab book bench benchmark sweeps fuzz clean help
 
 help:
 	@echo "make figures   regenerate every figure and table of the notebooks (FRESH=1: from the photographs, PROFILE=paper)"
 	@echo "make test      unit tests, then every notebook twice, compared by nbval"
 	@echo "make lab       open the notebooks in JupyterLab"
+	@echo "make book      the executed notebooks as a static site in build/book (opens without a network)"
 	@echo "make benchmark the ablation over all bundled scenes, and what CCL is compared with (about an hour)"
 	@echo "make sweeps    the committed grids of experiments (data/sweeps), as CSV"
 	@echo "make fuzz      25,000 damaged files, 32 killed runs, 32 full disks (make test has a short form)"
@@ -37,10 +39,17 @@ figures: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest tests
 	CCLKIT_OFFLINE=1 $(BIN)/cclkit figures --profile mini
-	CCLKIT_OFFLINE=1 CCLKIT_QUIET=1 $(BIN)/python -m pytest --nbval --nbval-cell-timeout 600 results/mini/notebooks
+	CCLKIT_OFFLINE=1 CCLKIT_QUIET=1 $(BIN)/python -m pytest -p cclkit.nbval_guard --nbval --nbval-cell-timeout 600 results/mini/notebooks
 
 lab: $(STAMP)
 	$(BIN)/jupyter lab notebooks
+
+$(BOOK): $(STAMP)
+	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e '.[book]'
+	@touch $(BOOK)
+
+book: figures $(BOOK)
+	$(BIN)/cclkit book --profile $(PROFILE)
 
 bench: $(STAMP)
 	$(BIN)/cclkit bench rasterize --json results/mini/tables/bench_rasterize.json

@@ -1,4 +1,4 @@
-"""The ``cclkit`` command: run, figures, query, evaluate, settings, data, bench."""
+"""The ``cclkit`` command: run, figures, book, query, evaluate, settings, data, bench."""
 
 from __future__ import annotations
 
@@ -47,6 +47,21 @@ def _parser() -> argparse.ArgumentParser:
     figures.add_argument("--only", nargs="+", metavar="NN", help="notebooks to run, by number, e.g. --only 03 07")
     figures.add_argument("--write-back", action="store_true", help="copy the executed notebooks over notebooks/ (for maintainers)")
     figures.set_defaults(func=_figures)
+    about = figures.add_subparsers(metavar="verify|explain", title="about figures that are there")
+    verify = about.add_parser("verify", help="compare the figures with the committed ones: hash of the plotted data, then pixels")
+    verify.add_argument("--against", default="HEAD", metavar="COMMIT|FOLDER", help="what to compare with (default: HEAD)")
+    verify.add_argument("--strict", action="store_true", help="ask for equal data and equal pixels")
+    verify.set_defaults(func=_figures_verify)
+    explain = about.add_parser("explain", help="notebook, cell, settings, artefacts and counterpart in the paper of a figure")
+    explain.add_argument("figure", metavar="FIG", help="name or file, e.g. 03_feature_maps")
+    explain.set_defaults(func=_figures_explain)
+    for command in (verify, explain):
+        command.add_argument("--profile", default=argparse.SUPPRESS, help="mini (default) or paper")
+
+    book = sub.add_parser("book", help="the executed notebooks as a static site, offline (see also `make book`)")
+    book.add_argument("--profile", default="mini", help="mini (default) or paper")
+    book.add_argument("--out", metavar="FOLDER", help="where the site goes (default: build/book/<profile>)")
+    book.set_defaults(func=_book)
 
     query = sub.add_parser("query", help="answer a text query in one or all views of a scene")
     _scene_arguments(query)
@@ -141,6 +156,26 @@ def _figures(args) -> int:
     from .notebooks import run_notebooks
 
     return run_notebooks(args.profile, fresh=args.fresh, only=args.only, write_back=args.write_back)
+
+
+def _figures_verify(args) -> int:
+    from .provenance import verify
+
+    return verify(args.profile, args.against, strict=args.strict)
+
+
+def _figures_explain(args) -> int:
+    from .provenance import explain
+
+    print(explain(args.figure, args.profile))
+    return 0
+
+
+def _book(args) -> int:
+    from .book import build
+
+    print(f"open {build(args.profile, args.out)}")
+    return 0
 
 
 def _benchmark(args) -> int:

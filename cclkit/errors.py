@@ -71,3 +71,7 @@ class EvaluationError(CclkitError):
 
 class NotebookError(CclkitError):
     """A notebook failed, or was given a parameter it does not have."""
+
+
+class ExerciseError(CclkitError):
+    """A reader's answer to an exercise lacks a property that it must have; the message is a hint."""

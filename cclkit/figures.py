@@ -7,13 +7,12 @@ A figure function takes data and returns a matplotlib figure; `show` saves it to
 from __future__ import annotations
 
 import base64
-import colorsys
 import hashlib
 import html
 import io
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +23,15 @@ from matplotlib.figure import Figure
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from . import __version__
 from .artefacts import atomic_write, save_json
+from .colors import BLUE, GREEN, ORANGE, PURPLE, SKY, UNLABELLED, VERMILION, YELLOW, label_colors
 from .errors import ConfigError
 from .masks import LEVELS, ViewMasks
 from .scenes import Camera, Scene, View
 
 GREY = (0.62, 0.62, 0.62)
-UNLABELLED = (0.25, 0.25, 0.25)
 LEVEL_NAMES = {"sp": "sp (subpart ∪ part)", "wp": "wp (whole ∪ part)"}
-# Okabe–Ito: told apart with any colour vision
-BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, YELLOW = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442"
-ARM_COLORS = {"baseline": GREY, "pull": SKY, "push": ORANGE, "both": BLUE, "shuffled": PURPLE}
+ARM_COLORS = {"baseline": GREY, "pull": SKY, "push": ORANGE, "both": BLUE, "shuffled": VERMILION}
 
 STYLE = {
     "font.size": 10,
@@ -60,29 +56,33 @@ class FigureFolder:
     def __init__(self, folder: Path, *, notebook: str, profile: str, footer: str, about: Mapping[str, Any]):
         self.folder, self.notebook, self.profile, self.footer, self.about = Path(folder), notebook, profile, footer, dict(about)
 
-    def show(self, fig: Figure, name: str, *, alt: str, caption: str):
-        """Save as ``<notebook number>_<name>.png`` and return a displayable <figure> with alt text and caption."""
+    def show(self, fig: Figure, name: str, *, alt: str, caption: str, artefacts: Sequence[str] = ()):
+        """Save as ``<notebook number>_<name>.png`` and return a displayable <figure> with alt text and caption.
+
+        A picture that is already there, equal but for the commit that drew it, keeps its commit: regenerating
+        changes no file. Only a commit with uncommitted changes gives way to one without.
+        """
         fig.text(0.995, 0.004, self.footer, ha="right", va="bottom", fontsize=7, color="0.45")
         buffer = io.BytesIO()
         fig.savefig(buffer, format="png", bbox_inches="tight", pad_inches=0.08, facecolor="white")
-        record = self._record(name, data_digest(fig), alt, caption)
+        digest = data_digest(fig)
         plt.close(fig)
         png = buffer.getvalue()
-        atomic_write(self.folder / f"{record['figure']}.png", _with_text(png, record))
-        save_json(self.folder / f"{record['figure']}.json", record)
-        return Shown(png, alt, caption)
+        return Shown(png, self._save(name, digest, alt, caption, artefacts, lambda record: _with_text(png, record)), alt, caption)
 
-    def show_animation(self, frames: Sequence[np.ndarray], name: str, *, alt: str, caption: str, seconds: float = 0.15):  # [H, W, 3] in 0..1
+    def show_animation(self, frames: Sequence[np.ndarray], name: str, *, alt: str, caption: str, seconds: float = 0.15, artefacts: Sequence[str] = ()):  # [H, W, 3] in 0..1
         """Save pictures as an animated PNG, which everything that shows a PNG shows, and display it."""
         pictures = [_quantized(f) for f in frames]
-        record = self._record(name, hashlib.sha256(np.stack([np.asarray(p.convert("RGB")) for p in pictures]).tobytes()).hexdigest(), alt, caption)
-        buffer = io.BytesIO()
-        pictures[0].save(buffer, "PNG", save_all=True, append_images=pictures[1:], duration=int(1000 * seconds), loop=0, optimize=True, pnginfo=_text(record))
-        atomic_write(self.folder / f"{record['figure']}.png", buffer.getvalue())
-        save_json(self.folder / f"{record['figure']}.json", record)
-        return Shown(buffer.getvalue(), alt, caption, shrink=False)
 
-    def show_viewer(self, layers: Mapping[str, Sequence[np.ndarray]], name: str, *, alt: str, caption: str):  # name -> frames [H, W, 3] in 0..1
+        def encoded(text: PngInfo | None) -> bytes:
+            buffer = io.BytesIO()
+            pictures[0].save(buffer, "PNG", save_all=True, append_images=pictures[1:], duration=int(1000 * seconds), loop=0, optimize=True, pnginfo=text)
+            return buffer.getvalue()
+
+        digest = hashlib.sha256(np.stack([np.asarray(p.convert("RGB")) for p in pictures]).tobytes()).hexdigest()
+        return Shown(encoded(None), self._save(name, digest, alt, caption, artefacts, lambda record: encoded(_text(record))), alt, caption, shrink=False)
+
+    def show_viewer(self, layers: Mapping[str, Sequence[np.ndarray]], name: str, *, alt: str, caption: str, artefacts: Sequence[str] = ()):  # name -> frames [H, W, 3] in 0..1
         """A viewer of the same frames in several layers: buttons and a slider in one piece of HTML that needs no network.
 
         Its static twin, the middle frame of every layer, is the figure that is saved, and what is seen where scripts do not run.
@@ -93,22 +93,29 @@ class FigureFolder:
         fig, axes = grid(1, len(layers), width=2.4)
         for ax, (title, frames) in zip(axes[0], layers.items()):
             picture(ax, np.clip(frames[len(frames) // 2], 0, 1), title)
-        shown = Viewer(self.show(fig, name, alt=alt, caption=caption), layers)
+        shown = Viewer(self.show(fig, name, alt=alt, caption=caption, artefacts=artefacts), layers)
         atomic_write(self.folder / f"{self.notebook[:2]}_{name}.html", f"<!doctype html><meta charset=utf-8><title>{html.escape(caption)}</title>{shown._repr_html_()}\n".encode())
         return shown
 
-    def _record(self, name: str, digest: str, alt: str, caption: str) -> dict:
-        return {
-            "figure": f"{self.notebook[:2]}_{name}", "notebook": self.notebook, "profile": self.profile, "alt": alt, "caption": caption,
-            "data_sha256": digest, "cclkit": __version__, "matplotlib": matplotlib.__version__, **self.about,
-        }  # fmt: skip
+    def _save(self, name: str, digest: str, alt: str, caption: str, artefacts: Sequence[str], encoded: Callable[[Mapping[str, Any]], bytes]) -> str:
+        """Write picture and side file; returns the figure's full name. A commit gives way only as `show` says."""
+        stem = f"{self.notebook[:2]}_{name}"
+        record = {"figure": stem, "notebook": self.notebook, "profile": self.profile, "alt": alt, "caption": caption, "data_sha256": digest, **self.about}
+        path, content = self.folder / f"{stem}.png", encoded(record)
+        if path.is_file() and "commit" in record:
+            drawn = {**record, "commit": Image.open(path).info.get("cclkit:commit", "")}
+            if path.read_bytes() == encoded(drawn) and ("+" not in drawn["commit"] or "+" in record["commit"]):
+                record, content = drawn, path.read_bytes()
+        atomic_write(path, content)
+        save_json(self.folder / f"{stem}.json", {**record, "artefacts": list(artefacts)})
+        return stem
 
 
 class Shown:
     """A figure as notebooks display it: HTML that keeps its alt text in JupyterLab and in exports."""
 
-    def __init__(self, png: bytes, alt: str, caption: str, *, shrink: bool = True):
-        self.png, self.alt, self.caption, self.shrink = png, alt, caption, shrink
+    def __init__(self, png: bytes, name: str, alt: str, caption: str, *, shrink: bool = True):
+        self.png, self.name, self.alt, self.caption, self.shrink = png, name, alt, caption, shrink
 
     def image(self) -> str:
         # The copy inside the notebook is reduced to 256 colours, a third of the size; the file keeps all.
@@ -119,7 +126,7 @@ class Shown:
         return f'<img alt="{html.escape(self.alt, quote=True)}" style="max-width:100%" src="data:image/png;base64,{base64.b64encode(small.getvalue()).decode()}">'
 
     def _repr_html_(self) -> str:
-        return f'<figure style="margin:0">{self.image()}<figcaption><em>{html.escape(self.caption)}</em></figcaption></figure>'
+        return f'<figure id="{self.name}" style="margin:0">{self.image()}<figcaption><em>{html.escape(self.caption)}</em></figcaption></figure>'
 
     def __repr__(self) -> str:
         return f"[figure: {self.alt}]"
@@ -142,7 +149,7 @@ class Viewer:
         name = "viewer-" + hashlib.sha256("".join(sheets.values()).encode()).hexdigest()[:12]
         script = _VIEWER_SCRIPT.replace("NAME", json.dumps(name)).replace("SHEETS", json.dumps(sheets)).replace("SIZE", json.dumps([w, h, n]))
         return (
-            f'<figure class="{name}" style="margin:0">{self.twin.image()}<div></div><figcaption><em>{html.escape(self.twin.caption)}</em></figcaption></figure>'
+            f'<figure id="{self.twin.name}" class="{name}" style="margin:0">{self.twin.image()}<div></div><figcaption><em>{html.escape(self.twin.caption)}</em></figcaption></figure>'
             f"<script>{script}</script>"
         )
 
@@ -207,6 +214,8 @@ def data_digest(fig: Figure) -> str:
             add(image.get_array())
         for points in ax.collections:
             add(np.asarray(points.get_offsets(), float))
+            for path in points.get_paths():  # areas and fans of lines; of markers their shape
+                add(path.vertices)
         for patch in ax.patches:
             add(np.asarray(patch.get_extents().size if not hasattr(patch, "get_height") else [patch.get_width(), patch.get_height()], float))
         for text in [ax.title, ax.xaxis.label, ax.yaxis.label, *ax.texts]:
@@ -224,18 +233,12 @@ def _text(record: Mapping[str, Any]) -> PngInfo:
     """The record as text chunks, so that a figure that travels alone still says what it is."""
     info = PngInfo()
     for k, v in record.items():
-        info.add_itxt(f"cclkit:{k}", str(v))
+        info.add_itxt(f"cclkit:{k}", v if isinstance(v, str) else json.dumps(v, sort_keys=True))
     info.add_itxt("Description", str(record["alt"]))
     return info
 
 
 # ----------------------------------------------------------------- colours and small pieces
-
-
-def label_colors(n: int) -> np.ndarray:  # [n, 3] in 0..1
-    """Distinct colours: hues a golden angle apart in three lightnesses, so neighbours differ in both."""
-    out = [colorsys.hls_to_rgb((0.58 + 0.61803398875 * i) % 1.0, (0.52, 0.68, 0.38)[i % 3], (0.75, 0.65, 0.70)[i % 3]) for i in range(n)]
-    return np.array(out).reshape(-1, 3)
 
 
 def paint(label: np.ndarray, colors: np.ndarray, none=UNLABELLED) -> np.ndarray:  # [H, W, 3]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -12,11 +14,12 @@ from pathlib import Path
 import numpy as np
 
 from . import __version__, config as configs
-from .artefacts import Store, atomic_write, code_version, content_key, file_digest
+from .artefacts import Store, atomic_write, code_version, content_key, file_digest, save_json
 from .errors import ConfigError, NotebookError, SceneError
 from .figures import FigureFolder
-from .pipeline import GRAPH, Run, check_device, project_folder, results_folder
-from .tables import readme_with_tables, save_table
+from .pipeline import GRAPH, Run, artefacts_used, check_device, project_folder, results_folder
+from .provenance import changed_settings, commit, versions, write_manifest
+from .tables import markdown_table, readme_with_tables, save_table
 
 DEFAULT_SCENES = {
     "mini": {"lerf_ovs": "tea_party", "3d_ovs": "breakfast_bench"},
@@ -39,22 +42,22 @@ class Notebook:
 
     def show(self, fig, name: str, *, alt: str, caption: str):
         """Save a figure with its provenance and display it."""
-        return self.figures.show(fig, name, alt=alt, caption=caption)
+        return self.figures.show(fig, name, alt=alt, caption=caption, artefacts=artefacts_used())
 
     def show_animation(self, frames, name: str, *, alt: str, caption: str):
         """Save pictures [H, W, 3] in 0..1 as an animation and display it."""
-        return self.figures.show_animation(frames, name, alt=alt, caption=caption)
+        return self.figures.show_animation(frames, name, alt=alt, caption=caption, artefacts=artefacts_used())
 
     def show_viewer(self, layers, name: str, *, alt: str, caption: str):
         """Save and display a viewer of frames in several layers."""
-        return self.figures.show_viewer(layers, name, alt=alt, caption=caption)
+        return self.figures.show_viewer(layers, name, alt=alt, caption=caption, artefacts=artefacts_used())
 
     def table(self, name: str, header: Sequence[str], rows: Sequence[Sequence[object]], caption: str):
         """Save a table as Markdown and CSV and display it."""
         from IPython.display import Markdown
 
         stem = f"{self.name[:2]}_{name}"
-        return Markdown(save_table(self.tables, stem, header, rows, caption))
+        return Markdown(save_table(self.tables, stem, header, rows, caption), metadata={"cclkit_table": stem})  # the manifest finds it by this
 
 
 def start(name: str, *, profile: str = "mini", scene: str = "", layout: str = "lerf_ovs", seed: int = 0) -> Notebook:
@@ -73,7 +76,9 @@ def start(name: str, *, profile: str = "mini", scene: str = "", layout: str = "l
     run = Run(scene, config)
     root = results_folder(profile)
     footer = f"cclkit {__version__} · profile {profile} · {run.scene.name} · {run.front_end.label} · seed {seed}"
-    about = {"scene": run.scene.name, "seed": seed, "front_end": run.front_end.label}
+    about = {
+        "scene": run.scene.name, "seed": seed, "front_end": run.front_end.label, "settings": changed_settings(config), "versions": versions(), "commit": commit(name),
+    }
     figures = FigureFolder(root / "figures", notebook=name, profile=profile, footer=footer, about=about)
     return Notebook(name, run, figures, root / "tables")
 
@@ -129,6 +134,8 @@ def run_notebooks(profile: str, *, fresh: bool = False, only: Sequence[str] | No
     out = root / "notebooks"
     paths = notebook_paths(only)
     os.environ["CCLKIT_QUIET"] = "1"  # progress bars would stand in the outputs
+    # kernels start in notebooks/: they import the package that runs them, not another one that is installed
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH")]))
     if fresh:
         os.environ["CCLKIT_NO_BUNDLE"] = "1"
         for folder in sorted((root / "runs").glob("*")):
@@ -147,6 +154,7 @@ def run_notebooks(profile: str, *, fresh: bool = False, only: Sequence[str] | No
             begin = time.monotonic()
             problem = _execute(path, target, {"profile": profile, **(parameters or {})}, root)
             if problem is None:
+                _note_time(out, path.stem, "fresh" if fresh else "kept", time.monotonic() - begin)
                 # what went in was hashed before the run, so that an edit during it is not taken for executed
                 _stamp(target, [sources, _outputs_key(path, root)])
             print(f"{path.stem:<24} {'done   ' if problem is None else 'FAILED '} {time.monotonic() - begin:7.1f} s", flush=True)
@@ -154,9 +162,11 @@ def run_notebooks(profile: str, *, fresh: bool = False, only: Sequence[str] | No
                 failures.append(f"{path.name}: {problem}")
                 print(f"  {problem}", file=sys.stderr, flush=True)
         if write_back and target.exists() and not any(f.startswith(path.name) for f in failures):
-            atomic_write(path, _clean(target))
+            atomic_write(path, clean_copy(target, run_time(out, path.stem)))
+    write_manifest(profile)
     readme = project_folder() / "README.md"
     if write_back and not failures and readme.is_file():
+        atomic_write(root / "tables" / "notebooks.md", (series_table(out) + "\n").encode())
         atomic_write(readme, readme_with_tables(readme.read_text(encoding="utf-8"), project_folder()).encode())
     print(f"{len(paths) - len(failures)} of {len(paths)} notebooks, {time.monotonic() - total:.0f} s; figures in {_shown(root / 'figures')}", flush=True)
     if failures:
@@ -204,7 +214,7 @@ def _sources_key(path: Path, profile: str, parameters: dict, root: Path) -> str:
     nb = nbformat.read(path, 4)
     data = project_folder() / "data"
     return content_key(
-        cells=[[c.cell_type, c.source] for c in nb.cells],
+        cells=[[c.cell_type, RUN_TIME.sub("", c.source)] for c in nb.cells],  # the measured time is no reason to run again
         profile=profile,
         parameters=parameters,
         measured={p.name: file_digest(p) for pattern in MEASURED.get(path.stem[:2], ()) for p in sorted(root.glob(pattern))},
@@ -224,6 +234,12 @@ def _executed_key(target: Path) -> list[str] | None:
         return None
 
 
+def is_current(path: Path, profile: str) -> bool:
+    """Whether a notebook's executed copy was made from the notebook, code and data as they are."""
+    key = _executed_key(results_folder(profile) / "notebooks" / path.name)
+    return key is not None and key[0] == _sources_key(path, profile, {})
+
+
 def _stamp(target: Path, key: list[str]) -> None:
     import nbformat
 
@@ -232,8 +248,11 @@ def _stamp(target: Path, key: list[str]) -> None:
     atomic_write(target, nbformat.writes(nb).encode())
 
 
-def _clean(target: Path) -> bytes:
-    """An executed copy without papermill's traces, for committing: outputs kept, times and injected cell dropped."""
+def clean_copy(target: Path, measured: str = "") -> bytes:
+    """An executed copy without papermill's traces, for committing: outputs kept, times and injected cell dropped.
+
+    ``measured`` takes the place of what its first cell says of its run time.
+    """
     import nbformat
 
     nb = nbformat.read(target, 4)
@@ -243,10 +262,68 @@ def _clean(target: Path) -> bytes:
         for output in cell.outputs:
             if "execution_count" in output:
                 output["execution_count"] = n
+    if measured:
+        nb.cells[0].source = RUN_TIME.sub(f"**Run time.** {measured}", nb.cells[0].source)
     for cell in nb.cells:
         cell.metadata = {k: v for k, v in cell.metadata.items() if k == "tags" and v}
     nb.metadata = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}, "language_info": {"name": "python"}}
     return nbformat.writes(nb).encode() + b"\n"
+
+
+# ----------------------------------------------------------------- what a run costs
+
+RUN_TIME = re.compile(r"\*\*Run time\.\*\*.*")
+
+
+def _note_time(out: Path, stem: str, how: str, seconds: float) -> None:
+    """Keep a measured time beside the executed copies: ``how`` is "fresh" (all stages computed) or "kept" (stages reused where possible)."""
+    times = _times(out)
+    times.setdefault(stem, {})[how] = round(seconds, 1)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    save_json(out / "times.json", times | {"cores": cores})
+
+
+def _times(out: Path) -> dict:
+    return json.loads((out / "times.json").read_text(encoding="utf-8")) if (out / "times.json").is_file() else {}
+
+
+def run_time(out: Path, stem: str) -> str:
+    """The measured cost of a notebook in words, or nothing if it was not measured here."""
+    times = _times(out)
+    words = {"fresh": "from the photographs", "kept": "from kept artefacts"}
+    parts = [f"{in_words(times[stem][k])} {words[k]}" for k in words if k in times.get(stem, {})]
+    return f"{', '.join(parts)} (measured on {times['cores']} CPU core{'s' * (times['cores'] != 1)})." if parts else ""
+
+
+def in_words(seconds: float) -> str:
+    """A duration as coarse as it repeats: 10 s, 45 s, 3 min."""
+    if seconds < 57.5:
+        return f"{max(5, 5 * round(seconds / 5))} s"
+    return f"{max(1, round(seconds / 60))} min"
+
+
+def series_table(out: Path) -> str:
+    """The README's table of notebooks: title, first objective, measured times of the runs in ``out``."""
+    times, rows = _times(out), []
+    for path in notebook_paths():
+        measured = times.get(path.stem, {})
+        objective = _in_first_cell(path, r"\*\*Objectives\.\*\* ([^;.]+)", "**Objectives.**")
+        rows.append([f"[{path.stem[:2]} {title(path)}](notebooks/{path.name})", objective, *(in_words(measured[k]) if k in measured else "–" for k in ("fresh", "kept"))])
+    return markdown_table(["notebook", "what you do", "from the photographs", "from kept artefacts"], rows)
+
+
+def title(path: Path) -> str:
+    """A notebook's H1. Raises NotebookError if its first cell has none."""
+    return _in_first_cell(path, r"^# (.+)", "# title")
+
+
+def _in_first_cell(path: Path, pattern: str, what: str) -> str:
+    import nbformat
+
+    found = re.search(pattern, nbformat.read(path, 4).cells[0].source, re.M)
+    if not found:
+        raise NotebookError(f"{path.name}: its first cell has no {what!r}; see the other notebooks")
+    return found[1]
 
 
 def _shown(path: Path) -> str:
@@ -256,4 +333,4 @@ def _shown(path: Path) -> str:
         return str(path)
 
 
-__all__ = ["DEFAULT_SCENES", "Notebook", "notebook_paths", "run_notebooks", "start"]
+__all__ = ["DEFAULT_SCENES", "Notebook", "clean_copy", "in_words", "is_current", "notebook_paths", "run_notebooks", "run_time", "series_table", "start", "title"]

@@ -143,6 +143,14 @@ def _thresholds(config: Config) -> dict:
     return {} if config.front_end.masks == "simulated" else {"masks": {k: getattr(config.masks, k) for k in ("predicted_iou_min", "stability_min")}}
 
 
+_used: dict[str, None] = {}
+
+
+def artefacts_used() -> list[str]:
+    """``scene/stage/key`` of the artefacts that this process has used or computed so far, and of those they come from, in order of first use."""
+    return list(_used)
+
+
 class Run:
     """One scene, one configuration, one folder.
 
@@ -238,7 +246,16 @@ class Run:
                 artefact = self.store.ensure(stage, key, getattr(self, f"_build_{stage}"), about=about)
             self.times[stage] = time.monotonic() - start
         self._artefacts[stage] = artefact
+        self._note(stage)
         return artefact
+
+    def _note(self, stage: str) -> None:
+        """Inputs count as used even where they need not be read, so that reused and computed runs leave the same list."""
+        name = f"{self.scene.name}/{stage}/{self.key(stage)}"
+        if name not in _used:
+            for before in self._inputs(stage):
+                self._note(before)
+            _used[name] = None
 
     def _build_candidates(self, folder: Path) -> dict:
         counts: dict[str, int] = {}

@@ -8,8 +8,9 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from cclkit import figures, notebooks
+from cclkit import colors, figures, notebooks
 from cclkit.errors import ConfigError, NotebookError, SceneError
+from cclkit.nbval_guard import LEAST, comparable
 
 ROOT = Path(__file__).parent.parent
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -68,6 +69,10 @@ def test_contains_nothing_that_breaks_elsewhere(notebook):
     source = "\n".join(c.source for c in code_cells(nb))
     assert not re.search(r"^\s*[%!]", source, flags=re.M), "no magics, no shell"
     assert ".cuda()" not in source and "pip install" not in source
+    for cell in nb.cells:  # papermill knows the one tag, nbval the other
+        tags = set(cell.metadata.get("tags", []))
+        assert ("skip-execution" in tags) == ("nbval-skip" in tags), f"paired skip tags, found {tags}"
+        assert not tags & {"raises-exception", "nbval-raises-exception", "nbval-ignore-output"} and "NBVAL_" not in cell.source
     everything = json.dumps(nb)
     assert not re.search(r'["\s(]/(home|root|Users|work|tmp)/', everything)
 
@@ -81,6 +86,7 @@ def test_every_figure_has_alt_text_and_caption_and_is_saved(notebook):
             assert "image/png" not in data and "image/jpeg" not in data, "show figures with nb.show, so that alt text survives"
             for img in re.findall(r"<img [^>]*>", data.get("text/html", "")):
                 alt = re.search(r'alt="([^"]*)"', img)
+                assert re.search(rf'<figure id="{path.stem[:2]}_', data["text/html"]), "shown by an older version; run `make figures`"
                 assert alt and len(alt.group(1)) > 30, img[:120]
                 assert "<figcaption>" in data["text/html"]
                 shown += 1
@@ -90,10 +96,10 @@ def test_every_figure_has_alt_text_and_caption_and_is_saved(notebook):
 
 
 def test_something_can_be_compared(notebook):
-    """A notebook without text outputs would pass any comparison."""
+    """A notebook without outputs that nbval compares would pass any comparison."""
     _, nb = notebook
-    texts = [o for c in code_cells(nb) for o in c.outputs if o.output_type in ("stream", "execute_result", "display_data")]
-    assert len(texts) >= 3
+    outputs = [o for c in code_cells(nb) for o in c.outputs]
+    assert sum(comparable(o, ("metadata", "traceback", "text/latex", "output_type", "name", "execution_count", "image/png", "image/jpeg")) for o in outputs) >= LEAST
 
 
 # ----------------------------------------------------------------- start()
@@ -181,6 +187,32 @@ def test_runner_refuses_unknown_parameters_notebooks_and_profiles(project):
         notebooks.run_notebooks("mini")
 
 
+def test_measured_times_reach_the_first_cell_and_the_readme(project):
+    write(project / "notebooks", "00_good.ipynb", "print(profile)")
+    path = project / "notebooks/00_good.ipynb"
+    nb = nbformat.read(path, 4)
+    nb.cells.insert(0, nbformat.v4.new_markdown_cell("# Good\n\n**Objectives.** Do this; do that.\n\n**Run time.** About a year.\n\nText."))
+    nbformat.write(nb, path)
+    (project / "README.md").write_text("<!-- table: results/mini/tables/notebooks.md -->\n<!-- end -->\n")
+    assert notebooks.run_notebooks("mini", fresh=True, write_back=True) == 0
+    seconds = json.loads((project / "results/mini/notebooks/times.json").read_text())["00_good"]["fresh"]
+    first = nbformat.read(path, 4).cells[0].source
+    assert re.fullmatch(rf"# Good\n\n.*\n\n\*\*Run time\.\*\* {notebooks.in_words(seconds)} from the photographs \(measured on \d+ CPU cores?\)\.\n\nText\.", first), first
+    assert f"| [00 Good](notebooks/00_good.ipynb) | Do this     | {notebooks.in_words(seconds)}" in (project / "README.md").read_text()
+    executed = project / "results/mini/notebooks/00_good.ipynb"
+    before = executed.stat().st_mtime_ns
+    assert notebooks.run_notebooks("mini") == 0 and executed.stat().st_mtime_ns == before, "another measured time is no other notebook"
+    assert notebooks.is_current(path, "mini")
+    write(project / "notebooks", "00_good.ipynb", "print(0)")
+    assert not notebooks.is_current(path, "mini")
+    with pytest.raises(NotebookError, match="# title"):
+        notebooks.title(path)
+
+
+def test_times_are_as_coarse_as_they_repeat():
+    assert [notebooks.in_words(s) for s in (0.3, 12, 44, 57, 58, 95, 150, 610)] == ["5 s", "10 s", "45 s", "55 s", "1 min", "2 min", "2 min", "10 min"]
+
+
 # ----------------------------------------------------------------- figures
 
 
@@ -217,9 +249,36 @@ def test_one_basis_gives_equal_vectors_equal_colours():
     assert np.array_equal(painted[1, 0], painted[1, 1]) and np.allclose(painted[0, 1], figures.UNLABELLED)
 
 
-def test_label_colours_are_distinct():
+@pytest.mark.parametrize("vision", colors.VISIONS)
+def test_colours_are_told_apart_with_any_colour_vision(vision):
+    """Distances in CIELAB; 2.3 is just noticeable side by side, what stands apart in a picture needs several times that."""
+    import matplotlib.colors
     import numpy as np
 
-    colors = figures.label_colors(60)
-    distance = np.linalg.norm(colors[:, None] - colors[None], axis=-1) + np.eye(60)
-    assert distance.min() > 0.02
+    def nearest(rgb):
+        lab = colors.seen(np.array([matplotlib.colors.to_rgb(c) for c in rgb]), vision)
+        return (np.linalg.norm(lab[:, None] - lab[None], axis=-1) + 1e9 * np.eye(len(lab))).min()
+
+    assert nearest(figures.ARM_COLORS.values()) > 15
+    assert nearest([figures.BLUE, figures.ORANGE, figures.GREEN, figures.VERMILION, figures.PURPLE, figures.SKY, figures.YELLOW]) > 15
+    for n, least in ((8, 20), (20, 12), (60, 5)):
+        assert nearest(figures.label_colors(n)) > least, n
+    assert nearest([*figures.label_colors(60), figures.UNLABELLED]) > 5, "none must not look like a label"
+
+
+def test_label_colours_do_not_depend_on_their_number():
+    import numpy as np
+
+    assert np.array_equal(figures.label_colors(7), figures.label_colors(30)[:7])
+    assert figures.label_colors(0).shape == (0, 3) and figures.label_colors(500).shape == (500, 3)
+
+
+def test_simulated_visions_keep_grey_and_confuse_what_they_must():
+    import numpy as np
+
+    grey = np.array([0.5, 0.5, 0.5])
+    for vision in colors.VISIONS:
+        assert np.allclose(colors.seen(grey, vision), colors.seen(grey, "normal"), atol=0.5)
+    red, green = np.array([[0.75, 0.25, 0.1], [0.45, 0.45, 0.1]])
+    apart = {v: np.linalg.norm(colors.seen(red, v) - colors.seen(green, v)) for v in colors.VISIONS}
+    assert apart["deuteranopia"] < 0.5 * apart["normal"] and apart["tritanopia"] > 0.6 * apart["normal"]
