@@ -9,7 +9,7 @@ STAMP   := $(VENV)/.installed
 .PHONY: figures test setup lab bench benchmark sweeps clean help
 
 help:
-	@echo "make figures   regenerate every figure and table of the notebooks (FRESH=1: from the photographs, PROFILE=paper)"
+	@echo "make figures   the runs of a profile, then every figure and table (FRESH=1: from the photographs, PROFILE=paper)"
 	@echo "make test      unit tests, then every notebook twice, compared by nbval"
 	@echo "make lab       open the notebooks in JupyterLab"
 	@echo "make benchmark all bundled scenes, with and without the contrastive terms (takes long)"
@@ -31,7 +31,8 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $(STAMP)
 
 figures: $(STAMP)
-	$(BIN)/cclkit figures --profile $(PROFILE) $(if $(FRESH),--fresh)
+	$(if $(FRESH),rm -rf results/$(PROFILE)/runs results/$(PROFILE)/notebooks)
+	$(if $(FRESH),CCLKIT_NO_BUNDLE=1) $(BIN)/snakemake figures --quiet rules --config profile=$(PROFILE)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest tests

@@ -85,10 +85,12 @@ class Artefact:
 class Store:
     """Artefacts of one scene below a run folder, with an optional read-only bundle to look in first."""
 
-    def __init__(self, root: Path | str, bundle: Path | str | None = None):
+    def __init__(self, root: Path | str, bundle: Path | str | None = None, *, look_only: bool = False):
         self.root = Path(root)
         self.bundle = Path(bundle) if bundle is not None else None
         self._locked = False
+        if look_only:  # to `find` what is there; nothing is made
+            return
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.root):
@@ -160,33 +162,47 @@ class Store:
                     shutil.rmtree(child)
 
     @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
-        """Hold the folder for one run at a time; a second one is refused with the holder's process id.
+    def lock(self, artefact: str = "") -> Iterator[None]:
+        """Hold the folder, or one artefact "stage/key" of it, for one run at a time; a second one is refused with the holder's process id.
 
-        Within one store the lock nests: a stage may need another one computed first.
+        Jobs that compute different artefacts share a folder. Within one store the folder's lock nests: a stage
+        may need another one computed first.
         """
         if self._locked:
             yield
             return
-        path = self.root / ".lock"
+        with contextlib.ExitStack() as held:
+            held.enter_context(self._flock(self.root / ".lock", shared=bool(artefact)))
+            if artefact:
+                held.enter_context(self._flock(self.root / ".locks" / artefact.replace("/", "-")))
+            self._locked = not artefact
+            try:
+                yield
+            finally:
+                self._locked = False
+
+    @contextlib.contextmanager
+    def _flock(self, path: Path, *, shared: bool = False) -> Iterator[None]:
+        path.parent.mkdir(exist_ok=True)
         with open(path, "a+", encoding="utf-8") as f:
             if fcntl is not None:
                 try:
-                    fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    fcntl.flock(f, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
                 except OSError:
                     f.seek(0)
                     raise ArtefactError(
                         f"{self.root}: in use by another run (process {f.read().strip() or 'unknown'}); "
                         "wait for it to end or choose another --out folder"
                     ) from None
-            f.truncate(0)
-            f.write(str(os.getpid()))
-            f.flush()
-            self._locked = True
+            if not shared:
+                f.truncate(0)
+                f.write(str(os.getpid()))
+                f.flush()
             try:
                 yield
             finally:
-                self._locked = False
+                if not shared:
+                    f.truncate(0)
 
 
 def content_key(**parts: Any) -> str:

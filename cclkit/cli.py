@@ -33,6 +33,7 @@ def _parser() -> argparse.ArgumentParser:
     run = sub.add_parser("run", help="take one scene through all stages and print its evaluation")
     _scene_arguments(run)
     run.add_argument("--until", default="evaluation", metavar="STAGE", help="last stage to run (default: evaluation)")
+    run.add_argument("--stage", metavar="STAGE", help="only this stage, with what it needs (a job of the Snakefile)")
     run.set_defaults(func=_run)
 
     figures = sub.add_parser("figures", help="run the notebooks headlessly and regenerate every figure and table")
@@ -116,8 +117,12 @@ def _run(args) -> int:
     from .pipeline import run_pipeline, stages_until
     from .tables import evaluation_table
 
-    stages_until(args.until)  # a typo must not wait for the models
+    stages_until(args.stage or args.until)  # a typo must not wait for the models
     run = _open(args)
+    if args.stage:
+        artefact = run.ensure(args.stage)
+        print(f"{run.scene.name}: {args.stage} {'found' if artefact.reused else 'done'}, {artefact.record['wall_time_s']:.1f} s, in {artefact.folder}")
+        return 0
     print(f"{run.scene.name}: {run.scene.layout}, {len(run.scene.views)} views, {run.front_end.label}, profile {run.config.profile}")
     run_pipeline(run, until=args.until)
     if args.until == "evaluation" and (run.scene.labels or run.scene.classes):
