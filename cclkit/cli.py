@@ -1,4 +1,4 @@
-"""The ``cclkit`` command: run, figures, query, evaluate, settings, data, bench."""
+"""The ``cclkit`` command: run, figures, query, evaluate, benchmark, sweep, ledger, settings, data, bench."""
 
 from __future__ import annotations
 
@@ -64,6 +64,9 @@ def _parser() -> argparse.ArgumentParser:
     sweep.add_argument("--workers", type=int, default=2)
     sweep.add_argument("--set", action="append", default=[], dest="settings", metavar="NAME=VALUE", help="change a setting of all runs")
     sweep.set_defaults(func=_sweep)
+
+    ledger = sub.add_parser("ledger", help="every number of the paper beside ours, or why there is none: results/ledger.csv")
+    ledger.set_defaults(func=_ledger)
 
     settings = sub.add_parser("settings", help="list every setting with its value, meaning and source")
     settings.add_argument("--profile", default="mini")
@@ -156,6 +159,13 @@ def _sweep(args) -> int:
     sweeps = [load_sweep(f) for f in args.file]  # all are read before any is run
     for s in sweeps:
         print(run_sweep(s, results_folder("mini") / "sweeps", config.profile("mini", **config.parse_settings(args.settings)), workers=args.workers))
+    return 0
+
+
+def _ledger(args) -> int:
+    from . import ledger
+
+    ledger.write()
     return 0
 
 
