@@ -78,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     status.set_defaults(func=_data_status)
     fetch = data.add_parser("fetch", help="download public data sets and checkpoints, or take them from this machine")
     fetch.add_argument("names", nargs="+", metavar="NAME", help="as listed by `cclkit data status`")
-    fetch.add_argument("--from", dest="source", metavar="PATH", help="take a local file, archive or unpacked folder (which is linked, not copied) instead of the network")
+    fetch.add_argument("--from", dest="source", metavar="PATH", help="take a local file, archive, unpacked folder (which is linked, not copied) or folder of downloads instead of the network")
     fetch.add_argument("--yes", action="store_true", help="do not ask after showing licence and size")
     fetch.set_defaults(func=_data_fetch)
     verify = data.add_parser("verify", help="compute every digest again; status 1 if something is damaged")
@@ -216,8 +216,8 @@ def _data_fetch(args) -> int:
     from . import fetching, registry
 
     root, wanted, failed = registry.data_root(args.root), [registry.entry(n) for n in args.names], False
-    if args.source and len(wanted) > 1:
-        raise DataError(f"--from PATH gives one thing, found {len(wanted)} names; fetch them one by one")
+    if args.source and len(wanted) > 1 and not os.path.isdir(args.source):
+        raise DataError(f"--from {args.source} gives one thing, found {len(wanted)} names; fetch them one by one, or give a folder that holds all of them under their own names")
     for e in wanted:
         if not args.source:
             if registry.check(e, root).state == "here":

@@ -418,7 +418,7 @@ def profile(name: str = "mini", **settings: Any) -> Config:
                 masks="sam", sam=SamConfig(model="vit_h", precision="bfloat16"), clip=ClipConfig(model="ViT-B-16", precision="bfloat16"),
                 propagation="sam2", sam2=Sam2Config(precision="bfloat16"),
             ),  # fmt: skip
-            gaussians=GaussiansConfig(init="points", start_gaussians=1_000_000, max_gaussians=5_000_000, iterations=30_000, sh_degree=3),
+            gaussians=GaussiansConfig(start_gaussians=1_000_000, max_gaussians=5_000_000, iterations=30_000, sh_degree=3),
             field=FieldConfig(hidden=(128, 256), iterations=30_000, lr=1e-3, feature_lr=1e-3),
         )
     else:
