@@ -10,7 +10,7 @@ BOOK    := $(VENV)/.installed-book
 .PHONY: figures test setup lab book bench benchmark sweeps fuzz clean help
 
 help:
-	@echo "make figures   regenerate every figure and table of the notebooks (FRESH=1: from the photographs, PROFILE=paper)"
+	@echo "make figures   the runs of a profile, then every figure and table (FRESH=1: from the photographs, PROFILE=paper)"
 	@echo "make test      unit tests, then every notebook twice, compared by nbval"
 	@echo "make lab       open the notebooks in JupyterLab"
 	@echo "make book      the executed notebooks as a static site in build/book (opens without a network)"
@@ -34,7 +34,8 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $(STAMP)
 
 figures: $(STAMP)
-	$(BIN)/cclkit figures --profile $(PROFILE) $(if $(FRESH),--fresh)
+	$(if $(FRESH),rm -rf results/$(PROFILE)/runs results/$(PROFILE)/notebooks)
+	$(if $(FRESH),CCLKIT_NO_BUNDLE=1) $(BIN)/snakemake figures --quiet rules --config profile=$(PROFILE)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest tests

@@ -93,10 +93,12 @@ class Artefact:
 class Store:
     """Artefacts of one scene below a run folder, with an optional read-only bundle to look in first."""
 
-    def __init__(self, root: Path | str, bundle: Path | str | None = None):
+    def __init__(self, root: Path | str, bundle: Path | str | None = None, *, look_only: bool = False):
         self.root = Path(root)
         self.bundle = Path(bundle) if bundle is not None else None
         self._locked = False
+        if look_only:  # to `find` what is there; nothing is made
+            return
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.root):
@@ -167,39 +169,58 @@ class Store:
                     shutil.rmtree(child)
 
     @contextlib.contextmanager
-    def lock(self, wait: bool = False) -> Iterator[None]:
-        """Hold the folder for one run at a time; a second one is refused with the holder's process id, or waits.
+    def lock(self, artefact: str = "", *, wait: bool = False) -> Iterator[None]:
+        """Hold the folder, or one artefact "stage/key" of it, for one run at a time; a second one is refused with the holder's process id, or waits.
 
-        Within one store the lock nests: a stage may need another one computed first.
+        Jobs that compute different artefacts share a folder. Within one store the folder's lock nests: a stage
+        may need another one computed first.
         """
         if self._locked:
             yield
             return
-        path = self.root / ".lock"
+        with contextlib.ExitStack() as held:
+            held.enter_context(self._flock(self.root / ".lock", shared=bool(artefact), wait=wait))
+            if artefact:
+                held.enter_context(self._flock(self.root / ".locks" / artefact.replace("/", "-"), wait=wait))
+            self._locked = not artefact
+            try:
+                yield
+            finally:
+                self._locked = False
+
+    @contextlib.contextmanager
+    def _flock(self, path: Path, *, shared: bool = False, wait: bool = False) -> Iterator[None]:
         try:
+            path.parent.mkdir(exist_ok=True)
             f = open(path, "a+", encoding="utf-8", errors="replace")
         except OSError as e:
             raise unwritable(path, e) from e
         with f:
             if fcntl is not None:
+                kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
                 try:
-                    fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    fcntl.flock(f, kind | fcntl.LOCK_NB)
                 except OSError:
                     f.seek(0)
                     used = f"{self.root}: in use by another run (process {f.read().strip() or 'unknown'})"
                     if not wait:
                         raise ArtefactError(f"{used}; wait for it to end or choose another --out folder") from None
                     print(f"{used}; waiting for it", file=sys.stderr, flush=True)
-                    fcntl.flock(f, fcntl.LOCK_EX)
-            with contextlib.suppress(OSError):  # a full disk: the number is only for the message above
-                f.truncate(0)
-                f.write(str(os.getpid()))
-                f.flush()
-            self._locked = True
+                    fcntl.flock(f, kind)
+            if not shared:
+                self._sign(f, str(os.getpid()))
             try:
                 yield
             finally:
-                self._locked = False
+                if not shared:
+                    self._sign(f, "")
+
+    @staticmethod
+    def _sign(f, who: str) -> None:
+        with contextlib.suppress(OSError):  # a full disk: the number is only for a message
+            f.truncate(0)
+            f.write(who)
+            f.flush()
 
 
 def unwritable(path: Path, e: OSError) -> ArtefactError:

@@ -1,4 +1,4 @@
-"""The ``cclkit`` command: run, figures, book, query, evaluate, settings, data, bench."""
+"""The ``cclkit`` command: run, figures, book, query, evaluate, benchmark, sweep, ledger, settings, data, bench."""
 
 from __future__ import annotations
 
@@ -39,6 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     run = sub.add_parser("run", help="take one scene through all stages and print its evaluation")
     _scene_arguments(run)
     run.add_argument("--until", default="evaluation", metavar="STAGE", help="last stage to run (default: evaluation)")
+    run.add_argument("--stage", metavar="STAGE", help="only this stage, with what it needs (a job of the Snakefile)")
     run.set_defaults(func=_run)
 
     figures = sub.add_parser("figures", help="run the notebooks headlessly and regenerate every figure and table")
@@ -90,6 +91,9 @@ def _parser() -> argparse.ArgumentParser:
     sweep.add_argument("--set", action="append", default=[], dest="settings", metavar="NAME=VALUE", help="change a setting of all runs")
     sweep.set_defaults(func=_sweep)
 
+    ledger = sub.add_parser("ledger", help="every number of the paper beside ours, or why there is none: results/ledger.csv")
+    ledger.set_defaults(func=_ledger)
+
     settings = sub.add_parser("settings", help="list every setting with its value, meaning and source")
     settings.add_argument("--profile", default="mini")
     settings.set_defaults(func=_list_settings)
@@ -100,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     status.set_defaults(func=_data_status)
     fetch = data.add_parser("fetch", help="download public data sets and checkpoints, or take them from this machine")
     fetch.add_argument("names", nargs="+", metavar="NAME", help="as listed by `cclkit data status`")
-    fetch.add_argument("--from", dest="source", metavar="PATH", help="take a local file, archive or unpacked folder (which is linked, not copied) instead of the network")
+    fetch.add_argument("--from", dest="source", metavar="PATH", help="take a local file, archive, unpacked folder (which is linked, not copied) or folder of downloads instead of the network")
     fetch.add_argument("--yes", action="store_true", help="do not ask after showing licence and size")
     fetch.set_defaults(func=_data_fetch)
     verify = data.add_parser("verify", help="compute every digest again; status 1 if something is damaged")
@@ -142,8 +146,12 @@ def _run(args) -> int:
     from .pipeline import run_pipeline, stages_until
     from .tables import evaluation_table
 
-    stages_until(args.until)  # a typo must not wait for the models
+    stages_until(args.stage or args.until)  # a typo must not wait for the models
     run = _open(args)
+    if args.stage:
+        artefact = run.ensure(args.stage)
+        print(f"{run.scene.name}: {args.stage} {'found' if artefact.reused else 'done'}, {artefact.record['wall_time_s']:.1f} s, in {artefact.folder}")
+        return 0
     print(f"{run.scene.name}: {run.scene.layout}, {len(run.scene.views)} views, {run.front_end.label}, profile {run.config.profile}")
     run_pipeline(run, until=args.until)
     if args.until == "evaluation" and (run.scene.labels or run.scene.classes):
@@ -210,6 +218,13 @@ def _sweep(args) -> int:
     return 0
 
 
+def _ledger(args) -> int:
+    from . import ledger
+
+    ledger.write()
+    return 0
+
+
 def _query(args) -> int:
     from .pipeline import Run, answer_query
 
@@ -256,8 +271,8 @@ def _data_fetch(args) -> int:
     from . import fetching, registry
 
     root, wanted, failed = registry.data_root(args.root), [registry.entry(n) for n in args.names], False
-    if args.source and len(wanted) > 1:
-        raise DataError(f"--from PATH gives one thing, found {len(wanted)} names; fetch them one by one")
+    if args.source and len(wanted) > 1 and not os.path.isdir(args.source):
+        raise DataError(f"--from {args.source} gives one thing, found {len(wanted)} names; fetch them one by one, or give a folder that holds all of them under their own names")
     for e in wanted:
         if not args.source:
             if registry.check(e, root).state == "here":

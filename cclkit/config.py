@@ -440,8 +440,11 @@ def profile(name: str = "mini", **settings: Any) -> Config:
         base = Config(
             profile="paper",
             device="cuda",
-            front_end=FrontEndConfig(masks="sam", sam=SamConfig(model="vit_h"), clip=ClipConfig(model="ViT-B-16"), propagation="sam2"),
-            gaussians=GaussiansConfig(init="points", start_gaussians=1_000_000, max_gaussians=5_000_000, iterations=30_000, sh_degree=3),
+            front_end=FrontEndConfig(
+                masks="sam", sam=SamConfig(model="vit_h", precision="bfloat16"), clip=ClipConfig(model="ViT-B-16", precision="bfloat16"),
+                propagation="sam2", sam2=Sam2Config(precision="bfloat16"),
+            ),  # fmt: skip
+            gaussians=GaussiansConfig(start_gaussians=1_000_000, max_gaussians=5_000_000, iterations=30_000, sh_degree=3),
             field=FieldConfig(mode="joint", hidden=(128, 256), iterations=30_000, lr=1e-3, feature_lr=1e-3),
         )
     else:

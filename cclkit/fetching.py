@@ -61,8 +61,8 @@ class _Interrupted(DataError):
 def fetch(name: str, root: str | os.PathLike | None = None, source: str | os.PathLike | None = None) -> Path:
     """Bring in one entry and return where it is; what is here and intact is left alone.
 
-    ``source``: a file, archive or unpacked folder on this machine instead of the network. A folder is
-    linked, not copied. Raises DataError: unknown name, no single download, network, no space, a digest that
+    ``source``: a file, archive or unpacked folder on this machine instead of the network, or a folder of
+    downloads that holds it under its own name. An unpacked folder is linked, not copied. Raises DataError: unknown name, no single download, network, no space, a digest that
     differs (the file is then kept as NAME.bad-…), an archive that is damaged or reaches outside its folder.
     """
     e, where = registry.entry(name), registry.data_root(root)
@@ -236,7 +236,8 @@ def _size(path: Path) -> int:
 
 def _from_here(e: Entry, root: Path, source: Path) -> Path:
     if source.is_dir():
-        return _link(e, root, source) if e.kind == "dataset" else _from_here(e, root, _only_file(e, source))
+        file = _archive_in(e, source) if e.kind == "dataset" else _only_file(e, source)
+        return _link(e, root, source) if file is None else _from_here(e, root, file)
     if not source.is_file():
         raise DataError(f"{source}: no such file or folder; give what was downloaded for {e.name}")
     with open(source, "rb") as f:
@@ -256,6 +257,11 @@ def _from_here(e: Entry, root: Path, source: Path) -> Path:
         copy.unlink(missing_ok=True)
         raise _full(copy, err) from err
     return _install(copy, e, root, "offline", found)
+
+
+def _archive_in(e: Entry, folder: Path) -> Path | None:
+    """The archive of a data set in a folder of downloads, by its name."""
+    return next((p for ending in (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz") if (p := folder / (Path(e.target).name + ending)).is_file()), None)
 
 
 def _only_file(e: Entry, folder: Path) -> Path:

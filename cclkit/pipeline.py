@@ -168,6 +168,16 @@ class Run:
         self._artefacts: dict[str, Artefact] = {}
         self._codes: dict[str, np.ndarray] = {}
 
+    @classmethod
+    def planned(cls, scene: Scene | None, config: Config, out: str | Path) -> "Run":
+        """A run that is only asked for its keys and for what is there: nothing is written, no device is needed, and the scene may not be here yet (None)."""
+        run = cls.__new__(cls)
+        run.config, run.scene, run.store = config, scene, Store(out, bundle=bundle_folder(Path(out).name), look_only=True)
+        run.times, run._artefacts, run._codes = {}, {}, {}
+        if scene is None:
+            run.__dict__["scene_key"] = "not here"
+        return run
+
     def vary(self, **settings: Any) -> "Run":
         """The same scene and folder with other settings; stages that don't depend on them are shared.
 
@@ -242,7 +252,7 @@ class Run:
                 "front_end": self.front_end.label if stage != "gaussians" else None,
             }
             start = time.monotonic()
-            with self.store.lock(wait=True):  # what another process is computing may be what is wanted here
+            with self.store.lock(f"{stage}/{key}", wait=True):  # what another process is computing may be what is wanted here
                 artefact = self.store.ensure(stage, key, getattr(self, f"_build_{stage}"), about=about)
             self.times[stage] = time.monotonic() - start
         self._artefacts[stage] = artefact

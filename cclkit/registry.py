@@ -22,7 +22,8 @@ from .errors import DataError, SceneError
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 """Folder ``data`` of a checkout; an installed package has none."""
-REGISTRY = DATA / "registry.toml"
+REGISTRY = Path(os.environ.get("CCLKIT_REGISTRY") or DATA / "registry.toml")
+"""CCLKIT_REGISTRY names another list, e.g. of a laboratory's own mirror."""
 CHECKSUMS, SOURCES = "checksums.json", "sources.json"
 BUNDLED_MODELS = ("mini_sam.safetensors", "mini_clip.safetensors")
 

@@ -220,3 +220,21 @@ def test_record_is_json_with_digests(tmp_path):
     record = json.loads((artefact.folder / "stage.json").read_text())
     assert json.dumps(record) == json.dumps(artefact.record)  # order included: what is computed and what is found look alike
     assert record["key"] == "k" and len(record["files"]["a.npz"]["sha256"]) == 64 and record["wall_time_s"] >= 0
+
+
+def test_runs_share_a_folder_but_not_an_artefact(tmp_path):
+    one, other = Store(tmp_path), Store(tmp_path)
+    with one.lock("field/a"):
+        with other.lock("field/b"), one.lock("codebook/c"):  # another arm; a stage that the first one needs
+            pass
+        with pytest.raises(ArtefactError, match=f"in use by another run \\(process {os.getpid()}\\)"), other.lock("field/a"):
+            pass
+        with pytest.raises(ArtefactError, match="in use"), other.lock():  # nobody clears a folder that is being written
+            pass
+    with other.lock():
+        with pytest.raises(ArtefactError, match="in use"), one.lock("field/a"):
+            pass
+
+
+def test_looking_makes_nothing(tmp_path):
+    assert Store(tmp_path / "x", look_only=True).find("masks", "k") is None and not (tmp_path / "x").exists()

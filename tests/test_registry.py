@@ -638,3 +638,22 @@ def test_records_that_cannot_be_read_are_one_error(listed, text):
     (root / "checksums.json").write_text(text)
     with pytest.raises(DataError, match="checksums.json.*(delete|remove)"):
         registry.verify(["net"])
+
+
+def test_a_folder_of_downloads_serves_many_names(listed, tmp_path, capsys):
+    folder = tmp_path / "downloads"
+    folder.mkdir()
+    root = listed(net={"urls": ["https://a.example/public_name.bin"]}, other={}, set=SET, loose={**SET, "target": "loose", "expected": []})
+    (folder / "public_name.bin").write_bytes(BLOB)
+    (folder / "other.pth").write_bytes(BLOB[::-1])
+    (folder / "set.zip").write_bytes(archive())
+    (folder / "loose.zip").write_bytes(archive("tar", wrap="x/"))  # what it is decides, not what it is called
+    assert cli.main(["data", "fetch", "net", "other", "set", "loose", "--from", str(folder)]) == 0
+    assert (root / "checkpoints/net.pth").read_bytes() == BLOB and (root / "checkpoints/other.pth").read_bytes() == BLOB[::-1]
+    assert (root / "set/a/cameras.bin").is_file() and (root / "loose/x/a/cameras.bin").is_file()
+    assert not (root / "sources.json").exists()  # the folder of downloads itself is no data set
+    assert [i.state for i in registry.verify(["net", "other", "set", "loose"])] == ["here"] * 4
+    capsys.readouterr()
+    (folder / "other.pth").unlink()
+    assert cli.main(["data", "fetch", "net", "other", "--from", str(folder)]) == 1  # the others still come
+    assert "holds no other.pth" in capsys.readouterr().err
