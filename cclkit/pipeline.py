@@ -16,7 +16,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -127,6 +127,16 @@ def _role_modules(config: Config, role: str) -> tuple[str, ...]:
 def _thresholds(config: Config) -> dict:
     """Those of the mask settings that segment_anything's generator applies itself."""
     return {} if config.front_end.masks == "simulated" else {"masks": {k: getattr(config.masks, k) for k in ("predicted_iou_min", "stability_min")}}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Where a text is in a view."""
+
+    relevancy: np.ndarray  # [2, H, W] float32 in 0..1, both levels
+    scores: np.ndarray  # [2, H, W] float32: what the threshold was applied to
+    level: int  # index into LEVELS
+    mask: np.ndarray  # [H, W] bool
 
 
 class Run:
@@ -471,6 +481,27 @@ class Run:
                 raise ConfigError(f"query.rule={q.rule!r} is unknown; use 'relevancy' or 'softmax'")
         return torch.stack(out, 1)
 
+    def answer(self, view: View | str, text: str, *, threshold: float | None = None, level: str | None = None, code_maps: np.ndarray | None = None) -> Answer:
+        """Where a text is in a view. Mask and level follow the published protocol of the scene's layout unless given.
+
+        LERF-OVS scenes (and captures without labels) smooth, normalise and vote; 3D-OVS scenes threshold the relevancy.
+        ``code_maps`` as in `relevancy`. Raises QueryError for an unusable text, ConfigError for an unknown level.
+        """
+        if level not in (None, *LEVELS):
+            raise ConfigError(f"level={level!r} is unknown; use one of {', '.join(map(repr, LEVELS))}, or None to let the relevancy choose")
+        maps = self.relevancy(view, [text], code_maps=code_maps)[0]
+        if self.scene.classes:
+            masks = threshold_mask(maps, ovs3d.LangSplat().threshold if threshold is None else threshold)
+            chosen = select_level_by_mask_mean(maps, masks)
+            masks, scores = masks.numpy(), maps.numpy()
+        else:
+            protocol = lerf_ovs.protocol_named("langsplat")
+            steps = lerf_ovs.query_steps(maps.numpy(), protocol=protocol if threshold is None else replace(protocol, threshold=threshold))
+            chosen = select_level_by_maximum(steps.smoothed)
+            masks, scores = steps.mask, steps.normalised
+        n = chosen if level is None else LEVELS.index(level)
+        return Answer(maps.numpy(), scores, n, masks[n].astype(bool))
+
     def similarity(self, view: View | str, texts: Sequence[str]) -> torch.Tensor:  # [P, 2, H, W]
         """Cosine of each pixel's prototype with each text, at both levels."""
         text, out = torch.from_numpy(self._text(texts)), []
@@ -575,20 +606,12 @@ def answer_query(run: Run, text: str, views: Sequence[View]) -> Path:
     folder = run.store.root / "queries" / f"{slug}_{content_key(text=text, field=run.key('field'), query=configs.as_dict(run.config.query))[:6]}"
     answers = {}
     for view in progress(views, "query"):
-        maps = run.relevancy(view, [text])[0]
-        if run.scene.classes:
-            masks = threshold_mask(maps, ovs3d.LangSplat().threshold)
-            level = select_level_by_mask_mean(maps, masks)
-            mask = masks[level].numpy()
-        else:
-            steps = lerf_ovs.query_steps(maps.numpy())
-            level = select_level_by_maximum(steps.smoothed)
-            mask = steps.mask[level]
-        for name, picture in (("mask", mask.astype(np.uint8) * 255), ("overlay", _overlay(view.image(), mask))):
+        found = run.answer(view, text)
+        for name, picture in (("mask", found.mask.astype(np.uint8) * 255), ("overlay", _overlay(view.image(), found.mask))):
             buffer = io.BytesIO()
             Image.fromarray(picture).save(buffer, "PNG")
             atomic_write(folder / f"{view.stem}_{name}.png", buffer.getvalue())
-        answers[view.name] = {"level": LEVELS[level], "highest_relevancy": float(maps[level].max()), "mask_pixels": int(mask.sum())}
+        answers[view.name] = {"level": LEVELS[found.level], "highest_relevancy": float(found.relevancy[found.level].max()), "mask_pixels": int(found.mask.sum())}
     save_json(folder / "answer.json", {"text": text, "front_end": run.front_end.label, "rule": run.config.query.rule, "unknown_words": run.front_end.encoder.unknown_words(text), "views": answers})
     return folder
 
