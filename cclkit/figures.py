@@ -756,24 +756,19 @@ os.environ.setdefault("MPLBACKEND", "agg")
 # ----------------------------------------------------------------- 08: the playground
 
 
-def panels_figure(panels: Sequence[tuple[str, np.ndarray]], note: str = "") -> Figure:
-    """Titled pictures [H, W, 3] uint8 in rows of up to four, with a line of text below: what an explorer shows."""
+def panels_figure(panels: Sequence[tuple[str, np.ndarray]]) -> Figure:
+    """Titled pictures [H, W, 3] uint8 in rows of three or four: what an explorer shows."""
     import textwrap
 
     columns = len(panels) if len(panels) <= 3 else 4 if len(panels) % 4 == 0 else 3
-    rows = -(-len(panels) // columns)
-    width = min(3.6, 11.4 / columns)
-    aspect = max(p.shape[0] / p.shape[1] for _, p in panels)
-    text = textwrap.fill(note, int(13.5 * columns * width))
-    lines = text.count("\n") + 1 if note else 0
-    fig, axes = grid(rows, columns, width=width, aspect=aspect, head=0.45)
-    fig.set_size_inches(fig.get_figwidth(), fig.get_figheight() + 0.17 * lines)
+    width = min(3.0, 9.8 / columns)
+    titles = [textwrap.fill(t, int(13 * width)) for t, _ in panels]
+    lines = 1 + max(t.count("\n") for t in titles)
+    fig, axes = grid(-(-len(panels) // columns), columns, width=width, aspect=max(p.shape[0] / p.shape[1] for _, p in panels), head=0.08 + 0.18 * lines)
     for ax in axes.flat:
         ax.axis("off")
-    for ax, (title, pixels) in zip(axes.flat, panels):
-        picture(ax, pixels, textwrap.fill(title, int(13 * width)))
-    if note:
-        fig.supxlabel(text, x=0.01, ha="left", fontsize=9)
+    for ax, title, (_, pixels) in zip(axes.flat, titles, panels):
+        picture(ax, pixels, title)
     return fig
 
 

@@ -29,6 +29,7 @@ from .codebook import fit_codebook, usage
 from .config import SimulationConfig
 from .errors import CclkitError, ConfigError
 from .experiments import population, population_miou
+from .foundation import Candidates
 from .masks import LEVELS
 from .pipeline import Run, progress, quiet
 from .scenes import View
@@ -107,8 +108,12 @@ class Explorer:
     def figure(self, **values: Any) -> Figure:
         """The static twin: the same pictures as a figure, at the controls' values or at these."""
         self._check(values)
-        drawing = self.draw(**(self.values() | values))
-        return figures.panels_figure(drawing.panels, drawing.note)
+        return figures.panels_figure(self.draw(**(self.values() | values)).panels)
+
+    def says(self, **values: Any) -> str:
+        """The line of text that goes with the pictures."""
+        self._check(values)
+        return self.draw(**(self.values() | values)).note
 
     def _fill(self, drawing: Drawing) -> None:
         for picture, (title, pixels) in zip(self.pictures, drawing.panels):
@@ -141,11 +146,11 @@ class MaskExplorer(Explorer):
         self.images = _photographs(self.views.values())
         self.is_sam = run.config.front_end.masks == "sam"
         self.candidates = {} if self.is_sam else {name: run.candidates(v) for name, v in self.views.items()}
-        first = next(iter(self.images.values()))
+        x, y = _telling_point(run.candidates(next(iter(self.views))))
         height, width = (min(i.shape[axis] for i in self.images.values()) for axis in (0, 1))
         super().__init__(
             view=_view_slider(self.views),
-            x=ipywidgets.IntSlider(first.shape[1] // 2, 0, width - 1, description="x", **_WIDE), y=ipywidgets.IntSlider(first.shape[0] // 2, 0, height - 1, description="y", **_WIDE),
+            x=ipywidgets.IntSlider(x, 0, width - 1, description="x", **_WIDE), y=ipywidgets.IntSlider(y, 0, height - 1, description="y", **_WIDE),
         )  # fmt: skip
         self._listen(self.pictures[0])
 
@@ -154,14 +159,7 @@ class MaskExplorer(Explorer):
         if self.is_sam:
             masks, scores = self.run.front_end.masks.click(self.images[view], np.array([[x + 0.5, y + 0.5]]))
             return masks[0].astype(bool), np.where(masks[0].any((1, 2)), scores[0], np.nan)
-        c = self.candidates[view]
-        masks, scores = np.zeros((3, *c.masks.shape[1:]), bool), np.full(3, np.nan)
-        for k in range(3):
-            rows = np.flatnonzero((c.output == k) & c.masks[:, y, x])
-            if len(rows):
-                best = rows[np.argmax((c.predicted_iou * c.stability)[rows])]
-                masks[k], scores[k] = c.masks[best], c.predicted_iou[best]
-        return masks, scores
+        return _best_at(self.candidates[view], x, y)
 
     def draw(self, view: str, x: int, y: int) -> Drawing:
         image = self.images[view]
@@ -185,6 +183,28 @@ class MaskExplorer(Explorer):
 
         self.events = Event(source=picture, watched_events=["click"], prevent_default_action=True)
         self.events.on_dom_event(clicked)
+
+
+def _best_at(c: Candidates, x: int, y: int) -> tuple[np.ndarray, np.ndarray]:
+    """For each output the best candidate that holds a pixel: masks [3, H, W] and predicted IoUs [3], empty and NaN where there is none."""
+    masks, scores = np.zeros((3, *c.masks.shape[1:]), bool), np.full(3, np.nan)
+    for k in range(3):
+        rows = np.flatnonzero((c.output == k) & c.masks[:, y, x])
+        if len(rows):
+            best = rows[np.argmax((c.predicted_iou * c.stability)[rows])]
+            masks[k], scores[k] = c.masks[best], c.predicted_iou[best]
+    return masks, scores
+
+
+def _telling_point(c: Candidates) -> tuple[int, int]:
+    """Where to click first: deep inside a candidate, where the three outputs differ most in size; else the middle."""
+    best, point = 0.0, (c.masks.shape[2] // 2, c.masks.shape[1] // 2)
+    for i in np.flatnonzero(c.output == 0):
+        y, x = np.unravel_index(cv2.distanceTransform(np.pad(c.masks[i], 1).astype(np.uint8), cv2.DIST_L2, 3)[1:-1, 1:-1].argmax(), c.masks.shape[1:])
+        a, b, w = np.sort(_best_at(c, x, y)[0].sum((1, 2)))
+        if a and min(b / a, w / b) > best and w < 0.2 * c.masks[i].size:
+            best, point = min(b / a, w / b), (int(x), int(y))
+    return point
 
 
 # ----------------------------------------------------------------- tracks
@@ -390,7 +410,7 @@ class SideBySide(Explorer):
     title = "With and without CCL"
     width = 300
 
-    def __init__(self, run: Run, other: Run, text: str, names: tuple[str, str] = ("CCL", "matching loss only")):
+    def __init__(self, run: Run, other: Run, text: str, names: tuple[str, str] = ("with CCL", "without CCL")):
         self.runs, self.names = (other, run), names[::-1]
         self.views = {v.name: v for v in run.scene.training_views}
         self.images = _photographs(self.views.values())
@@ -411,7 +431,7 @@ class SideBySide(Explorer):
             answers.append(found.mask)
             masks.append((f"{name}: “{text}”, {found.mask.sum():,} px", _uint8(figures.highlight(image, found.mask))))
             sizes.append(len(np.unique(codes[LEVELS.index(level)][codes[LEVELS.index(level)] >= 0])))
-        note = f"{view}, level {level}: " + ", ".join(f"{n} {name}" for n, name in zip(sizes, self.names)) + " prototypes in this view. Index maps of the masks, before any field."
+        note = f"{view}, level {level}: prototypes in this view: " + ", ".join(f"{n} {name}" for n, name in zip(sizes, self.names)) + ". Index maps of the masks, before any field."
         only = [_tinted(image, answers[0] & ~answers[1], VERMILION), answers[1] & ~answers[0]]
         only[0][only[1]] = (0.5 * image[only[1]] + 0.5 * np.array(BLUE)).astype(np.uint8)
         difference = (f"red: only {self.names[0]}; blue: only {self.names[1]}", only[0])
