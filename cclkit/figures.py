@@ -761,8 +761,8 @@ def panels_figure(panels: Sequence[tuple[str, np.ndarray]]) -> Figure:
     import textwrap
 
     columns = len(panels) if len(panels) <= 3 else 4 if len(panels) % 4 == 0 else 3
-    width = min(3.0, 9.8 / columns)
-    titles = [textwrap.fill(t, int(13 * width)) for t, _ in panels]
+    width = min(2.7, 8.6 / columns)
+    titles = [textwrap.fill(t, int(14 * width)) for t, _ in panels]
     lines = 1 + max(t.count("\n") for t in titles)
     fig, axes = grid(-(-len(panels) // columns), columns, width=width, aspect=max(p.shape[0] / p.shape[1] for _, p in panels), head=0.08 + 0.18 * lines)
     for ax in axes.flat:
