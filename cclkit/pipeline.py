@@ -44,6 +44,7 @@ from .query import code_relevancy, code_softmax_relevancy, select_level_by_mask_
 from .rle import unpack_masks
 from .scenes import Scene, View, content_hash, load_scene
 from .tracking import ViewTracks, track_masks
+from .video import write_video
 
 STAGES = ("candidates", "masks", "features", "tracks", "codebook", "gaussians", "field", "evaluation")
 """The stages of every run; "blending" is one more where the field is trained on the blending cache."""
@@ -593,26 +594,37 @@ def stages_until(last: str) -> tuple[str, ...]:
 
 
 def answer_query(run: Run, text: str, views: Sequence[View]) -> Path:
-    """Mask and overlay of a text in some views, as PNG files; returns their folder.
+    """A text in some views and in 3D; returns the folder of what was written.
 
-    Mask and level follow the configured protocol of the scene's layout: LERF-OVS scenes (and captures without
-    labels) smooth, normalise and vote; 3D-OVS scenes threshold the relevancy. The folder's name ends in
-    a hash of text and settings, so that no answer replaces another.
+    ``VIEW_mask.png`` and ``VIEW_overlay.png`` for each view (see `Run.answer`), ``overlays.webm`` (or .gif) with all of
+    them in order, ``selection.ply`` with the Gaussians that answer (see `Run.select_gaussians`; none: no file), and
+    ``answer.json``. The folder's name ends in a hash of text and settings, so that no answer replaces another.
     """
     from PIL import Image
 
     run._text([text])  # refuse an unusable text before anything is computed
     slug = "".join(c if c.isalnum() else "_" for c in text.lower()).strip("_")[:40]
     folder = run.store.root / "queries" / f"{slug}_{content_key(text=text, field=run.key('field'), query=configs.as_dict(run.config.query))[:6]}"
-    answers = {}
+    answers, overlays = {}, []
     for view in progress(views, "query"):
         found = run.answer(view, text)
-        for name, picture in (("mask", found.mask.astype(np.uint8) * 255), ("overlay", _overlay(view.image(), found.mask))):
+        overlays.append(_overlay(view.image(), found.mask))
+        for name, picture in (("mask", found.mask.astype(np.uint8) * 255), ("overlay", overlays[-1])):
             buffer = io.BytesIO()
             Image.fromarray(picture).save(buffer, "PNG")
             atomic_write(folder / f"{view.stem}_{name}.png", buffer.getvalue())
         answers[view.name] = {"level": LEVELS[found.level], "highest_relevancy": float(found.relevancy[found.level].max()), "mask_pixels": int(found.mask.sum())}
-    save_json(folder / "answer.json", {"text": text, "front_end": run.front_end.label, "rule": run.config.query.rule, "unknown_words": run.front_end.encoder.unknown_words(text), "views": answers})
+    film = write_video(overlays, folder / "overlays")
+    keep, level = run.select_gaussians(text)
+    if keep.any():
+        save_ply(run.gaussians().select(keep), folder / "selection.ply")
+    save_json(
+        folder / "answer.json",
+        {
+            "text": text, "front_end": run.front_end.label, "rule": run.config.query.rule, "unknown_words": run.front_end.encoder.unknown_words(text), "views": answers, "film": film.name,
+            "selection": {"gaussians": int(keep.sum()), "of": len(keep), "level": level, "file": "selection.ply" if keep.any() else None},
+        },
+    )  # fmt: skip
     return folder
 
 
