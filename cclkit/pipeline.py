@@ -482,6 +482,17 @@ class Run:
                 raise ConfigError(f"query.rule={q.rule!r} is unknown; use 'relevancy' or 'softmax'")
         return torch.stack(out, 1)
 
+    def similarity(self, view: View | str, texts: Sequence[str]) -> torch.Tensor:  # [P, 2, H, W]
+        """Cosine of each pixel's prototype with each text, at both levels."""
+        text, out = torch.from_numpy(self._text(texts)), []
+        for book, codes in zip(self.codebooks().values(), self.codes(view)):
+            if len(book.prototypes) == 0:
+                out.append(torch.zeros(len(texts), *codes.shape))
+                continue
+            scores = text @ book.prototypes.T  # [P, N]
+            out.append(scores[:, torch.from_numpy(codes).long()])
+        return torch.stack(out, 1)
+
     def answer(self, view: View | str, text: str, *, threshold: float | None = None, level: str | None = None, code_maps: np.ndarray | None = None) -> Answer:
         """Where a text is in a view. Mask and level follow the published protocol of the scene's layout unless given.
 
@@ -502,17 +513,6 @@ class Run:
             masks, scores = steps.mask, steps.normalised
         n = chosen if level is None else LEVELS.index(level)
         return Answer(maps.numpy(), scores, n, masks[n].astype(bool))
-
-    def similarity(self, view: View | str, texts: Sequence[str]) -> torch.Tensor:  # [P, 2, H, W]
-        """Cosine of each pixel's prototype with each text, at both levels."""
-        text, out = torch.from_numpy(self._text(texts)), []
-        for book, codes in zip(self.codebooks().values(), self.codes(view)):
-            if len(book.prototypes) == 0:
-                out.append(torch.zeros(len(texts), *codes.shape))
-                continue
-            scores = text @ book.prototypes.T  # [P, N]
-            out.append(scores[:, torch.from_numpy(codes).long()])
-        return torch.stack(out, 1)
 
     def _text(self, texts: Sequence[str]) -> np.ndarray:
         for t in texts:
