@@ -46,6 +46,7 @@ bench: $(STAMP)
 	$(BIN)/cclkit bench mask_nms --json results/mini/tables/bench_mask_nms.json
 	$(BIN)/cclkit bench codebook --json results/mini/tables/bench_codebook.json
 	$(BIN)/cclkit bench field --json results/mini/tables/bench_field.json
+	$(BIN)/cclkit bench widgets --json results/mini/tables/bench_widgets.json
 
 benchmark: $(STAMP)
 	$(BIN)/cclkit benchmark
