@@ -83,16 +83,25 @@ class Browser:
 
     def close(self) -> None:
         self.socket.close()
-        self.process.terminate()
-        self.process.wait(20)
+        end(self.process)
+
+
+def end(process: subprocess.Popen) -> None:
+    """Ask a process to stop; insist after a while."""
+    process.terminate()
+    try:
+        process.wait(30)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def wait(condition, seconds: float, what: str):
     """The first true value of a condition. Fails, saying what did not happen, after so many seconds."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
+    begin = time.monotonic()
+    while (passed := time.monotonic() - begin) < seconds:
         value = condition()
         if value:
             return value
-        time.sleep(0.1)
+        time.sleep(0.1 if passed < 5 else 0.5)  # looking takes time from what is waited for
     raise AssertionError(f"not within {seconds} s: {what}")

@@ -71,8 +71,7 @@ def lab(tmp_path_factory):
         browser.wait(answers, 90, "JupyterLab starts")
         yield f"http://127.0.0.1:{port}/lab/tree/00_start_here.ipynb?token={TOKEN}&reset"
     finally:
-        server.terminate()  # it ends its kernels
-        server.wait(30)
+        browser.end(server)  # and it its kernels
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +133,7 @@ def test_a_reader_runs_the_playground_and_uses_it(page):
     page.screenshot(SHOTS / "2_menu.png")
     page.click(f"{all_of('.lm-Menu-item')}.find(e => e.textContent.startsWith('Run All Cells'))")
     cells = f"[...{PANEL}.querySelectorAll('.jp-CodeCell')]"
-    page.until(f"{cells}.every(c => /\\[\\d+\\]/.test(c.querySelector('.jp-InputPrompt').textContent)) || {cells}.some(c => c.querySelector('[data-mime-type=\"application/vnd.jupyter.error\"]'))", 400, "all cells are executed")
+    page.until(f"{cells}.every(c => /\\[\\d+\\]/.test(c.querySelector('.jp-InputPrompt').textContent)) || {cells}.some(c => c.querySelector('[data-mime-type=\"application/vnd.jupyter.error\"]'))", 600, "all cells are executed")
     assert page.js(f"{cells}.flatMap(c => [...c.querySelectorAll('[data-mime-type=\"application/vnd.jupyter.error\"]')].map(e => e.textContent))") == []
     page.until(f"{PANEL}.querySelectorAll('.jp-OutputArea-output .widget-vbox').length === 6 && {pictures(5)}.length === 6", 30, "six explorers show their pictures")
 
