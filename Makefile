@@ -59,6 +59,7 @@ bench: $(STAMP)
 	$(BIN)/cclkit bench field --json results/mini/tables/bench_field.json
 	$(BIN)/cclkit bench propagation --json results/mini/tables/bench_propagation.json
 	$(BIN)/cclkit bench query --json results/mini/tables/bench_query.json
+	$(BIN)/cclkit bench widgets --json results/mini/tables/bench_widgets.json
 
 benchmark: $(STAMP)
 	$(BIN)/cclkit benchmark

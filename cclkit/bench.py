@@ -514,8 +514,52 @@ def bench_query(*, n_gaussians: int = 300_000, width: int = 988, height: int = 7
     }  # fmt: skip
 
 
+def bench_widgets(*, scene: str = "tea_party", text: str = "red apple", values: int = 6) -> dict:
+    """Time from a control's new value to the new pictures in the widget, for every control of every explorer.
+
+    Each control visits up to ``values`` settings spread over its range. Not timed: the way to the browser and drawing there.
+    Wall time depends on what else the machine does, so the process's own time stands beside it. Times in milliseconds.
+    """
+    from .pipeline import Run  # the explorers bring matplotlib and ipywidgets: only this benchmark needs them
+    from .widgets import Playground
+
+    begin = time.perf_counter()
+    run = Run(scene)
+    play = Playground(run, text)
+    made = time.perf_counter() - begin
+    texts = [text, *run.scene.queries, "elephant"]
+    rows = []
+    for explorer in play.explorers:
+        for name, control in explorer.controls.items():
+            before, wall, own = control.value, [], []
+            if hasattr(control, "options"):
+                every = list(control.options)
+            elif hasattr(control, "max"):
+                every = np.linspace(control.min, control.max, values).tolist()
+                every = [int(v) for v in every] if isinstance(control.value, int) else every
+            else:
+                every = texts
+            for value in [v for v in (every if len(every) <= values else [every[int(i)] for i in np.linspace(0, len(every) - 1, values)]) if v != before]:
+                start = time.process_time()
+                explorer.set(**{name: value})
+                own.append(1e3 * (time.process_time() - start))
+                wall.append(1e3 * explorer.seconds)
+            explorer.set(**{name: before})
+            rows.append({"explorer": explorer.title, "control": name, "settings": len(wall), "median_ms": round(statistics.median(wall), 1), "slowest_ms": round(max(wall), 1), "slowest_process_ms": round(max(own), 1)})
+    size = run.scene.views[0].camera
+    return {"benchmark": "widgets", "scene": scene, "views": len(run.scene.views), "width": size.width, "height": size.height, "front_end": run.front_end.label, "threads": torch.get_num_threads(), "made_s": round(made, 1), "slowest_ms": max(r["slowest_ms"] for r in rows), "rows": rows}
+
+
 def _described(result: dict) -> str:
     """Caption and table of a result."""
+    if result["benchmark"] == "widgets":
+        r = result
+        caption = (
+            f"Reaction of the playground's explorers on {r['scene']} ({r['views']} views of {r['width']}×{r['height']}; {r['front_end']}), {r['threads']} threads: from a control's new value to new pictures, "
+            f"without the way to the browser. Making all explorers: {r['made_s']} s. Process time: what the slowest redraw took of the processor."
+        )
+        keys = ("explorer", "control", "settings", "median_ms", "slowest_ms", "slowest_process_ms")
+        return f"{caption}\n\n" + markdown_table(["explorer", "control", "settings", "median ms", "slowest ms", "process time ms"], [[row[k] for k in keys] for row in r["rows"]])
     if result["benchmark"] == "codebook":
         caption = (
             f"CCL losses, forward + backward, N = {result['prototypes']}, d = {result['dim']}, {result['threads']} threads, median of {result['repeats']}. All pairs of {result['masks']:,} masks: {result['all_pairs_s']:.3f} s, "
@@ -590,6 +634,11 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--repeats", type=int, default=5)
     p.add_argument("--seed", type=int, default=0)
     p.set_defaults(measure=bench_mask_nms)
+    p = commands.add_parser("widgets", help="reaction of the playground's explorers")
+    p.add_argument("--scene", default="tea_party")
+    p.add_argument("--text", default="red apple")
+    p.add_argument("--values", type=int, default=6, help="settings that every control visits")
+    p.set_defaults(measure=bench_widgets)
     p = commands.add_parser("codebook", help="the CCL losses against all pairs, over growing batches, and a training")
     p.add_argument("--masks", type=int, default=4096, dest="n_masks", help="batch that is compared with all pairs")
     p.add_argument("--prototypes", type=int, default=128, dest="n_prototypes")

@@ -64,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     book.add_argument("--out", metavar="FOLDER", help="where the site goes (default: build/book/<profile>)")
     book.set_defaults(func=_book)
 
-    query = sub.add_parser("query", help="answer a text query in one or all views of a scene")
+    query = sub.add_parser("query", help="answer a text query: masks and overlays of views, a film of them, the Gaussians as PLY")
     _scene_arguments(query)
     query.add_argument("text", help='what to look for, e.g. "red apple"')
     query.add_argument("--view", action="append", metavar="NAME", help="view by file name; repeat for several (default: all)")
@@ -233,7 +233,10 @@ def _query(args) -> int:
     folder = answer_query(run, args.text, views)
     if unknown := run.front_end.encoder.unknown_words(args.text):
         print(f"note: {run.front_end.label} has never seen {', '.join(map(repr, unknown))}; its answer is a guess")
-    print(f"{len(views)} views answered; masks and overlays in {folder}")
+    answer = json.loads((folder / "answer.json").read_text(encoding="utf-8"))
+    chosen = answer["selection"]
+    print(f"{len(views)} views answered, {chosen['gaussians']:,} of {chosen['of']:,} Gaussians selected (level {chosen['level']})")
+    print(f"in {folder}: VIEW_mask.png, VIEW_overlay.png, {answer['film']}" + (f", {chosen['file']}" if chosen["file"] else ""))
     return 0
 
 

@@ -1098,6 +1098,25 @@ def contrasts_figure(panels: Sequence[tuple[str, Sequence[tuple[str, float, floa
 os.environ.setdefault("MPLBACKEND", "agg")
 
 
+# ----------------------------------------------------------------- 08: the playground
+
+
+def panels_figure(panels: Sequence[tuple[str, np.ndarray]]) -> Figure:
+    """Titled pictures [H, W, 3] uint8 in rows of three or four: what an explorer shows."""
+    import textwrap
+
+    columns = len(panels) if len(panels) <= 3 else 4 if len(panels) % 4 == 0 else 3
+    width = min(2.7, 8.6 / columns)
+    titles = [textwrap.fill(t, int(14 * width)) for t, _ in panels]
+    lines = 1 + max(t.count("\n") for t in titles)
+    fig, axes = grid(-(-len(panels) // columns), columns, width=width, aspect=max(p.shape[0] / p.shape[1] for _, p in panels), head=0.08 + 0.18 * lines)
+    for ax in axes.flat:
+        ax.axis("off")
+    for ax, title, (_, pixels) in zip(axes.flat, titles, panels):
+        picture(ax, pixels, title)
+    return fig
+
+
 # ----------------------------------------------------------------- 90: the small models
 
 

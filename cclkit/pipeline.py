@@ -15,7 +15,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,7 @@ from .query import CANONICAL, by_code, code_cosine, code_relevancy, code_softmax
 from .rle import unpack_masks
 from .scenes import Scene, View, content_hash, load_scene
 from .tracking import ViewTracks, track_masks
+from .video import write_video
 
 STAGES = ("candidates", "masks", "features", "tracks", "codebook", "gaussians", "field", "evaluation")
 """The stages of every run; "blending" is one more where the field is trained on the blending cache."""
@@ -149,6 +150,16 @@ _used: dict[str, None] = {}
 def artefacts_used() -> list[str]:
     """``scene/stage/key`` of the artefacts that this process has used or computed so far, and of those they come from, in order of first use."""
     return list(_used)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Where a text is in a view."""
+
+    relevancy: np.ndarray  # [2, H, W] float32 in 0..1, both levels
+    scores: np.ndarray  # [2, H, W] float32: what the threshold was applied to
+    level: int  # index into LEVELS
+    mask: np.ndarray  # [H, W] bool
 
 
 class Run:
@@ -639,6 +650,27 @@ class Run:
         maps = self.codes(view) if code_maps is None else code_maps
         return torch.stack([rule(books[n].prototypes, c, text) if len(books[n].prototypes) else torch.zeros(len(texts), *c.shape) for n, c in zip(LEVELS, maps)], 1)
 
+    def answer(self, view: View | str, text: str, *, threshold: float | None = None, level: str | None = None, code_maps: np.ndarray | None = None) -> Answer:
+        """Where a text is in a view. Mask and level follow the published protocol of the scene's layout unless given.
+
+        LERF-OVS scenes (and captures without labels) smooth, normalise and vote; 3D-OVS scenes threshold the relevancy.
+        ``code_maps`` as in `relevancy`. Raises QueryError for an unusable text, ConfigError for an unknown level.
+        """
+        if level not in (None, *LEVELS):
+            raise ConfigError(f"level={level!r} is unknown; use one of {', '.join(map(repr, LEVELS))}, or None to let the relevancy choose")
+        maps = self.relevancy(view, [text], code_maps=code_maps)[0]
+        if self.scene.classes:
+            masks = threshold_mask(maps, ovs3d.LangSplat().threshold if threshold is None else threshold)
+            chosen = select_level_by_mask_mean(maps, masks)
+            masks, scores = masks.numpy(), maps.numpy()
+        else:
+            protocol = lerf_ovs.protocol_named("langsplat")
+            steps = lerf_ovs.query_steps(maps.numpy(), protocol=protocol if threshold is None else replace(protocol, threshold=threshold))
+            chosen = select_level_by_maximum(steps.smoothed)
+            masks, scores = steps.mask, steps.normalised
+        n = chosen if level is None else LEVELS.index(level)
+        return Answer(maps.numpy(), scores, n, masks[n].astype(bool))
+
     def _text(self, texts: Sequence[str]) -> np.ndarray:
         for t in texts:
             if not t.strip():
@@ -750,40 +782,44 @@ def stages_until(last: str) -> tuple[str, ...]:
 
 
 def answer_query(run: Run, text: str, views: Sequence[View]) -> Path:
-    """Mask and overlay of a text in some views, as PNG files; returns their folder.
+    """A text in some views and in 3D; returns the folder of what was written.
 
-    Mask and level follow the configured protocol of the scene's layout: LERF-OVS scenes (and captures without
-    labels) smooth, normalise and vote; 3D-OVS scenes threshold the relevancy. The folder's name ends in
-    a hash of text and settings, so that no answer replaces another.
+    ``VIEW_mask.png`` and ``VIEW_overlay.png`` for each view (see `Run.answer`), ``overlays.webm`` (or .gif) with all of
+    them in order, ``selection.ply`` with the Gaussians that answer (see `Run.select_gaussians`; none: no file), and
+    ``answer.json``. The folder's name ends in a hash of text and settings, so that no answer replaces another.
     """
     from PIL import Image
 
     run._text([text])  # refuse an unusable text before anything is computed
     slug = "".join(c if c.isalnum() else "_" for c in text.lower()).strip("_")[:40]
     folder = run.store.root / "queries" / f"{slug}_{content_key(text=text, field=run.key('field'), query=configs.as_dict(run.config.query))[:6]}"
-    answers = {}
+    answers, overlays = {}, []
     for view in progress(views, "query"):
-        maps = run.relevancy(view, [text])[0]
-        if run.scene.classes:
-            masks = threshold_mask(maps, ovs3d.LangSplat().threshold)
-            level = select_level_by_mask_mean(maps, masks)
-            mask = masks[level].numpy()
-        else:
-            steps = lerf_ovs.query_steps(maps.numpy())
-            level = select_level_by_maximum(steps.smoothed)
-            mask = steps.mask[level]
-        for name, picture in (("mask", mask.astype(np.uint8) * 255), ("overlay", _overlay(view.image(), mask))):
+        found = run.answer(view, text)
+        overlays.append(_overlay(view.image(), found.mask))
+        for name, picture in (("mask", found.mask.astype(np.uint8) * 255), ("overlay", overlays[-1])):
             buffer = io.BytesIO()
             Image.fromarray(picture).save(buffer, "PNG")
             _written(atomic_write, folder / f"{view.stem}_{name}.png", buffer.getvalue())
-        answers[view.name] = {"level": LEVELS[level], "highest_relevancy": float(maps[level].max()), "mask_pixels": int(mask.sum())}
-    _written(save_json, folder / "answer.json", {"text": text, "front_end": run.front_end.label, "rule": run.config.query.rule, "unknown_words": run.front_end.encoder.unknown_words(text), "views": answers})
+        answers[view.name] = {"level": LEVELS[found.level], "highest_relevancy": float(found.relevancy[found.level].max()), "mask_pixels": int(found.mask.sum())}
+    film = _written(lambda path: write_video(overlays, path), folder / "overlays")
+    keep, level = run.select_gaussians(text)
+    if keep.any():
+        _written(lambda path: save_ply(run.gaussians().select(keep), path), folder / "selection.ply")
+    _written(
+        save_json,
+        folder / "answer.json",
+        {
+            "text": text, "front_end": run.front_end.label, "rule": run.config.query.rule, "unknown_words": run.front_end.encoder.unknown_words(text), "views": answers, "film": film.name,
+            "selection": {"gaussians": int(keep.sum()), "of": len(keep), "level": level, "file": "selection.ply" if keep.any() else None},
+        },
+    )  # fmt: skip
     return folder
 
 
-def _written(write: Callable[[Path, Any], None], path: Path, content: Any) -> None:
+def _written(write: Callable, path: Path, *content: Any) -> Any:
     try:
-        write(path, content)
+        return write(path, *content)
     except OSError as e:
         raise unwritable(path, e) from e
 

@@ -18,7 +18,7 @@ NAMES = [p.stem for p in PATHS]
 
 
 def test_the_series_is_complete():
-    assert NAMES == ["00_start_here", "01_mask_extraction", "02_tracking", "03_ccl_training", "04_field_training", "05_lerf_evaluation", "06_3dovs_evaluation", "07_ablations", "90_small_models"]
+    assert NAMES == ["00_start_here", "01_mask_extraction", "02_tracking", "03_ccl_training", "04_field_training", "05_lerf_evaluation", "06_3dovs_evaluation", "07_ablations", "08_playground", "90_small_models"]
 
 
 @pytest.fixture(params=PATHS, ids=NAMES)

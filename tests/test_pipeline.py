@@ -412,6 +412,7 @@ def test_command_line_run_query_evaluate(run, scene_folder, capsys):
     (folder,) = (run.store.root / "queries").glob("red_apple_*")
     answer = json.loads((folder / "answer.json").read_text())
     assert set(answer["views"]) == {"frame_00001.jpg"} and (folder / "frame_00001_mask.png").exists() and (folder / "frame_00001_overlay.png").exists()
+    assert answer["film"] == "overlays.webm" and (folder / "overlays.webm").stat().st_size > 0
     assert cli.main(["evaluate", *common]) == 0 and "mIoU" in capsys.readouterr().out
     assert cli.main(["evaluate", *common, "--protocol", "legaussians"]) == 0 and "protocol legaussians" in capsys.readouterr().out
     assert cli.main(["evaluate", *common, "--protocol", "ovs3d_argmax"]) == 1 and "lets all classes compete" in capsys.readouterr().err

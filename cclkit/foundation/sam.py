@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 import torch
 from segment_anything import SamAutomaticMaskGenerator, SamPredictor
@@ -27,6 +29,7 @@ class SamMasks:
             pred_iou_thresh=masks.predicted_iou_min, stability_score_thresh=masks.stability_min, stability_score_offset=config.stability_offset,
             box_nms_thresh=config.box_nms_iou, crop_n_layers=config.crop_layers, crop_nms_thresh=config.box_nms_iou, output_mode="uncompressed_rle",
         )
+        self._clicked, self._encoded = SamPredictor(sam), b""
 
     def propose(self, view: View) -> Candidates:
         return self.propose_image(view.image())
@@ -49,13 +52,17 @@ class SamMasks:
         )
 
     def click(self, image: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The three masks [P, 3, H, W] bool and predicted IoUs [P, 3] of single clicks [P, 2] (x, y in pixels)."""
-        p = self.generator.predictor
+        """The three masks [P, 3, H, W] bool and predicted IoUs [P, 3] of single clicks [P, 2] (x, y in pixels).
+
+        The picture's embedding is kept until another picture is clicked on: encoding takes nearly all of the time.
+        """
+        p, seen = self._clicked, hashlib.sha256(image.tobytes()).digest()
         with torch.no_grad(), self._autocast():
-            p.set_image(np.ascontiguousarray(image))
+            if seen != self._encoded:
+                p.set_image(np.ascontiguousarray(image))
+                self._encoded = seen
             at = torch.as_tensor(p.transform.apply_coords(np.asarray(points, float), image.shape[:2]), device=self.device)
-            masks, scores, _ = SamPredictor.predict_torch(p, at[:, None], torch.ones(len(at), 1, device=self.device), multimask_output=True)
-            p.reset_image()
+            masks, scores, _ = p.predict_torch(at[:, None], torch.ones(len(at), 1, device=self.device), multimask_output=True)
         return masks.cpu().numpy(), scores.float().cpu().numpy()
 
     def _autocast(self):
