@@ -35,7 +35,7 @@ $(STAMP): pyproject.toml constraints.txt
 
 figures: $(STAMP)
 	$(if $(FRESH),rm -rf results/$(PROFILE)/runs results/$(PROFILE)/notebooks)
-	$(if $(FRESH),CCLKIT_NO_BUNDLE=1) $(BIN)/snakemake figures --quiet rules --config profile=$(PROFILE)
+	$(if $(FRESH),CCLKIT_NO_BUNDLE=1) $(BIN)/snakemake figures --workflow-profile profiles/default --config profile=$(PROFILE)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest tests

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import functools
 import hashlib
 import inspect
 import io
@@ -259,8 +260,14 @@ def code_version(modules: Sequence[str], *functions: Callable) -> str:
         for file in [path] if path.is_file() else sorted(path.rglob("*.py")):
             digest.update(_CODE_DIGESTS[file].encode())
     for function in functions:
-        digest.update(_canonical(ast.parse(textwrap.dedent(inspect.getsource(function)))).encode())
+        digest.update(_source(function).encode())
     return digest.hexdigest()[:KEY_LENGTH]
+
+
+@functools.cache
+def _source(function: Callable) -> str:
+    """What a function does, as text; read once, since a plan asks for hundreds of keys."""
+    return _canonical(ast.parse(textwrap.dedent(inspect.getsource(function))))
 
 
 def _canonical(node: Any) -> str:

@@ -51,6 +51,7 @@ COST = {
 """Minutes per view, iteration or run on one large GPU. Guesses, not measurements: SAM and CLIP from the 4 GPU-hours published
 for LangSplat's features of four scenes (which clicks five times as often), the field from LEGaussians' 1.3 hours for 30,000
 joint iterations, the rest by proportion. A finished job of the same stage replaces its guess."""
+OTHER = ("run", 5.0)
 MEMORY_MB = {"gaussians": 16_000, "field": 32_000, "tracks": 32_000, "evaluation": 16_000}
 """Main memory to ask a cluster for, guessed; other stages: 8,000."""
 
@@ -111,13 +112,14 @@ def plan(profile: str) -> list[Job]:
                 spent.setdefault(stage, {})[found.folder] = found.record["wall_time_s"] / 60 / _units(stage, r)
     measured = {stage: statistics.median(times.values()) for stage, times in spent.items()}
     for r in runs:
-        for stage in (s for s in r.run.stages() if s in stages):
+        needed = {"evaluation", *_ancestors(r.run, "evaluation", ())}  # not all stages are, e.g. without colours of their own
+        for stage in (s for s in r.run.stages() if s in stages and s in needed):
             output, done = _record(r.run, stage)
             if output in jobs:
                 continue
             own = [s for s in r.run.stages() if s in _covered(r.run, stage, stages)]
             todo = [s for s in own if r.run.store.find(s, r.run.key(s)) is None]
-            minutes = sum(_units(s, r) * measured.get(s, COST[s][1] if profile == "paper" else 0.0) for s in todo)
+            minutes = sum(_units(s, r) * measured.get(s, COST.get(s, OTHER)[1] if profile == "paper" else 0.0) for s in todo)
             guessed = [s for s in todo if s not in measured]
             shared = not any(r.run.key(stage) != other.run.key(stage) for other in runs if other.scene == r.scene)
             whose = [r.scene.rpartition("/")[2]] + ([] if shared else [r.arm, str(r.seed)] if _of_arm(r, stage, runs) else [str(r.seed)])
@@ -189,7 +191,7 @@ def _of_arm(r: PlannedRun, stage: str, runs: list[PlannedRun]) -> bool:
 
 
 def _units(stage: str, r: PlannedRun) -> int:
-    per, c = COST[stage][0], r.run.config
+    per, c = COST.get(stage, OTHER)[0], r.run.config
     if per == "iteration":
         return max(1, getattr(c, stage).iterations)
     return (len(r.run.scene.training_views) if r.run.scene else VIEWS.get(r.scene.rpartition("/")[2], 30)) if per == "view" else 1

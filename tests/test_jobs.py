@@ -41,8 +41,11 @@ def test_the_paper_profile_is_all_scenes_arms_and_seeds(elsewhere):
     for j in todo:  # an order: nothing before what it needs
         assert set(j.needs) <= made and not j.done and j.minutes > 0 and "guess" in jobs.message(j) and j.gpu
         made.add(j.output)
-        settings = config.parse_settings([a for a in shlex.split(j.command) if "=" in a])
-        assert config.profile("paper").with_settings(settings).codebook.lambda_push == (0 if j.name.split("_")[-2] in ("baseline", "pull") or "lambda_push=0.0" in j.command else 0.25)
+        if j.stage == "evaluation":
+            arm, seed = j.name.split("_")[-2:]
+            chosen = config.profile("paper").with_settings(config.parse_settings([a for a in shlex.split(j.command) if "=" in a]))
+            weights = {"baseline": (0, 0), "pull": (0.25, 0), "push": (0, 0.25), "both": (0.25, 0.25)}[arm]
+            assert (chosen.codebook.lambda_pull, chosen.codebook.lambda_push) == weights and chosen.seed == int(seed)
     assert not (elsewhere / "results").exists() and not (elsewhere / "data").exists()  # looking makes nothing
     with pytest.raises(ConfigError, match="no list of runs"):
         jobs.plan("maxi")
