@@ -238,7 +238,8 @@ def code_version(modules: Sequence[str], *functions: Callable) -> str:
         for file in [path] if path.is_file() else sorted(path.rglob("*.py")):
             digest.update(_CODE_DIGESTS[file].encode())
     for function in functions:
-        digest.update(_canonical(ast.parse(textwrap.dedent(inspect.getsource(function)))).encode())
+        known = _FUNCTIONS.get((Path(function.__code__.co_filename), function.__qualname__))
+        digest.update((known or _canonical(ast.parse(textwrap.dedent(inspect.getsource(function))))).encode())
     return digest.hexdigest()[:KEY_LENGTH]
 
 
@@ -346,7 +347,20 @@ def verify(artefact: Artefact) -> list[str]:
 
 # Taken when the code is imported, not when a key is asked for: in a notebook that stays open, files may be edited
 # while the old code still runs, and its results must not be filed under the new code's key.
-_CODE_DIGESTS = {
-    file: hashlib.sha256(_canonical(ast.parse(file.read_text(encoding="utf-8"))).encode()).hexdigest()
-    for file in sorted(Path(__file__).parent.rglob("*.py"))
-}
+_CODE_DIGESTS: dict[Path, str] = {}
+_FUNCTIONS: dict[tuple[Path, str], str] = {}
+"""(file, qualified name) -> canonical text of every function and method of the package: `inspect` would read the file as it is by now."""
+
+
+def _take(file: Path, tree: ast.AST, prefix: str = "") -> None:
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef):
+            _take(file, node, f"{prefix}{node.name}.")
+        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            _FUNCTIONS[file, prefix + node.name] = _canonical(ast.Module([node], []))
+
+
+for _file in sorted(Path(__file__).parent.rglob("*.py")):
+    _tree = ast.parse(_file.read_text(encoding="utf-8"))
+    _CODE_DIGESTS[_file] = hashlib.sha256(_canonical(_tree).encode()).hexdigest()
+    _take(_file, _tree)
