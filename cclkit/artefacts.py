@@ -67,12 +67,7 @@ class Artefact:
 
     def npz(self, name: str) -> dict[str, np.ndarray]:
         """All arrays of an .npz file (pickles are refused)."""
-        path = self.path(name)
-        try:
-            with np.load(path, allow_pickle=False) as data:
-                return {k: data[k] for k in data.files}
-        except Exception as e:  # zipfile, zlib and numpy each raise their own on a damaged file
-            raise self.damaged(name, reason(e)) from e
+        return load_npz(self.path(name))
 
     def safetensors(self, name: str) -> dict:
         """All tensors of a .safetensors file."""
@@ -274,6 +269,15 @@ def save_npz(path: Path, **arrays: np.ndarray) -> None:
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
     atomic_write(path, buffer.getvalue())
+
+
+def load_npz(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of an .npz file. Raises ArtefactError when it is none, or holds pickles."""
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            return {k: data[k] for k in data.files}
+    except Exception as e:  # zipfile, zlib and numpy each raise their own on a damaged file
+        raise ArtefactError(f"{path}: damaged ({reason(e)}); delete {path.parent} and run again") from e
 
 
 def save_json(path: Path, value: Any) -> None:

@@ -112,7 +112,7 @@ def read_grey(path: Path) -> np.ndarray:  # [H, W] uint8
     try:
         return open_image(path, lambda im: np.asarray(im.convert("L")))
     except SceneError as e:
-        raise EvaluationError(f"{e}; it is a mask to score against") from e
+        raise EvaluationError(f"{str(e).rpartition(';')[0]}; restore the mask") from e
 
 
 def class_mask(grey: np.ndarray, shape: tuple[int, int], *, protocol="ovs3d_argmax") -> np.ndarray:  # [h, w] bool
