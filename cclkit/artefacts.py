@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import functools
 import hashlib
 import inspect
 import io
@@ -68,12 +67,7 @@ class Artefact:
 
     def npz(self, name: str) -> dict[str, np.ndarray]:
         """All arrays of an .npz file (pickles are refused)."""
-        path = self.path(name)
-        try:
-            with np.load(path, allow_pickle=False) as data:
-                return {k: data[k] for k in data.files}
-        except Exception as e:  # zipfile, zlib and numpy each raise their own on a damaged file
-            raise self.damaged(name, reason(e)) from e
+        return load_npz(self.path(name))
 
     def safetensors(self, name: str) -> dict:
         """All tensors of a .safetensors file."""
@@ -260,14 +254,9 @@ def code_version(modules: Sequence[str], *functions: Callable) -> str:
         for file in [path] if path.is_file() else sorted(path.rglob("*.py")):
             digest.update(_CODE_DIGESTS[file].encode())
     for function in functions:
-        digest.update(_source(function).encode())
+        known = _FUNCTIONS.get((Path(function.__code__.co_filename), function.__qualname__))
+        digest.update((known or _canonical(ast.parse(textwrap.dedent(inspect.getsource(function))))).encode())
     return digest.hexdigest()[:KEY_LENGTH]
-
-
-@functools.cache
-def _source(function: Callable) -> str:
-    """What a function does, as text; read once, since a plan asks for hundreds of keys."""
-    return _canonical(ast.parse(textwrap.dedent(inspect.getsource(function))))
 
 
 def _canonical(node: Any) -> str:
@@ -301,6 +290,15 @@ def save_npz(path: Path, **arrays: np.ndarray) -> None:
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
     atomic_write(path, buffer.getvalue())
+
+
+def load_npz(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of an .npz file. Raises ArtefactError when it is none, or holds pickles."""
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            return {k: data[k] for k in data.files}
+    except Exception as e:  # zipfile, zlib and numpy each raise their own on a damaged file
+        raise ArtefactError(f"{path}: damaged ({reason(e)}); delete {path.parent} and run again") from e
 
 
 def save_json(path: Path, value: Any) -> None:
@@ -374,7 +372,20 @@ def verify(artefact: Artefact) -> list[str]:
 
 # Taken when the code is imported, not when a key is asked for: in a notebook that stays open, files may be edited
 # while the old code still runs, and its results must not be filed under the new code's key.
-_CODE_DIGESTS = {
-    file: hashlib.sha256(_canonical(ast.parse(file.read_text(encoding="utf-8"))).encode()).hexdigest()
-    for file in sorted(Path(__file__).parent.rglob("*.py"))
-}
+_CODE_DIGESTS: dict[Path, str] = {}
+_FUNCTIONS: dict[tuple[Path, str], str] = {}
+"""(file, qualified name) -> canonical text of every function and method of the package: `inspect` would read the file as it is by now."""
+
+
+def _take(file: Path, tree: ast.AST, prefix: str = "") -> None:
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef):
+            _take(file, node, f"{prefix}{node.name}.")
+        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            _FUNCTIONS[file, prefix + node.name] = _canonical(ast.Module([node], []))
+
+
+for _file in sorted(Path(__file__).parent.rglob("*.py")):
+    _tree = ast.parse(_file.read_text(encoding="utf-8"))
+    _CODE_DIGESTS[_file] = hashlib.sha256(_canonical(_tree).encode()).hexdigest()
+    _take(_file, _tree)

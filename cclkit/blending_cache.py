@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .artefacts import KEY_LENGTH, read_array, save_json, save_npz
+from .artefacts import KEY_LENGTH, load_npz, read_array, save_json, save_npz
 from .errors import ArtefactError, FieldError
 from .gaussians import Gaussians, blending_weights, project, splat_entries
 from .scenes.scene import View
@@ -260,9 +260,9 @@ def _join(folder: Path, views: Sequence[View], usable: Sequence[View]) -> None:
     position = {v.name: i for i, v in enumerate(views)}
     lengths, top_k = [], 0
     for view in usable:
-        with np.load(_part(folder, view)) as part:
-            lengths.append(len(part["pixel"]))
-            top_k = part["ids"].shape[1]
+        part = load_npz(_part(folder, view))
+        lengths.append(len(part["pixel"]))
+        top_k = part["ids"].shape[1]
     with ExitStack() as stack:
         files = {}
         for name, dtype in ARRAYS.items():
@@ -270,8 +270,7 @@ def _join(folder: Path, views: Sequence[View], usable: Sequence[View]) -> None:
             shape = (sum(lengths), top_k) if name in ("ids", "weights") else (sum(lengths),)
             np.lib.format.write_array_header_1_0(files[name], {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape})
         for view, length in zip(usable, lengths):
-            with np.load(_part(folder, view)) as part:
-                arrays = {"view": np.full(length, position[view.name], np.int32)} | {k: part[k] for k in part.files}
+            arrays = {"view": np.full(length, position[view.name], np.int32)} | load_npz(_part(folder, view))
             for name, dtype in ARRAYS.items():
                 files[name].write(np.ascontiguousarray(arrays[name], dtype).tobytes())
     for name in ARRAYS:

@@ -26,7 +26,7 @@ from safetensors.torch import save as save_safetensors
 from tqdm.auto import tqdm
 
 from . import __version__, config as configs
-from .artefacts import Artefact, Store, atomic_write, code_version, content_key, peak_memory_mb, save_json, save_npz, unwritable
+from .artefacts import Artefact, Store, atomic_write, code_version, content_key, load_npz, peak_memory_mb, save_json, save_npz, unwritable
 from .blending_cache import BlendingCache, build_blending_cache, open_blending_cache
 from .codebook import Codebook, fit_codebook, index_map
 from .config import Config
@@ -285,11 +285,11 @@ class Run:
             path = folder / view_file(view)
             if not path.exists():  # otherwise kept from an interrupted run with this key
                 save_npz(path, **self.front_end.masks.propose(view).pack())
-            with np.load(path) as data:
-                found += len(data["output"])
-                for k in data.files:
-                    if k.startswith("count_"):
-                        counts[k.removeprefix("count_")] = counts.get(k.removeprefix("count_"), 0) + int(data[k])
+            data = load_npz(path)
+            found += len(data["output"])
+            for k in data:
+                if k.startswith("count_"):
+                    counts[k.removeprefix("count_")] = counts.get(k.removeprefix("count_"), 0) + int(data[k])
         return {"n_candidates": found, "generator": counts}
 
     def _build_masks(self, folder: Path) -> dict:
@@ -299,9 +299,8 @@ class Run:
             if not path.exists():
                 masks, counts = build_view_masks(self.candidates(view), self.config.masks)
                 save_npz(path, **pack(masks), counts=np.array([getattr(counts, k) for k in totals], np.int64))
-            with np.load(path) as data:
-                for k, n in zip(totals, data["counts"]):
-                    totals[k] += int(n)
+            for k, n in zip(totals, load_npz(path)["counts"]):
+                totals[k] += int(n)
         return {"counts": totals}
 
     def _build_features(self, folder: Path) -> dict:
@@ -310,8 +309,7 @@ class Run:
             path = folder / view_file(view)
             if not path.exists():
                 save_npz(path, features=view_features(view, self.masks(view), self.front_end.encoder))
-            with np.load(path) as data:
-                n += len(data["features"])
+            n += len(load_npz(path)["features"])
         return {"n_features": n, "dim": self.front_end.encoder.dim}
 
     def _build_tracks(self, folder: Path) -> dict:

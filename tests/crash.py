@@ -23,7 +23,10 @@ os.environ.setdefault("CCLKIT_QUIET", "1")
 import numpy as np
 import pycolmap  # noqa: F401  imported here, so that the runs are forked with everything loaded
 import torch
+import torch._dynamo  # noqa: F401  the first optimiser would import it, which takes longer than all stages
 
+import cclkit.pipeline  # noqa: F401
+import cclkit.tables  # noqa: F401
 from cclkit import cli
 from cclkit.artefacts import file_digest
 from conftest import write_plane_scene

@@ -215,6 +215,32 @@ def test_code_version_ignores_comments_and_docstrings_but_not_code():
     assert code_version(["masks.py"]) != code_version(["tracking.py"]) and len(code_version(["gaussians"])) == 16
 
 
+def test_keys_are_those_of_the_code_that_runs_not_of_the_file_as_it_is_by_now(tmp_path):
+    """A package is imported, then edited: its functions keep their version until it is imported again."""
+    script = textwrap.dedent(
+        """
+        import sys
+        from pathlib import Path
+        from cclkit.artefacts import code_version
+        from cclkit.pipeline import Run
+        path = Path(sys.argv[1]) / "cclkit/pipeline.py"
+        before = code_version(["rle.py"], Run.codes, Run._build_field)
+        text = path.read_text()
+        path.write_text("# another line\\n" * 7 + text.replace("def codes(self", "def codes(self, other=None"))
+        assert code_version(["rle.py"], Run.codes, Run._build_field) == before
+        print(before)
+        """
+    )
+    import shutil
+
+    import cclkit
+
+    shutil.copytree(os.path.dirname(cclkit.__file__), tmp_path / "cclkit", ignore=shutil.ignore_patterns("__pycache__"))
+    runs = [subprocess.run([sys.executable, "-c", script, str(tmp_path)], cwd=tmp_path, capture_output=True, text=True) for _ in range(2)]
+    assert all(r.returncode == 0 for r in runs), runs[0].stderr + runs[1].stderr
+    assert runs[0].stdout != runs[1].stdout  # imported again, the edit counts
+
+
 def test_record_is_json_with_digests(tmp_path):
     artefact = Store(tmp_path).ensure("masks", "k", build_one, about={"settings": {"a": 1}})
     record = json.loads((artefact.folder / "stage.json").read_text())

@@ -127,3 +127,18 @@ def test_every_stage_shows_its_progress_with_the_time_left(tmp_path):
     assert out.returncode == 0, out.stderr
     for stage in ("candidates", "masks", "features", "tracks", "codebook", "fit RGB", "blending", "field", "evaluation"):
         assert re.search(rf"{stage}: +\d+%.*\d\d:\d\d<\d\d:\d\d", out.stderr), f"{stage} shows no bar with the time left:\n{out.stderr[-2000:]}"
+
+
+def test_a_damaged_file_of_an_interrupted_stage_is_named(tmp_path):
+    """Files of a finished stage have digests; those a killed run left have none yet."""
+    from cclkit import config
+    from cclkit.errors import ArtefactError
+    from cclkit.pipeline import Run
+
+    scene = write_plane_scene(tmp_path, n_views=2)
+    run = Run(scene, config.profile("mini", **{"front_end.masks": "simulated", "front_end.features": "simulated"}), tmp_path / "out")
+    folder = tmp_path / "out/candidates" / run.key("candidates")
+    folder.mkdir(parents=True)
+    (folder / "frame_00001.npz").write_bytes(b"PK\x03\x04 half")
+    with pytest.raises(ArtefactError, match=r"frame_00001\.npz: damaged"):
+        run.ensure("candidates")

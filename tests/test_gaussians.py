@@ -81,6 +81,9 @@ def test_bad_ply_files(tmp_path):
     path.write_bytes(whole.replace(b"property float f_rest_44\n", b""))
     with pytest.raises(GaussiansError, match="44 f_rest"):
         G.load_ply(path)
+    path.write_bytes(whole.replace(b"vertex 50", b"vertex 49"))
+    with pytest.raises(GaussiansError, match="bytes more than its header counts"):
+        G.load_ply(path)
     path.write_bytes(whole.replace(b"vertex 50", b"vertex 9000000000000000"))
     with pytest.raises(GaussiansError, match="a.ply.*expected"):
         G.load_ply(path)

@@ -125,3 +125,25 @@ def test_a_readme_block_without_its_table_is_one_error(tmp_path):
     assert readme_with_tables("x\n<!-- table: a.md -->\nold\n<!-- end -->\n", tmp_path) == "x\n<!-- table: a.md -->\n| 1 |\n<!-- end -->\n"
     with pytest.raises(ArtefactError, match="run `make figures`"):
         readme_with_tables("<!-- table: b.md -->\n<!-- end -->", tmp_path)
+
+
+def licences():
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location("licences", ROOT / ".ci/licences.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_licence_table_is_what_the_installed_packages_say():
+    found = licences()
+    assert found.TABLE.read_text(encoding="utf-8") == found.table(), "run: python .ci/licences.py"
+    assert set(found.committed()) == set(found.pinned())
+
+
+def test_no_licence_forbids_use_and_copyleft_is_named():
+    """A new dependency under the GPL, or for non-commercial use, is a decision somebody has to take."""
+    rows = licences().committed()
+    assert not {n: t for n, (_, t) in rows.items() if re.search(r"non-?commercial|proprietary|AGPL|Affero", t, re.I)}
+    assert {n for n, (_, t) in rows.items() if re.search(r"(?<!L)GPL|General Public License v", t) and "Lesser" not in t} == {"plyfile"}

@@ -359,7 +359,7 @@ def test_a_polygon_that_overhangs_counts_inside_only(tmp_path):
 def test_class_pictures_that_cannot_be_read(tmp_path):
     scene, truth = ovs_scene(tmp_path)
     scene.class_masks["0.png"]["zebra"].write_bytes(b"no picture")
-    with pytest.raises(EvaluationError, match="0.png_zebra.png: cannot be read.*restore the file"):
+    with pytest.raises(EvaluationError, match="0.png_zebra.png: cannot be read.*restore the mask"):
         evaluate_scene(scene, perfect({(None, c): m for c, m in truth.items()}))
 
 

@@ -211,7 +211,9 @@ def check(prototypes: Tensor, features: Tensor, labels: Tensor, groups: Tensor |
 
 
 def check_vectors(x: Tensor, name: str) -> None:
-    """Raise FeatureError on a row without a finite direction."""
+    """Raise FeatureError on a row without a finite direction, and on half precision, in which counts of pairs overflow."""
+    if x.dtype not in (torch.float32, torch.float64):
+        raise FeatureError(f"{name}s are {x.dtype}, expected float32; use .float()")
     norm = x.detach().norm(dim=1)
     bad = ~torch.isfinite(norm) | (norm < 1e-12)
     if bad.any():

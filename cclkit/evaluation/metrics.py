@@ -11,14 +11,13 @@ import functools
 import io
 import json
 import math
-import os
-import tempfile
 from pathlib import Path
 
 import cv2
 import numba
 import numpy as np
 
+from ..artefacts import atomic_write
 from ..errors import ArtefactError, EvaluationError
 
 
@@ -170,7 +169,7 @@ def write_results(rows: list[dict], aggregates: dict, protocol: str, constants: 
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in contents.items():
-            _write_atomically(folder / name, content)
+            atomic_write(folder / name, content.encode())
     except OSError as e:
         raise ArtefactError(f"{folder}: results cannot be written ({e.strerror or e}); choose a folder you may write to") from e
     return folder / "evaluation.csv", folder / "evaluation.json"
@@ -199,17 +198,3 @@ def _plain(value):
     if isinstance(value, np.generic):
         value = value.item()
     return None if _is_nan(value) else value
-
-
-def _write_atomically(path: Path, content: str) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as f:
-            f.write(content)
-            f.flush()
-            os.fsync(f.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp makes private files; results are meant to be shared
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

@@ -29,7 +29,7 @@ def read_grey(path: Path) -> np.ndarray:  # [H, W] uint8
     try:
         return open_image(path, lambda im: np.asarray(im.convert("L")))
     except SceneError as e:
-        raise EvaluationError(f"{e}; it is a mask to score against") from e
+        raise EvaluationError(f"{str(e).rpartition(';')[0]}; restore the mask") from e
 
 
 def boxes_of(mask: np.ndarray) -> np.ndarray:  # [n, 4] float64 x1 y1 x2 y2

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from ..artefacts import save_npz
+from ..artefacts import load_npz, save_npz
 from ..config import Sam2Config
 from ..errors import ModelError
 from ..rle import pack_masks, unpack_masks
@@ -107,9 +107,8 @@ class Sam2Propagation:
     def _found(self, keep: Path | None, c: int, chunk: range, views: Sequence[View]) -> dict[str, np.ndarray] | None:
         if keep is None or not _file(keep, c).is_file():
             return None
-        with np.load(_file(keep, c), allow_pickle=False) as data:
-            found = {k: data[k] for k in ("rle", "rle_length")}
-        return found if len(found["rle_length"]) == len(chunk) * len(views) else None
+        found = load_npz(_file(keep, c))
+        return {k: found[k] for k in ("rle", "rle_length")} if len(found["rle_length"]) == len(chunk) * len(views) else None
 
 
 def sam2_propagation(config: Sam2Config, device: str = "cpu") -> Sam2Propagation:

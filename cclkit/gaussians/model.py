@@ -151,6 +151,14 @@ def save_ply(gaussians: Gaussians, path: str | Path) -> Path:
     return path
 
 
+def _header_size(path: Path) -> int:
+    with open(path, "rb") as f:
+        for line in f:
+            if line.strip() == b"end_header":
+                break
+        return f.tell()
+
+
 def load_ply(path: str | Path) -> Gaussians:
     """Read a 3DGS PLY of any SH degree 0..3 into float32 tensors on the CPU.
 
@@ -166,6 +174,10 @@ def load_ply(path: str | Path) -> Gaussians:
         raise GaussiansError(f"{path}: not a complete PLY file ({reason(e)}), expected a 3DGS PLY; {remedy}") from e
     if "vertex" not in ply:
         raise GaussiansError(f"{path}: has elements {[e.name for e in ply.elements]}, expected 'vertex'; {remedy}")
+    if not ply.text and not any(e.data.dtype.hasobject for e in ply.elements):
+        extra = path.stat().st_size - _header_size(path) - sum(e.data.nbytes for e in ply.elements)
+        if extra:
+            raise GaussiansError(f"{path}: holds {extra} bytes more than its header counts ({len(ply['vertex'].data)} vertices), expected a 3DGS PLY; {remedy}")
     vertex = ply["vertex"].data
     have = vertex.dtype.names or ()
     n_rest = sum(1 for n in have if n.startswith("f_rest_"))
