@@ -92,8 +92,13 @@ def ledger_page(path: Path) -> str:
         return text + "There is no `results/ledger.csv` in this checkout, so there is nothing to show.\n"
     with open(path, encoding="utf-8", newline="") as f:
         header, *rows = csv.reader(f)
-    escape = lambda cell: re.sub(r"([|<*_`])", r"\\\1", cell)
-    return text + markdown_table(header, [[escape(c) for c in row] for row in rows]) + "\n"
+
+    def shown(cell: str) -> str:
+        if link := re.fullmatch(r"notebooks/(\w+)\.ipynb(#\S*)?", cell):
+            return f"[{link[1][:2]}](notebooks/{link[1]}.ipynb)"  # the fragment is JupyterLab's: pages have no such anchors
+        return re.sub(r"([|<*_`])", r"\\\1", cell)
+
+    return text + markdown_table(header, [[shown(c) for c in row] for row in rows]) + "\n"
 
 
 def api_pages() -> dict[str, str]:

@@ -309,6 +309,9 @@ def series_table(out: Path) -> str:
         measured = times.get(path.stem, {})
         objective = _in_first_cell(path, r"\*\*Objectives\.\*\* ([^;.]+)", "**Objectives.**")
         rows.append([f"[{path.stem[:2]} {title(path)}](notebooks/{path.name})", objective, *(in_words(measured[k]) if k in measured else "–" for k in ("fresh", "kept"))])
+    stems = [p.stem for p in notebook_paths()]
+    total = {k: sum(times[stem][k] for stem in stems) if all(k in times.get(stem, {}) for stem in stems) else None for k in ("fresh", "kept")}
+    rows.append(["all", "", *("–" if total[k] is None else in_words(total[k]) for k in total)])
     return markdown_table(["notebook", "what you do", "from the photographs", "from kept artefacts"], rows)
 
 

@@ -32,7 +32,7 @@ def project(tmp_path, monkeypatch):
     nbformat.write(nb, tmp_path / "notebooks/03_pull.ipynb")
     (tmp_path / "results/mini/notebooks").mkdir(parents=True)
     nbformat.write(nb, tmp_path / "results/mini/notebooks/03_pull.ipynb")
-    (tmp_path / "results/ledger.csv").write_text('what,paper,ours,status\nTable 1 mean,65.6,,"not run: no | GPU"\n')
+    (tmp_path / "results/ledger.csv").write_text('what,paper,ours,status,cell\nTable 1 mean,65.6,,"not run: no | GPU",notebooks/03_pull.ipynb#cell-id=a\n')
     (tmp_path / "README.md").write_text("# cclkit\n\n![A line](results/mini/figures/03_line.png)\n\n[pulling](notebooks/03_pull.ipynb)\n")
     (tmp_path / "ARCHITECTURE.md").write_text("# Architecture\n\n```\ncclkit/\n  rle.py  run lengths\n  tracking.py  tracks\n```\n")
     monkeypatch.setattr(book, "is_current", lambda path, profile: True)
@@ -57,6 +57,7 @@ def test_book_is_whole_and_offline(project):
     assert "03 Pulling" in page and 'href="../ledger.html"' in page, "navigation on every page"
     assert "wildebeest" in (out / "searchindex.js").read_text()
     assert "Table 1 mean" in (out / "ledger.html").read_text() and "no | GPU" in (out / "ledger.html").read_text()
+    assert 'href="notebooks/03_pull.html"' in (out / "ledger.html").read_text().split("<table")[1]
     assert 'id="cclkit.tracking.associate"' in (out / "api/tracking.html").read_text()
     for path in out.rglob("*.html"):
         loaded = re.findall(r"""<(?:script|link|img|iframe)\b[^>]*?(?:src|href)=["'](?:https?:)?//[^"']+""", path.read_text())
