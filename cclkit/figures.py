@@ -717,10 +717,10 @@ def label_prototype_figure(panels: Sequence[tuple[str, np.ndarray]]) -> Figure:
 def embedding_figure(features: np.ndarray, labels: np.ndarray, names: Mapping[int, str], panels: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> Figure:
     """Mask features [M, d] on two directions, coloured by track, with prototypes before and after.
 
-    ``names``: the tracks in colour, by label; the rest is grey. A panel: title, prototypes before and after [N, d],
+    ``names``: the tracks in colour, by label, eight at most; the rest is grey. A panel: title, prototypes before and after [N, d],
     only those in use. The directions separate the named tracks best (two principal ones of their centroids).
     """
-    colors = label_colors(len(names))
+    colors = [BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, YELLOW, "#7F4F24"]
     centroids = np.stack([features[labels == y].mean(0) for y in names])
     centre = centroids.mean(0)
     basis = np.linalg.svd(centroids - centre, full_matrices=False)[2][:2]
@@ -731,7 +731,7 @@ def embedding_figure(features: np.ndarray, labels: np.ndarray, names: Mapping[in
         rest = ~np.isin(labels, list(names))
         ax.scatter(*at(features[rest]).T, s=5, color="0.85", lw=0, zorder=0)
         for color, (y, name) in zip(colors, names.items()):
-            ax.scatter(*at(features[labels == y]).T, s=14, color=[color], lw=0, label=name, zorder=1)
+            ax.scatter(*at(features[labels == y]).T, s=14, color=[color], ec="0.35", lw=0.2, label=name, zorder=1)
         a, b = at(before), at(after)
         ax.plot(np.stack([a[:, 0], b[:, 0]]), np.stack([a[:, 1], b[:, 1]]), color="0.2", lw=0.7, zorder=2)
         ax.scatter(*a.T, s=14, facecolors="white", edgecolors="0.2", lw=0.8, zorder=3)
