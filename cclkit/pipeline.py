@@ -587,7 +587,7 @@ def stages_until(last: str) -> tuple[str, ...]:
 def answer_query(run: Run, text: str, views: Sequence[View]) -> Path:
     """Mask and overlay of a text in some views, as PNG files; returns their folder.
 
-    Mask and level follow the configured protocol of the scene's layout: LERF-OVS scenes (and captures without
+    Mask and level follow LangSplat's rule for the scene's layout: LERF-OVS scenes (and captures without
     labels) smooth, normalise and vote; 3D-OVS scenes threshold the relevancy. The folder's name ends in
     a hash of text and settings, so that no answer replaces another.
     """
