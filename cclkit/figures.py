@@ -817,7 +817,7 @@ def occam_figure(name: str, relevancy: np.ndarray, mask: np.ndarray, thresholds:
         c.axvspan(thresholds[start], thresholds[end], color=GREEN, alpha=0.25, lw=0)
     for ax in (b, c):
         ax.axvline(cut, color=VERMILION, lw=1.4)
-    b.legend(fontsize=8, loc="center left")
+    b.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2, handlelength=1.2, columnspacing=1.0)
     picture(d, mask, f"above {cut:.3f}, after the vote", cmap="gray")
     return fig
 
