@@ -760,8 +760,7 @@ def traps_figure(rows: Sequence[tuple[str, float, float]]) -> Figure:
         ax.hlines(y[1:], values[0], values[1:], color=[VERMILION if v < values[0] else GREEN for v in values[1:]], lw=2.4)
         ax.plot(values, y, "o", color="0.15", ms=5)
         for v, at in zip(values, y):
-            right = v >= values[0]
-            ax.annotate(f"{v:.1f}", (v, at), (6 if right else -6, 0), textcoords="offset points", va="center", ha="left" if right else "right", fontsize=9)
+            ax.text(103, at, f"{v:.1f}", va="center", fontsize=9)
         ax.set(xlabel=title, xlim=(0, 100), ylim=(-0.7, len(rows) - 0.3))
     axes[0, 0].set_yticks(y, [r[0] for r in rows], fontsize=9)
     return fig
@@ -778,6 +777,7 @@ def protocols_figure(rows: Sequence[tuple[str, float | None, str]]) -> Figure:
     ax.set_yticks(range(len(rows) - 1, -1, -1), [r[0] for r in rows], fontsize=9.5)
     ax.set(xlabel="mIoU, % (every bar is another quantity; none may be compared with another)", xlim=(0, 190), ylim=(-0.6, len(rows) - 0.4))
     ax.set_xticks(range(0, 101, 20))
+    ax.spines["bottom"].set_bounds(0, 100)  # what is beyond is text
     return fig
 
 
