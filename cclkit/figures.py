@@ -688,7 +688,7 @@ def query_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
             im = axes[r, 1 + n].imshow(row["relevancy"][n], vmin=0, vmax=1, cmap="inferno")
             axes[r, 1 + n].set_title(f"relevancy, {level}{chosen}", fontsize=9.5)
             axes[r, 1 + n].axis("off")
-        picture(axes[r, 3], highlight(row["image"], row["mask"]), f"answer, IoU {100 * row['iou']:.0f} %" + (f": {row['note']}" if row.get("note") else ""))
+        picture(axes[r, 3], highlight(row["image"], row["mask"]), f"answer, IoU {100 * row['iou']:.0f} %" + (f"\n{row['note']}" if row.get("note") else ""))
     bar = fig.colorbar(im, ax=axes[-1, 1:3], location="bottom", shrink=0.6, aspect=40, pad=0.02)
     bar.ax.tick_params(labelsize=8)
     return fig
