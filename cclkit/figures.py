@@ -873,7 +873,7 @@ def query_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
             im = axes[r, 1 + n].imshow(row["relevancy"][n], vmin=0, vmax=1, cmap="inferno")
             axes[r, 1 + n].set_title(f"relevancy, {level}{chosen}", fontsize=9.5)
             axes[r, 1 + n].axis("off")
-        picture(axes[r, 3], highlight(row["image"], row["mask"]), f"answer, IoU {100 * row['iou']:.0f} %" + (f": {row['note']}" if row.get("note") else ""))
+        picture(axes[r, 3], highlight(row["image"], row["mask"]), f"answer, IoU {100 * row['iou']:.0f} %" + (f"\n{row['note']}" if row.get("note") else ""))
     bar = fig.colorbar(im, ax=axes[-1, 1:3], location="bottom", shrink=0.6, aspect=40, pad=0.02)
     bar.ax.tick_params(labelsize=8)
     return fig
@@ -945,8 +945,7 @@ def traps_figure(rows: Sequence[tuple[str, float, float]]) -> Figure:
         ax.hlines(y[1:], values[0], values[1:], color=[VERMILION if v < values[0] else GREEN for v in values[1:]], lw=2.4)
         ax.plot(values, y, "o", color="0.15", ms=5)
         for v, at in zip(values, y):
-            right = v >= values[0]
-            ax.annotate(f"{v:.1f}", (v, at), (6 if right else -6, 0), textcoords="offset points", va="center", ha="left" if right else "right", fontsize=9)
+            ax.text(103, at, f"{v:.1f}", va="center", fontsize=9)
         ax.set(xlabel=title, xlim=(0, 100), ylim=(-0.7, len(rows) - 0.3))
     axes[0, 0].set_yticks(y, [r[0] for r in rows], fontsize=9)
     return fig
@@ -963,6 +962,7 @@ def protocols_figure(rows: Sequence[tuple[str, float | None, str]]) -> Figure:
     ax.set_yticks(range(len(rows) - 1, -1, -1), [r[0] for r in rows], fontsize=9.5)
     ax.set(xlabel="mIoU, % (every bar is another quantity; none may be compared with another)", xlim=(0, 190), ylim=(-0.6, len(rows) - 0.4))
     ax.set_xticks(range(0, 101, 20))
+    ax.spines["bottom"].set_bounds(0, 100)  # what is beyond is text
     return fig
 
 
@@ -1002,7 +1002,7 @@ def occam_figure(name: str, relevancy: np.ndarray, mask: np.ndarray, thresholds:
         c.axvspan(thresholds[start], thresholds[end], color=GREEN, alpha=0.25, lw=0)
     for ax in (b, c):
         ax.axvline(cut, color=VERMILION, lw=1.4)
-    b.legend(fontsize=8, loc="center left")
+    b.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2, handlelength=1.2, columnspacing=1.0)
     picture(d, mask, f"above {cut:.3f}, after the vote", cmap="gray")
     return fig
 
