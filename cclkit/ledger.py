@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import math
 import tomllib
 from collections.abc import Callable, Sequence
@@ -153,12 +154,10 @@ def _evaluation(r: PlannedRun) -> Artefact | None:
 
 def cell_link(number: str, table: str) -> str:
     """The cell of a notebook that makes a table, as a link from the project's folder; the notebook alone if it has no such table."""
-    import nbformat
-
     for path in sorted((project_folder() / "notebooks").glob(f"{number}_*.ipynb")):
-        for cell in nbformat.read(path, 4).cells:
-            if cell.cell_type == "code" and f'nb.table("{table}"' in cell.source:
-                return f"notebooks/{path.name}#cell-id={cell.id}"
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+            if cell["cell_type"] == "code" and f'nb.table("{table}"' in "".join(cell["source"]):
+                return f"notebooks/{path.name}#cell-id={cell['id']}"
         return f"notebooks/{path.name}"
     return ""
 
