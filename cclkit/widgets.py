@@ -124,7 +124,7 @@ class Explorer:
         if quiet():  # a view without a kernel behind it would only say that its model is missing
             text = f"{self.title}, with controls for {', '.join(self.controls)}: run this notebook in JupyterLab to use them. The figure below is the same drawing."
             return {"text/plain": text, "text/html": f"<p><em>{html.escape(text)}</em></p>"}
-        return self.widget._repr_mimebundle_()
+        return self.widget._repr_mimebundle_() | {"text/plain": self.title}  # its own text would hold every picture
 
 
 # ----------------------------------------------------------------- masks
