@@ -124,7 +124,7 @@ class Explorer:
         if quiet():  # a view without a kernel behind it would only say that its model is missing
             text = f"{self.title}, with controls for {', '.join(self.controls)}: run this notebook in JupyterLab to use them. The figure below is the same drawing."
             return {"text/plain": text, "text/html": f"<p><em>{html.escape(text)}</em></p>"}
-        return self.widget._repr_mimebundle_()
+        return self.widget._repr_mimebundle_() | {"text/plain": self.title}  # its own text would hold every picture
 
 
 # ----------------------------------------------------------------- masks
@@ -264,7 +264,7 @@ class CodebookExplorer(Explorer):
     """One prototype at a time: how often it is used, by which masks and tracks, and which prototypes lie nearest."""
 
     title = "Codebook explorer"
-    width = 300
+    width = 270
 
     def __init__(self, run: Run):
         features, self.labels, self.levels = run.training_set()
@@ -317,7 +317,7 @@ class LiveCCL(Explorer):
     """CCL on a population of features small enough to be trained while a slider moves: 8 classes in 10 views, 16 prototypes."""
 
     title = "Live CCL"
-    width = 300
+    width = 270
     CLASSES, VIEWS, PROTOTYPES, STEPS, RATE, DIM = 8, 10, 16, 40, 0.04, 32
 
     def __init__(self, run: Run):
@@ -382,7 +382,7 @@ class QueryExplorer(Explorer):
     """Ask in any view, held-out ones too: relevancy, the level that answers, and the mask above a threshold."""
 
     title = "Query explorer"
-    width = 300
+    width = 270
 
     def __init__(self, run: Run, text: str, views: Sequence[View] | None = None):
         self.run, self.views = run, {v.name: v for v in views or run.scene.views}
@@ -408,7 +408,7 @@ class SideBySide(Explorer):
     """The same view and text with two codebooks: codes as colours on one basis, and what each answers. Before any field."""
 
     title = "With and without CCL"
-    width = 300
+    width = 270
 
     def __init__(self, run: Run, other: Run, text: str, names: tuple[str, str] = ("with CCL", "without CCL")):
         self.runs, self.names = (other, run), names[::-1]

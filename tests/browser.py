@@ -17,7 +17,7 @@ from pathlib import Path
 import websocket
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-KEYS = {"Enter": (13, "\r"), "ArrowRight": (39, ""), "ArrowLeft": (37, "")}
+KEYS = {"Enter": (13, "\r")}
 
 
 def find() -> str | None:
@@ -61,13 +61,27 @@ class Browser:
     def open(self, url: str) -> None:
         self.call("Page.navigate", url=url)
 
+    def place(self, element: str, at: tuple[float, float] = (0.5, 0.5)) -> tuple[float, float]:
+        """Where the element an expression returns is on the screen, at a fraction of its width and height; it is scrolled into view."""
+        return tuple(self.js(f"(() => {{ const e = {element}; e.scrollIntoView({{block: 'center'}}); const b = e.getBoundingClientRect(); return [b.left + {at[0]} * b.width, b.top + {at[1]} * b.height]; }})()"))
+
+    def mouse(self, kind: str, x: float, y: float, **more) -> None:
+        self.call("Input.dispatchMouseEvent", type=f"mouse{kind}", x=x, y=y, **more)
+
     def click(self, element: str, at: tuple[float, float] = (0.5, 0.5), times: int = 1) -> None:
-        """Click on the element an expression returns, at a fraction of its width and height, scrolled into view first."""
-        x, y = self.js(f"(() => {{ const e = {element}; e.scrollIntoView({{block: 'center'}}); const b = e.getBoundingClientRect(); return [b.left + {at[0]} * b.width, b.top + {at[1]} * b.height]; }})()")
-        self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+        x, y = self.place(element, at)
+        self.mouse("Moved", x, y)
         for n in range(1, times + 1):
-            for kind in ("mousePressed", "mouseReleased"):
-                self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=n)
+            self.mouse("Pressed", x, y, button="left", clickCount=n)
+            self.mouse("Released", x, y, button="left", clickCount=n)
+
+    def drag(self, element: str, dx: float) -> None:
+        """Take an element at its middle and move it sideways, in pixels, in one go."""
+        x, y = self.place(element)
+        self.mouse("Moved", x, y)
+        self.mouse("Pressed", x, y, button="left", clickCount=1)
+        self.mouse("Moved", x + dx, y, button="left", buttons=1)
+        self.mouse("Released", x + dx, y, button="left", clickCount=1)
 
     def press(self, key: str) -> None:
         code, text = KEYS[key]

@@ -22,14 +22,15 @@ QUICK = {"gaussians.iterations": 4, "gaussians.start_gaussians": 1500, "field.it
 
 @pytest.fixture(scope="module")
 def small_sam(tmp_path_factory):
-    """Untrained weights of mini-SAM: its masks mean nothing, but everything behind them runs."""
+    """Untrained weights of mini-SAM, sure of every mask: they mean nothing, but everything behind them runs."""
     from safetensors.torch import save_file
 
     from cclkit.foundation.mini_sam import build_mini_sam
 
     torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "sam.safetensors"
-    save_file(build_mini_sam().state_dict(), path)
+    path, sam = tmp_path_factory.mktemp("weights") / "sam.safetensors", build_mini_sam()
+    sam.mask_decoder.iou_prediction_head.layers[-1].bias.data.fill_(0.9)
+    save_file(sam.state_dict(), path)
     return path
 
 
@@ -42,7 +43,7 @@ def capture(source: Path, target: Path) -> Path:
 
 def commands(folder: Path, out: Path, small_sam: Path) -> list[str]:
     settings = QUICK | {
-        "front_end.masks": "sam", "front_end.sam.checkpoint": small_sam, "front_end.propagation": "geometric", "masks.predicted_iou_min": 0.0, "masks.stability_min": 0.0, "masks.score_min": 0.0,
+        "front_end.masks": "sam", "front_end.sam.checkpoint": small_sam, "front_end.sam.stability_offset": 0.0, "front_end.propagation": "geometric", "masks.predicted_iou_min": 0.0, "masks.stability_min": 0.0, "masks.score_min": 0.0,
     }  # fmt: skip
     return ["--scene", str(folder), "--out", str(out), *(x for k, v in settings.items() for x in ("--set", f"{k}={v}"))]
 
