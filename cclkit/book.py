@@ -22,7 +22,7 @@ from .tables import markdown_table
 
 PAGES = ("ARCHITECTURE.md", "data/tabletop/README.md", "CHANGELOG.md", "CONTRIBUTING.md")
 EXTRA = ("sphinx", "myst_nb", "furo")
-CSS = """.content { width: 56em; }
+CSS = """.content { width: 52em; }
 div.math { overflow-x: auto; padding: 0.4em 0; }
 figure img { background: white; }
 """
