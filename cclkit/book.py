@@ -22,10 +22,7 @@ from .tables import markdown_table
 
 PAGES = ("ARCHITECTURE.md", "data/tabletop/README.md", "CHANGELOG.md", "CONTRIBUTING.md")
 EXTRA = ("sphinx", "myst_nb", "furo")
-REPOSITORY_FILES = ("LICENSE", "CITATION.cff")
-"""Files that the pages link to and that are no pages themselves."""
-
-CSS = """.content { width: 56em; }
+CSS = """.content { width: 52em; }
 div.math { overflow-x: auto; padding: 0.4em 0; }
 figure img { background: white; }
 """
@@ -59,19 +56,30 @@ def write_source(source: Path, profile: str) -> None:
         if not is_current(path, profile):
             raise NotebookError(f"{executed}: {'older than its notebook, code or data' if executed.exists() else 'not there'}; run `make figures PROFILE={profile}` first")
         atomic_write(source / "notebooks" / path.name, clean_copy(executed))
-    for name in PAGES + REPOSITORY_FILES:
+    for name in PAGES:
         if (root / name).is_file():
-            atomic_write(source / name, (root / name).read_bytes())
-    readme = (root / "README.md").read_text(encoding="utf-8")
-    for image in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", readme):
-        atomic_write(source / image, (root / image).read_bytes())
+            atomic_write(source / name, _linked(root / name, source).encode())
     for path in sorted((root / "solutions").glob("*.py")):
         atomic_write(source / "solutions" / path.name, path.read_bytes())
-    atomic_write(source / "index.md", (readme + _contents()).encode())
+    atomic_write(source / "index.md", (_linked(root / "README.md", source) + _contents()).encode())
     atomic_write(source / "ledger.md", ledger_page(root / "results" / "ledger.csv").encode())
     atomic_write(source / "_static" / "book.css", CSS.encode())
     for name, text in api_pages().items():
         atomic_write(source / "api" / f"{name}.rst", text.encode())
+
+
+def _linked(page: Path, source: Path) -> str:
+    """A page's text; files that it links to or shows are copied, links to folders become plain words."""
+
+    def kept(m: re.Match) -> str:
+        target = page.parent / m[2]
+        if target.is_dir():
+            return m[1]
+        if target.is_file() and target.suffix not in (".md", ".ipynb"):
+            atomic_write(source / target.resolve().relative_to(project_folder().resolve()), target.read_bytes())
+        return m[0]
+
+    return re.sub(r"\[([^\]]*)\]\(([^)#:\s]+)\)", kept, page.read_text(encoding="utf-8"))
 
 
 def _contents() -> str:

@@ -33,7 +33,8 @@ def project(tmp_path, monkeypatch):
     (tmp_path / "results/mini/notebooks").mkdir(parents=True)
     nbformat.write(nb, tmp_path / "results/mini/notebooks/03_pull.ipynb")
     (tmp_path / "results/ledger.csv").write_text('what,paper,ours,status,cell\nTable 1 mean,65.6,,"not run: no | GPU",notebooks/03_pull.ipynb#cell-id=a\n')
-    (tmp_path / "README.md").write_text("# cclkit\n\n![A line](results/mini/figures/03_line.png)\n\n[pulling](notebooks/03_pull.ipynb)\n")
+    (tmp_path / "README.md").write_text("# cclkit\n\n![A line](results/mini/figures/03_line.png)\n\n[pulling](notebooks/03_pull.ipynb), all [notebooks here](notebooks), [licence](LICENSE)\n")
+    (tmp_path / "LICENSE").write_text("free")
     (tmp_path / "ARCHITECTURE.md").write_text("# Architecture\n\n```\ncclkit/\n  rle.py  run lengths\n  tracking.py  tracks\n```\n")
     monkeypatch.setattr(book, "is_current", lambda path, profile: True)
     monkeypatch.setattr(book, "api_modules", lambda: ["rle", "tracking"])
@@ -54,6 +55,7 @@ def test_book_is_whole_and_offline(project):
     page = (out / "notebooks/03_pull.html").read_text()
     assert 'alt="A line that rises."' in page and "<figcaption><em>It rises.</em></figcaption>" in page and 'id="03_line"' in page
     assert "<mfrac>" in page and "\\frac" not in page and "<td><p>zebra" in page.replace("<td>zebra", "<td><p>zebra")
+    assert "all notebooks here, <a" in index.read_text() and any(p.read_text() == "free" for p in out.rglob("LICENSE"))
     assert "03 Pulling" in page and 'href="../ledger.html"' in page, "navigation on every page"
     assert "wildebeest" in (out / "searchindex.js").read_text()
     assert "Table 1 mean" in (out / "ledger.html").read_text() and "no | GPU" in (out / "ledger.html").read_text()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cclkit import cli, config, figures, notebooks, provenance
+from cclkit import cli, config, figures, pipeline, provenance
 from cclkit.errors import NotebookError
 
 ROOT = Path(__file__).parent.parent
@@ -66,6 +66,18 @@ def test_changed_settings_are_those_that_differ_from_the_profile():
     assert provenance.changed_settings(config.profile("mini", seed=3)) == {}
     changed = config.profile("mini").with_settings({"codebook.margin": 0.5, "front_end.propagation": "geometric"})
     assert provenance.changed_settings(changed) == {"codebook.margin": 0.5, "front_end.propagation": "geometric"}
+
+
+def test_artefacts_used_are_the_same_whether_computed_or_reused(plane_scene, tmp_path, monkeypatch):
+    def used(out):
+        monkeypatch.setattr(pipeline, "_used", {})
+        pipeline.Run(plane_scene, config.profile("mini"), out).masks("frame_00001.jpg")
+        return pipeline.artefacts_used()
+
+    first = used(tmp_path / "a")
+    assert first == used(tmp_path / "a") == used(tmp_path / "b"), "reused, and computed again elsewhere"
+    assert [a.split("/")[:2] for a in first] == [["plane", "candidates"], ["plane", "masks"]]
+    assert (tmp_path / "a/masks" / first[1].split("/")[2] / "stage.json").is_file()
 
 
 def git(folder, *args):
