@@ -743,7 +743,7 @@ def path_cameras(cameras: Sequence[Camera], n: int, *, width: int) -> list[Camer
     out = []
     for where in np.linspace(0, at[-1], n):
         i = min(int(np.searchsorted(at, where, side="right")) - 1, len(gaps) - 1)
-        out.append(cameras[i].between(cameras[i + 1], (where - at[i]) / gaps[i] if gaps[i] else 0.0).scaled(width / cameras[0].width))
+        out.append(cameras[i].between(cameras[i + 1], min(float(where - at[i]) / gaps[i], 1.0) if gaps[i] else 0.0).scaled(width / cameras[0].width))
     return out
 
 
