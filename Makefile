@@ -45,7 +45,8 @@ bench: $(STAMP)
 	$(BIN)/cclkit bench rasterize --json results/mini/tables/bench_rasterize.json
 	$(BIN)/cclkit bench mask_nms --json results/mini/tables/bench_mask_nms.json
 	$(BIN)/cclkit bench codebook --json results/mini/tables/bench_codebook.json
-	$(BIN)/cclkit bench field --json results/mini/tables/bench_field.json
+	$(BIN)/cclkit bench field --curves --json results/mini/tables/bench_field.json
+	$(BIN)/cclkit bench field_size --json results/mini/tables/bench_field_size.json
 
 benchmark: $(STAMP)
 	$(BIN)/cclkit benchmark
