@@ -19,6 +19,7 @@ from typing import Any
 
 import matplotlib
 import matplotlib.pyplot as plt
+import matplotlib.ticker
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
@@ -755,6 +756,7 @@ def pixel_figure(image: np.ndarray, pixel: tuple[int, int], weights: np.ndarray,
     ax = axes[0, 1]
     ax.bar(range(1, len(weights) + 1), weights, color=np.clip(colors, 0, 1), edgecolor="0.3", lw=0.6)
     ax.set(xlabel="Gaussian, from the camera backwards", ylabel="weight $w_g$", title=f"{len(weights)} Gaussians, weights sum to {weights.sum():.2f}")
+    ax.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
     return fig
 
 
