@@ -137,7 +137,7 @@ class Viewer:
         sheets = {}
         for name, frames in self.layers.items():  # one picture per layer: frames below each other compress and load as one
             buffer = io.BytesIO()
-            Image.fromarray((255 * np.concatenate(frames)).round().astype(np.uint8)).save(buffer, "WEBP", quality=60, method=6)
+            Image.fromarray((255 * np.concatenate(frames)).round().astype(np.uint8)).save(buffer, "WEBP", quality=45, method=6)
             sheets[name] = "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
         n = len(frames)
         name = "viewer-" + hashlib.sha256("".join(sheets.values()).encode()).hexdigest()[:12]
