@@ -18,6 +18,7 @@ from typing import Any
 
 import matplotlib
 import matplotlib.pyplot as plt
+import matplotlib.ticker
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
@@ -143,7 +144,7 @@ class Viewer:
         sheets = {}
         for name, frames in self.layers.items():  # one picture per layer: frames below each other compress and load as one
             buffer = io.BytesIO()
-            Image.fromarray((255 * np.concatenate(frames)).round().astype(np.uint8)).save(buffer, "WEBP", quality=60, method=6)
+            Image.fromarray((255 * np.concatenate(frames)).round().astype(np.uint8)).save(buffer, "WEBP", quality=45, method=6)
             sheets[name] = "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
         n = len(frames)
         name = "viewer-" + hashlib.sha256("".join(sheets.values()).encode()).hexdigest()[:12]
@@ -797,7 +798,7 @@ def path_cameras(cameras: Sequence[Camera], n: int, *, width: int) -> list[Camer
     out = []
     for where in np.linspace(0, at[-1], n):
         i = min(int(np.searchsorted(at, where, side="right")) - 1, len(gaps) - 1)
-        out.append(cameras[i].between(cameras[i + 1], (where - at[i]) / gaps[i] if gaps[i] else 0.0).scaled(width / cameras[0].width))
+        out.append(cameras[i].between(cameras[i + 1], min(float(where - at[i]) / gaps[i], 1.0) if gaps[i] else 0.0).scaled(width / cameras[0].width))
     return out
 
 
@@ -809,6 +810,7 @@ def pixel_figure(image: np.ndarray, pixel: tuple[int, int], weights: np.ndarray,
     ax = axes[0, 1]
     ax.bar(range(1, len(weights) + 1), weights, color=np.clip(colors, 0, 1), edgecolor="0.3", lw=0.6)
     ax.set(xlabel="Gaussian, from the camera backwards", ylabel="weight $w_g$", title=f"{len(weights)} Gaussians, weights sum to {weights.sum():.2f}")
+    ax.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
     return fig
 
 

@@ -216,6 +216,54 @@ def test_times_are_as_coarse_as_they_repeat():
 # ----------------------------------------------------------------- figures
 
 
+def frames_of(n=5) -> dict[str, list]:
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    return {name: list(rng.random((n, 18, 24, 3))) for name in ("colour", "codes")}
+
+
+def folder_of(tmp_path):
+    return figures.FigureFolder(tmp_path, notebook="04_x", profile="mini", footer="f", about={"seed": 0})
+
+
+def test_an_animation_is_saved_with_all_its_frames(tmp_path):
+    from PIL import Image
+
+    frames = frames_of()["codes"]
+    shown = folder_of(tmp_path).show_animation(frames, "orbit", alt="a camera that moves past the scene", caption="An orbit.")
+    with Image.open(tmp_path / "04_orbit.png") as saved:
+        assert saved.n_frames == 5 and saved.size == (24, 18) and saved.text["cclkit:caption"] == "An orbit."
+    page = shown._repr_html_()
+    assert 'alt="a camera that moves past the scene"' in page and "<figcaption><em>An orbit." in page
+    assert json.loads((tmp_path / "04_orbit.json").read_text())["figure"] == "04_orbit"
+
+
+def test_the_viewer_works_offline_and_keeps_a_static_twin(tmp_path):
+    shown = folder_of(tmp_path).show_viewer(frames_of(), "viewer", alt='the scene in two layers, "colour" and codes', caption="Look around.")
+    page = shown._repr_html_()
+    assert page == shown._repr_html_() and not re.search(r"https?:|src=\"(?!data:)|<link|@import", page)  # nothing is fetched
+    assert page.count("<img ") == 1 and "&quot;colour&quot;" in page and "<figcaption><em>Look around." in page
+    assert page.count("data:image/webp") == 2 and re.search(r"size = \[24, 18, 5\]", page)
+    assert (tmp_path / "04_viewer.png").exists() and page in (tmp_path / "04_viewer.html").read_text()
+    with pytest.raises(ConfigError, match="same number"):
+        folder_of(tmp_path).show_viewer({"a": frames_of()["codes"], "b": []}, "viewer", alt="", caption="")
+
+
+def test_cameras_along_a_path_start_and_end_with_it():
+    import numpy as np
+
+    from cclkit.scenes import Camera
+
+    def at(x: float) -> Camera:
+        pose = np.eye(4)
+        pose[0, 3] = -x
+        return Camera(np.array([[50.0, 0, 20], [0, 50, 15], [0, 0, 1]]), pose, 40, 30)
+
+    path = figures.path_cameras([at(0), at(1), at(1), at(4)], 9, width=20)
+    assert np.allclose([c.centre[0] for c in path], np.linspace(0, 4, 9)) and all((c.width, c.height) == (20, 15) for c in path)
+
+
 def test_saved_figures_carry_their_provenance(tmp_path):
     from PIL import Image
 

@@ -302,7 +302,10 @@ def test_the_field_study_compares_arms_at_equal_iterations_and_equal_time(run):
     rows = experiments.field_study(small, iterations=15, arms=arms)
     assert [(r["arm"], r["equal"]) for r in rows] == [(a, e) for e in ("iterations", "time") for a in arms]
     assert all(r["iterations"] == 15 for r in rows[:3]) and rows[4]["iterations"] == 15
-    assert rows[5]["iterations"] != 15 and all(0 < r["loss"] < 10 and -1 <= r["kappa"] <= 1 and 0 <= r["miou"] <= 100 and r["seconds"] > 0 for r in rows)
+    seconds = {arm: small.vary(field__iterations=15, **experiments.FIELD_ARMS[arm]).ensure("field").record["wall_time_s"] for arm in arms[1:]}
+    build = small.vary(**experiments.FIELD_ARMS[arms[2]]).ensure("blending").record["wall_time_s"]
+    assert rows[5]["iterations"] == max(1, round(15 * (seconds[arms[1]] - build) / seconds[arms[2]])) and rows[2]["seconds"] == seconds[arms[2]] + build
+    assert all(0 < r["loss"] < 10 and -1 <= r["kappa"] <= 1 and 0 <= r["miou"] <= 100 and r["seconds"] > 0 for r in rows)
     longer = run.vary(**PERFECT, front_end__simulation__jitter_px=0, field__iterations=150)
     assert experiments.field_cross_entropy(longer) < experiments.field_cross_entropy(small.vary(field__iterations=15))
     assert experiments.view_kappa(longer) > 0.5
@@ -370,7 +373,6 @@ def test_soft_decoding_is_the_mean_over_codes(run):
         torch.testing.assert_close(maps[:, n], torch.einsum("hwn,pn->phw", p, each), rtol=1e-4, atol=1e-5)
     assert maps.shape == run.relevancy(view, texts).shape and not torch.equal(maps, run.relevancy(view, texts)) and len(books["sp"].prototypes) == p.shape[-1]
     assert soft.key("evaluation") != run.key("evaluation") and soft.key("field") == run.key("field")
-    assert set(np.unique(run.relevancy(view, ["bear"])[0, 0])) <= set(np.unique(run.relevancy(view, ["bear"], code_maps=np.tile(np.arange(16), (2, 1, 1)))[0, 0]))
 
 
 def test_softmax_rule_and_unknown_rule(run):
