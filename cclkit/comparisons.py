@@ -222,11 +222,11 @@ def compare(run: Run, *, methods: Sequence[str] = METHODS, gaps: Sequence[int] =
     one surface by true depth, a mean over pairs of views. A method without codes has no kappa (NaN).
     Raises EvaluationError for a scene without true depth and ids, or an unknown method.
     """
+    pairs = surface_pairs(run, gaps=gaps, stride=stride)  # first, because it refuses
     wp, views, c = LEVELS.index("wp"), run.scene.training_views, run.config
     features, labels, level = (torch.from_numpy(a) for a in run.training_set())
     mask_maps = _mask_maps(run)
     cache, gaussians = run.vary(field__mode="cached").blending_cache(), run.gaussians()
-    pairs = surface_pairs(run, gaps=gaps, stride=stride)
     canonical, out = run._text(c.query.canonical), []
 
     def answers(see: Callable[[View], list[Seen]]):
