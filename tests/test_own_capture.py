@@ -43,7 +43,7 @@ def capture(source: Path, target: Path) -> Path:
 
 def commands(folder: Path, out: Path, small_sam: Path) -> list[str]:
     settings = QUICK | {
-        "front_end.masks": "sam", "front_end.sam.checkpoint": small_sam, "front_end.sam.stability_offset": 0.0, "front_end.propagation": "geometric", "masks.predicted_iou_min": 0.0, "masks.stability_min": 0.0, "masks.score_min": 0.0,
+        "front_end.masks": "sam", "front_end.sam.checkpoint": small_sam, "front_end.sam.stability_offset": 1e-9, "front_end.propagation": "geometric", "masks.predicted_iou_min": 0.0, "masks.stability_min": 0.0, "masks.score_min": 0.0,
     }  # fmt: skip
     return ["--scene", str(folder), "--out", str(out), *(x for k, v in settings.items() for x in ("--set", f"{k}={v}"))]
 
