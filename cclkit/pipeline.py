@@ -551,7 +551,8 @@ class Run:
         return self._parsed("field", "field.safetensors", parse, "safetensors")
 
     def field_curves(self) -> dict[str, np.ndarray]:
-        return self._parsed("field", "curves.npz", lambda a: {k: _array(a[k], "f", self.config.field.iterations) for k in ("loss", "accuracy")})
+        n = (self.config.gaussians if self.config.field.mode == "joint" else self.config.field).iterations
+        return self._parsed("field", "curves.npz", lambda a: {k: _array(a[k], "f", n) for k in ("loss", "accuracy")})
 
     def codes(self, view: View | str) -> np.ndarray:  # [2, H, W] int32
         """Codes decoded from the field for any view of the scene, held-out ones too."""

@@ -110,7 +110,7 @@ def test_real_photographs_answer_a_text_in_2d_and_3d(real_data, small_sam, tmp_p
 
 def test_the_how_to_names_commands_and_settings_that_exist():
     text = (ROOT / "docs" / "own_capture.md").read_text()
-    lines = [line for block in re.findall(r"```(?:sh)?\n(.*?)```", text, flags=re.S) for line in block.replace("\\\n", " ").splitlines() if line.startswith("cclkit ")]
+    lines = [line for block in re.findall(r"^```sh\n(.*?)^```", text, flags=re.S | re.M) for line in block.replace("\\\n", " ").splitlines() if line.startswith("cclkit ")]
     assert {line.split()[1] for line in lines} >= {"run", "query", "data"}
     for line in lines:
         args = cli._parser().parse_args(shlex.split(line, comments=True)[1:])
