@@ -34,6 +34,7 @@ from .errors import ArtefactError, CclkitError, ConfigError, EvaluationError, Fi
 from .evaluation import legaussians, lerf_ovs, opengaussian, ovs3d
 from .evaluation.metrics import write_results
 from .evaluation.protocols import evaluate_scene
+from .evaluation.truth import evaluated_views
 from .features import view_features
 from .field import SemanticField, field_from_tensors, field_tensors, train_field, train_joint
 from .foundation import Candidates, FrontEnd, MaskPropagator, build_front_end, identities
@@ -411,7 +412,15 @@ class Run:
         return about | {"final_loss": float(np.mean(curves["loss"][-20:])), "final_accuracy": float(np.mean(curves["accuracy"][-20:]))}
 
     def _build_evaluation(self, folder: Path) -> dict:
-        e = evaluate_scene(self.scene, self.scores, self.config.evaluation)
+        c = self.config.evaluation
+        with tqdm(total=len(evaluated_views(self.scene, c.views, c.truth)), desc="evaluation", disable=quiet(), leave=False) as bar:
+
+            def counted(reads: str, name: str, texts: Sequence[str]):
+                answer = self.scores(reads, name, texts)
+                bar.update()
+                return answer
+
+            e = evaluate_scene(self.scene, counted, c)
         query = {"canonical": list(self.config.query.canonical), "temperature": self.config.query.temperature} if e.protocol == "paper" else {}
         write_results(e.rows, e.aggregates, e.protocol, e.constants | query, folder)
         return {"protocol": e.protocol}

@@ -56,6 +56,7 @@ def start(argv: list[str], out: Path, *, kill_at: int | None = None, fail_at: in
         return pid
     code = 70
     try:
+        torch.set_num_threads(1)  # a child has none of its parent's threads, and torch would wait for them
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
         sys.stdout = sys.stderr = open(f"{out}.log", "w", buffering=1, encoding="utf-8")  # pytest may have put its own in their place
         os.dup2(sys.stdout.fileno(), 1), os.dup2(sys.stdout.fileno(), 2)
