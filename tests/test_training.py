@@ -57,7 +57,7 @@ def test_a_stopped_training_goes_on_to_the_same_weights(scenes, tmp_path, monkey
     resumed, again = train(tmp_path / "b")
     for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values()):
         assert torch.equal(a, b), name
-    assert curves["grouping"] == again["grouping"] and len(curves["grouping"]) == 4 and curves["dice"] == again["dice"] and len(curves["dice"]) == 2
+    assert curves["grouping"] == again["grouping"] and len(curves["grouping"]) == 2 and curves["dense"] == again["dense"] and len(curves["dense"]) == 2 and curves["dice"] == again["dice"] and len(curves["dice"]) == 2
     with pytest.raises(ModelError, match="asked for 5 steps"):
         loop.fit(sam.model(0), None, tmp_path / "a", steps=5, seed=0, lr=1e-3)
     with pytest.raises(ModelError, match="code and data other"):

@@ -29,7 +29,7 @@ def make_sam(folder: Path, out: Path | None, *, steps: int, seed: int, threads: 
     model = sam.model(seed)
     losses = sam.Losses(model, scenes, steps)  # adds what is trained beside the model, so before the optimiser sees it
     mean, curves = fit(model, losses, folder / "sam", steps=steps, seed=seed, lr=1.5e-3, restart=losses.first_click, made_from=content_key(code=_made_with("sam"), data=recipe), log=_say)
-    del mean.grouping  # only there to teach
+    del mean.grouping, mean.hints  # only there to teach
     path = (out or models.folder()) / models.MINI_SAM
     write_weights(mean, path)
     return _provenance(path, "mini-SAM", "python -m cclkit.training sam", recipe, curves, steps, seed, code, score_weights("sam", folder, path))
