@@ -237,7 +237,7 @@ def _executed_key(target: Path) -> list[str] | None:
 def is_current(path: Path, profile: str) -> bool:
     """Whether a notebook's executed copy was made from the notebook, code and data as they are."""
     key = _executed_key(results_folder(profile) / "notebooks" / path.name)
-    return key is not None and key[0] == _sources_key(path, profile, {})
+    return key is not None and key[0] == _sources_key(path, profile, {}, results_folder(profile))
 
 
 def _stamp(target: Path, key: list[str]) -> None:

@@ -16,6 +16,7 @@ from cclkit.codebook import ccl_loss, fit_codebook
 from cclkit.errors import CclkitError, CodebookError, FeatureError, FieldError, GaussiansError
 from cclkit.features import check_features
 from cclkit.gaussians import rasterize
+from cclkit.gaussians.blending import _Entries
 from cclkit.gaussians.rasterize import _Project, _Splat, _build_tiles
 from cclkit.pipeline import Run, run_pipeline
 from cclkit.query import relevancy
@@ -38,7 +39,7 @@ def test_every_custom_gradient_is_checked_here():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ClassDef) and any("Function" in ast.unparse(b) for b in node.bases):
                 found.add(node.name)
-    assert found == {"_Project", "_Splat"}, "check a new one against finite differences, as below"
+    assert found == {"_Project", "_Splat", "_Entries"}, "check a new one against finite differences, as below"
 
 
 def _few(seed):
@@ -62,6 +63,19 @@ def test_blending_gradients_by_finite_differences(channels):
     features = torch.randn((4, channels), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     inputs = [t.detach().clone().requires_grad_() for t in (means2d, conics, opacities, features)]
     assert torch.autograd.gradcheck(lambda *t: _Splat.apply(*t, tiles, cam.width, cam.height), inputs, eps=1e-6, atol=1e-5, rtol=1e-4)
+
+
+def test_gradient_of_cached_pixels_by_finite_differences():
+    """`blend_entries` writes its gradient into memory that stays, in single precision: central differences of a function linear in the features are exact."""
+    rng = torch.Generator().manual_seed(0)
+    features = torch.randn((6, 3), generator=rng).requires_grad_()
+    ids, weights = torch.randint(0, 6, (5, 4), generator=rng).int(), torch.rand((5, 4), generator=rng)
+    upstream = torch.randn((5, 3), generator=rng)
+    out = lambda f: (_Entries.apply(f, ids, weights, torch.full((6, 3), 7.0)) * upstream).sum()  # noqa: E731  what the memory held before must not matter
+    out(features).backward()
+    basis = torch.eye(18).reshape(18, 6, 3)
+    numeric = torch.stack([(out(features.detach() + d) - out(features.detach() - d)) / 2 for d in basis]).reshape(6, 3)
+    torch.testing.assert_close(features.grad, numeric, rtol=1e-4, atol=1e-5)
 
 
 # ----------------------------------------------------------------- half precision
@@ -177,7 +191,7 @@ def test_one_class(tmp_path, one_thing, protocol):
     folder.mkdir(parents=True)
     (scene / "segmentations/classes.txt").write_text("table\n")
     Image.fromarray(np.full((conftest.HEIGHT, conftest.WIDTH), 255, np.uint8)).save(folder / "table.png")
-    run = _whole_run(scene, tmp_path / "out", evaluation__ovs_protocol=protocol, **PERFECT)
+    run = _whole_run(scene, tmp_path / "out", evaluation__protocol=protocol, **PERFECT)
     assert run.scene.layout == "3d_ovs" and _is_finite(run)
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from segment_anything import SamAutomaticMaskGenerator, sam_model_registry
+from torch.nn import functional as F
 
 from cclkit import config
 from cclkit.config import ClipConfig, MaskConfig, SamConfig
@@ -113,7 +114,18 @@ def test_outputs_keep_their_identity(picture):
 @pytest.mark.parametrize("crop_layers", [0, 1])
 def test_each_output_is_filtered_as_the_package_filters_it(picture, crop_layers):
     """Output k alone, through segment_anything's own generator: the same masks in the same order."""
-    model = random_mini_sam(2)
+    model = random_mini_sam()
+
+    class Discs(type(model.mask_decoder)):
+        """Nested blobs around the click, whose position embedding it still has: every click gets answers of its own."""
+
+        def forward(self, image_embeddings, image_pe, sparse_prompt_embeddings, dense_prompt_embeddings, multimask_output):
+            near = torch.einsum("bc,chw->bhw", sparse_prompt_embeddings[:, 0], image_pe[0])
+            near = F.interpolate((near / near.amax((1, 2), keepdim=True))[:, None], scale_factor=4.0, mode="bilinear")
+            masks = torch.cat([near - t for t in (0.9, 0.75, 0.6)], 1)
+            return 40 * masks, (masks > 0).float().mean((2, 3)).mul(97).frac()
+
+    model.mask_decoder.__class__ = Discs
     filters = MaskConfig(predicted_iou_min=0.0, stability_min=0.0)
     c = sam.SamMasks(model, SamConfig(points_per_side=5, crop_layers=crop_layers), filters).propose_image(picture)
     assert set(c.output.tolist()) == {0, 1, 2} and len(c.masks) > 20
