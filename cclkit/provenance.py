@@ -90,7 +90,7 @@ def write_manifest(profile: str) -> Path:
 
 
 def notebook_outputs(path: Path) -> dict[str, dict]:
-    """Figures and tables that an executed notebook shows: name -> kind, notebook, cell and what the paper calls it.
+    """Figures and tables that an executed notebook shows: "figures/NAME" or "tables/NAME" -> kind, notebook, cell and what the paper calls it.
 
     ``cell`` counts code cells from 1 as Jupyter does, without the cell that papermill injects; ``cell_id`` is nbformat's.
     """
@@ -98,7 +98,7 @@ def notebook_outputs(path: Path) -> dict[str, dict]:
     cells = [c for c in nbformat.read(path, 4).cells if c.cell_type == "code" and "injected-parameters" not in c.metadata.get("tags", [])]
     for number, cell in enumerate(cells, 1):
         for kind, name in _shown(cell):
-            found[name] = {"kind": kind, "notebook": path.stem, "cell": number, "cell_id": cell.get("id"), "paper": PAPER.get(name)}
+            found[f"{kind}s/{name}"] = {"kind": kind, "notebook": path.stem, "cell": number, "cell_id": cell.get("id"), "paper": PAPER.get(name)}
     return found
 
 
@@ -222,11 +222,13 @@ def explain(figure: str, profile: str) -> str:
     path = root / "manifest.json"
     entries = _json(path)["outputs"] if path.is_file() else {}
     record_path = root / "figures" / f"{name}.json"
-    if name not in entries and not record_path.is_file():
-        known = sorted(set(entries) | {p.stem for p in (root / "figures").glob("*.png")})
+    kinds = [k for k in ("figures", "tables") if f"{k}/{name}" in entries and ("tables" not in Path(figure).parts or k == "tables")]
+    if not kinds and not record_path.is_file():
+        known = sorted({Path(k).name for k in entries} | {p.stem for p in (root / "figures").glob("*.png")})
         near = difflib.get_close_matches(name, known, 3, 0.4) or known[:5]
         raise NotebookError(f"no figure or table {name!r} in {root}; {'did you mean ' + ', '.join(near) + '?' if near else 'run `make figures`'}")
-    entry, record = entries.get(name, {}), _json(record_path) if record_path.is_file() else {}
+    entry = entries[f"{kinds[0]}/{name}"] if kinds else {}
+    record = _json(record_path) if record_path.is_file() and kinds[:1] != ["tables"] else {}
     notebook = entry.get("notebook") or record["notebook"]
     lines = [("notebook", f"notebooks/{notebook}.ipynb" + (f", cell [{entry['cell']}] (id {entry['cell_id']})" if entry else ""))]
     if entry.get("cell_id"):

@@ -142,8 +142,8 @@ def test_manifest_maps_outputs_to_cells_and_the_paper(project):
     path = provenance.write_manifest("mini")
     outputs = json.loads(path.read_text())["outputs"]
     assert outputs == {
-        "03_line": {"kind": "figure", "notebook": "03_x", "cell": 2, "cell_id": "03-07", "paper": None},
-        "05_summary": {"kind": "table", "notebook": "03_x", "cell": 3, "cell_id": "03-08", "paper": "Table 1"},
+        "figures/03_line": {"kind": "figure", "notebook": "03_x", "cell": 2, "cell_id": "03-07", "paper": None},
+        "tables/05_summary": {"kind": "table", "notebook": "03_x", "cell": 3, "cell_id": "03-08", "paper": "Table 1"},
     }
     (project / "results/mini/notebooks/03_x.ipynb").unlink()  # not executed here: what is known of it stays
     assert json.loads(provenance.write_manifest("mini").read_text())["outputs"] == outputs
@@ -239,14 +239,15 @@ def test_committed_manifest_is_complete():
     if kept.returncode:
         pytest.skip("not a git checkout")
     files = [Path(f) for f in kept.stdout.split()]
-    assert {f.stem for f in files if f.suffix == ".png"} == {k for k, e in manifest.items() if e["kind"] == "figure"}
-    assert {f.stem for f in files if f.suffix == ".csv" and re.match(r"\d\d_", f.name)} == {k for k, e in manifest.items() if e["kind"] == "table"}
+    assert {f"figures/{f.stem}" for f in files if f.suffix == ".png"} == {k for k, e in manifest.items() if e["kind"] == "figure"}
+    assert {f"tables/{f.stem}" for f in files if f.suffix == ".csv" and re.match(r"\d\d_", f.name)} == {k for k, e in manifest.items() if e["kind"] == "table"}
     for name, entry in manifest.items():
         cells = [c for c in nbformat.read(ROOT / f"notebooks/{entry['notebook']}.ipynb", 4).cells if c.cell_type == "code"]
         assert cells[entry["cell"] - 1].id == entry["cell_id"], name
-        assert re.search(rf"""["']{name[3:]}["']""", cells[entry["cell"] - 1].source) or "for " in cells[entry["cell"] - 1].source, f"{name} is not made in its cell"
-    assert set(provenance.PAPER) <= set(manifest), f"provenance.PAPER names what no notebook shows: {set(provenance.PAPER) - set(manifest)}"
-    assert {name: entry["paper"] for name, entry in manifest.items() if entry["paper"]} == provenance.PAPER
+        assert re.search(rf"""["']{Path(name).name[3:]}["']""", cells[entry["cell"] - 1].source) or "for " in cells[entry["cell"] - 1].source, f"{name} is not made in its cell"
+    shown = {Path(name).name for name in manifest}
+    assert set(provenance.PAPER) <= shown, f"provenance.PAPER names what no notebook shows: {set(provenance.PAPER) - shown}"
+    assert {Path(name).name: entry["paper"] for name, entry in manifest.items() if entry["paper"]} == provenance.PAPER
 
 
 def test_records_of_the_committed_figures_are_whole():
