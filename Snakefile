@@ -14,6 +14,7 @@ PROFILE = config.get("profile", "mini")
 CCLKIT = config.get("cclkit", f"{sys.executable} -m cclkit.cli")
 JOBS = plan(PROFILE)
 LEFT = [job for job in JOBS if not job.done]
+CORES = workflow.cores or 4  # Snakemake sets OMP_NUM_THREADS to a job's threads: fewer would be slower, and round otherwise than `cclkit run` does
 
 
 # The first two have no output, so they always run: what they need to do they find out themselves.
@@ -22,6 +23,7 @@ rule figures:
     message: f"ledger and notebooks of profile {PROFILE}, after {len(LEFT)} of {len(JOBS)} jobs"
         + (f" that take about {duration(sum(job.minutes for job in LEFT))} one after the other (an estimate)" if PROFILE == "paper" and LEFT else ""),
     params: cclkit=CCLKIT, profile=PROFILE,
+    threads: CORES
     localrule: True
     shell: "{params.cclkit} ledger && {params.cclkit} figures --profile {params.profile}"
 
@@ -41,5 +43,6 @@ for job in JOBS:
         output: str(job.output),
         message: message(job),
         params: command=f"{CCLKIT} {job.command}",
+        threads: CORES
         resources: gpu=int(job.gpu), mem_mb=job.memory_mb, runtime=max(30, int(3 * job.minutes)),
         shell: "{params.command}"
