@@ -817,7 +817,7 @@ def pixel_figure(image: np.ndarray, pixel: tuple[int, int], weights: np.ndarray,
 def modes_figure(curves: Mapping[str, Mapping[str, np.ndarray]], *, window: int = 15) -> Figure:
     """Share of right codes over steps for several ways to train the field, as running means."""
     fig, axes = plots(1, 1, size=(5.2, 2.8))
-    for (name, c), color, style in zip(curves.items(), (BLUE, ORANGE, GREEN), ("-", "--", ":")):
+    for (name, c), color, style in zip(curves.items(), (BLUE, ORANGE, GREEN, VERMILION), ("-", "--", ":", "-.")):
         smooth = np.convolve(100 * c["accuracy"], np.ones(window) / window, "valid")
         axes[0, 0].plot(np.arange(len(smooth)) + window, smooth, color=color, ls=style, label=name)
     axes[0, 0].set(xlabel="step", ylabel="pixels with the right code, %", ylim=(0, 100))
