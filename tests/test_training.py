@@ -10,7 +10,7 @@ from cclkit.errors import ModelError, SceneError
 from cclkit.foundation import models
 from cclkit.foundation.mini_clip import WordTokenizer
 from cclkit.foundation.sam2 import load_sam2
-from cclkit.training import clip, data, loop, sam, sam2, score
+from cclkit.training import clip, data, loop, muon, sam, sam2, score
 
 
 @pytest.fixture(scope="module")
@@ -34,13 +34,11 @@ def scenes():
 
 
 def test_a_stopped_training_goes_on_to_the_same_weights(scenes, tmp_path, monkeypatch):
-    monkeypatch.setattr(sam, "VIEWS", 1)
     monkeypatch.setattr(sam, "CLICKS", 3)
     monkeypatch.setattr(loop, "SAVE_EVERY", 2)
 
     def train(folder, stop_at=None):
         monkeypatch.setattr(sam, "GROUPING_SHARE", 0.5)
-        monkeypatch.setattr(sam, "GROUPING_VIEWS", 1)
         model = sam.model(0)
         losses = sam.Losses(model, scenes, 4)
 
@@ -49,7 +47,7 @@ def test_a_stopped_training_goes_on_to_the_same_weights(scenes, tmp_path, monkey
                 raise KeyboardInterrupt
             return losses(step, rng)
 
-        return loop.fit(model, loss_of, folder, steps=4, seed=0, lr=1e-3, warmup=2, restart=losses.first_click, log=lambda line: None)
+        return loop.fit(model, loss_of, folder, steps=4, seed=0, lr=1e-3, warmup=2, restart=losses.first_click, matrices=sam.matrices(model), log=lambda line: None)
 
     whole, curves = train(tmp_path / "a")
     with pytest.raises(KeyboardInterrupt):
@@ -65,6 +63,63 @@ def test_a_stopped_training_goes_on_to_the_same_weights(scenes, tmp_path, monkey
     (tmp_path / "a" / "state.pt").write_bytes(b"not a checkpoint")
     with pytest.raises(ModelError, match="delete it to start over"):
         train(tmp_path / "a")
+
+
+def _regression(folder, steps, made_from):  # at module level, so that a spawned replica finds it
+    torch.manual_seed(3)
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Conv2d(8, 4, 3), torch.nn.Flatten(), torch.nn.Linear(16, 2))
+
+    def loss_of(step, rng):
+        x = torch.from_numpy(rng.normal(size=(2, 3, 6, 6))).float()
+        return {"total": (model(x) - x.mean((2, 3))[:, :2]).square().mean()}
+
+    return loop.fit(model, loss_of, folder, steps=steps, seed=0, lr=1e-2, warmup=1, matrices=[model[0].weight, model[1].weight], made_from=made_from, log=lambda line: None)
+
+
+def test_replicas_take_the_mean_of_their_gradients_and_stay_alike(tmp_path, monkeypatch):
+    """Two replicas end where one process ends that sees both replicas' data in every step; run again, in the same bits."""
+    for name in ("a", "b"):
+        loop.in_replicas(2, tmp_path / name, _regression, tmp_path / name, 6, "x")
+    (shared, curves), (again, _) = (_regression(tmp_path / name, 6, "x") for name in ("a", "b"))
+    assert all(torch.equal(a, b) for a, b in zip(shared.state_dict().values(), again.state_dict().values())) and len(curves["total"]) == 6
+
+    def both(step, rng):
+        model = both.model
+        x = torch.from_numpy(np.concatenate([np.random.default_rng([0, step, rank]).normal(size=(2, 3, 6, 6)) for rank in range(2)])).float()
+        return {"total": (model(x) - x.mean((2, 3))[:, :2]).square().mean()}
+
+    torch.manual_seed(3)
+    both.model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Conv2d(8, 4, 3), torch.nn.Flatten(), torch.nn.Linear(16, 2))
+    start = [p.clone() for p in both.model.parameters()]
+    single, one = loop.fit(both.model, both, tmp_path / "c", steps=6, seed=0, lr=1e-2, warmup=1, matrices=[both.model[0].weight, both.model[1].weight], log=lambda line: None)
+    assert curves["total"] == pytest.approx(one["total"], rel=1e-4)
+    for a, b, c in zip(shared.parameters(), single.parameters(), start):
+        assert (a - b).abs().max() < 1e-3 and (a - c).abs().max() > 1e-2
+
+
+def test_muon_makes_every_direction_count_alike():
+    g = torch.Generator().manual_seed(0)
+    u, v = torch.linalg.qr(torch.randn(6, 6, generator=g))[0], torch.linalg.qr(torch.randn(20, 6, generator=g))[0].T
+    stretched = u @ torch.diag(torch.logspace(0, -1.5, 6)) @ v  # one direction 30 times stronger than another
+    for m in (stretched, stretched.T):
+        values = torch.linalg.svdvals(muon.orthogonal(m))
+        assert values.min() > 0.6 and values.max() < 1.3
+    lined_up = torch.sum(muon.orthogonal(stretched) * (u @ v)) / 6
+    assert lined_up > 0.8  # the same singular vectors
+
+
+def test_the_encoder_leaves_out_padding():
+    """Padding neither costs time nor changes the statistics of the image beside it."""
+    m = sam.model(0)
+    image = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (1, 3, 192, 256))).float()
+    x = m.preprocess(image)
+    assert x.shape[-2:] == (256, 256)
+    with torch.no_grad():
+        e = m.image_encoder(x)
+        assert e.shape[-2:] == (32, 32) and not e[..., 24:, :].any() and torch.equal(e[..., :24, :], m.image_encoder(x[..., :192, :]))
+        assert m.image_encoder(torch.zeros(1, 3, 256, 256)).shape[-2:] == (32, 32)
+        tall = m.image_encoder(m.preprocess(image[..., :100]))
+        assert tall[..., :24, :13].abs().sum() > 0 and not tall[..., 16:].any()
 
 
 def test_clicks_fall_on_regions_and_their_masks_follow(scenes):

@@ -15,7 +15,8 @@ from torch.nn import functional as F
 
 IMAGE_SIZE = 256
 """Longest side of the image the encoder sees, pixels."""
-STRIDE = 8
+STRIDE, COARSEST = 8, 32
+"""Pixels of one cell of the image embedding, and of the encoder's coarsest level."""
 WIDTH = 64
 """Channels of the image embedding and of the mask decoder."""
 PIXEL_MEAN, PIXEL_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
@@ -37,14 +38,19 @@ def build_mini_sam(image_size: int = IMAGE_SIZE) -> Sam:
     return sam.eval()
 
 
+def _norm(width: int) -> nn.Module:
+    # over one image, not over a batch: training can then take single views, and many small steps learn faster than few large ones
+    return nn.InstanceNorm2d(width, affine=True)
+
+
 class Block(nn.Module):
     """Two 3x3 convolutions with a shortcut."""
 
     def __init__(self, width: int):
         super().__init__()
         self.body = nn.Sequential(
-            nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True),
-            nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width),
+            nn.Conv2d(width, width, 3, padding=1, bias=False), _norm(width), nn.ReLU(inplace=True),
+            nn.Conv2d(width, width, 3, padding=1, bias=False), _norm(width),
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # [B, width, H, W] twice
@@ -65,7 +71,7 @@ class Place(nn.Module):
 
 
 def _down(a: int, b: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(a, b, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(b), nn.ReLU(inplace=True))
+    return nn.Sequential(nn.Conv2d(a, b, 3, stride=2, padding=1, bias=False), _norm(b), nn.ReLU(inplace=True))
 
 
 class Pyramid(nn.Module):
@@ -105,4 +111,15 @@ class ConvEncoder(Pyramid):
         self.neck = nn.Sequential(Place(w8), nn.Conv2d(w8, WIDTH, 1, bias=False), LayerNorm2d(WIDTH), nn.Conv2d(WIDTH, WIDTH, 3, padding=1, bias=False), LayerNorm2d(WIDTH))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.neck(super().forward(x)[1])
+        h, w = _filled(x)  # what `Sam.preprocess` padded is worth no time, and would count in the norms
+        y = self.neck(super().forward(x[..., :h, :w])[1])
+        return F.pad(y, (0, (x.shape[-1] - w) // STRIDE, 0, (x.shape[-2] - h) // STRIDE))
+
+
+def _filled(x: torch.Tensor) -> tuple[int, int]:
+    """Rows and columns of [B, 3, H, W] before its zero padding, in whole cells of the coarsest level."""
+    there = (x != 0).any(1).any(0)  # no photograph's pixel is exactly zero after normalisation: the means are no whole numbers
+    if not there.any():
+        return tuple(x.shape[-2:])
+    rows, columns = (int(there.any(d).nonzero().max()) + 1 for d in (1, 0))
+    return tuple(min(n, -(-m // COARSEST) * COARSEST) for m, n in zip((rows, columns), x.shape[-2:]))

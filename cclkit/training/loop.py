@@ -1,4 +1,4 @@
-"""What both trainings share: a fixed number of steps, a moving average of the weights, checkpoints to resume from."""
+"""What all trainings share: a fixed number of steps, a moving average of the weights, checkpoints to resume from, replicas."""
 
 from __future__ import annotations
 
@@ -7,16 +7,18 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from safetensors.torch import save
 from torch import nn
 
 from ..artefacts import atomic_write
 from ..errors import ModelError
+from .muon import Muon
 
 SAVE_EVERY = 100
 
@@ -33,67 +35,120 @@ def fit(
     warmup: int = 100,
     average: float = 0.998,
     restart: int = 0,
+    matrices: Sequence[nn.Parameter] = (),
     made_from: str = "",
     log: Callable[[str], None] = print,
 ) -> tuple[nn.Module, dict[str, list[float]]]:
-    """Adam with a cosine schedule, begun anew at step ``restart``; returns the averaged model and the curves.
+    """Adam, and Muon for ``matrices``, with a cosine schedule begun anew at step ``restart``; returns the averaged model and the curves.
 
     ``loss_of(step, generator)`` gives named losses, "total" among them. Each step has its own
-    generator made from (seed, step), so a resumed run sees the same data as an uninterrupted one.
-    ``made_from`` names code and data: a training is not continued with others.
+    generator made from (seed, step, replica), so a resumed run sees the same data as an uninterrupted one.
+    ``made_from`` names code and data: a training is not continued with others. Within `in_replicas`
+    every step's gradient is the mean over the replicas.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    state_path = folder / "state.pt"
-    decay = [p for p in model.parameters() if p.ndim > 1]
-    rest = [p for p in model.parameters() if p.ndim <= 1]
-    optimiser = torch.optim.AdamW([{"params": decay, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}], lr=lr)
+    rank, replicas = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    state = resume(folder, steps, seed, made_from)
+    special = {id(p) for p in matrices}
+    others = [p for p in model.parameters() if id(p) not in special]
+    decay, rest = [p for p in others if p.ndim > 1], [p for p in others if p.ndim <= 1]
+    optimisers = [torch.optim.AdamW([{"params": decay, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}], lr=lr)]
+    if matrices:
+        optimisers.append(Muon(matrices, lr=lr, weight_decay=weight_decay))
     mean = copy.deepcopy(model).eval()
     curves: dict[str, list[float]] = {}
     first, spent = 0, 0.0
-    if state_path.exists():
-        try:
-            state = torch.load(state_path, weights_only=True)
-        except Exception as e:  # torch raises many kinds for a damaged file
-            raise ModelError(f"{state_path}: the checkpoint of a stopped training cannot be read ({e}); delete it to start over") from e
-        if (state.get("steps"), state.get("seed"), state.get("made_from")) != (steps, seed, made_from):
-            raise ModelError(
-                f"{state_path}: a training of {state.get('steps')} steps with seed {state.get('seed')} (code and data {state.get('made_from')}) was made here, "
-                f"asked for {steps} steps with seed {seed} (code and data {made_from}); use another folder or delete the file"
-            )
+    if state is not None:
         model.load_state_dict(state["model"])
         mean.load_state_dict(state["mean"])
-        optimiser.load_state_dict(state["optimiser"])
+        for o, saved in zip(optimisers, state["optimisers"], strict=True):
+            o.load_state_dict(saved)
         first, curves, spent = state["step"], state["curves"], state["seconds"]
+    state_path = folder / "state.pt"
     start = time.monotonic()
     for step in range(first, steps):
         model.train()
         begin, end = (0, restart) if step < restart else (restart, steps)
         rate = lr * min(1, (step - begin + 1) / warmup) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (step - begin) / (end - begin))))
-        for g in optimiser.param_groups:
-            g["lr"] = rate
-        torch.manual_seed(seed * 1_000_003 + step)
-        losses = loss_of(step, np.random.default_rng([seed, step]))
-        optimiser.zero_grad(set_to_none=True)
+        torch.manual_seed((seed * 1_000_003 + step) * replicas + rank)
+        losses = loss_of(step, np.random.default_rng([seed, step, rank]))
+        for o in optimisers:
+            for g in o.param_groups:
+                g["lr"] = rate
+            o.zero_grad(set_to_none=True)
         losses["total"].backward()
+        values = torch.stack([v.detach().float() for v in losses.values()])
+        if replicas > 1:
+            _share([p.grad for p in model.parameters() if p.grad is not None], replicas)
+            _share([values], replicas)
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
+        for o in optimisers:
+            o.step()
         keep = min(average, (step + 1) / (step + 10))
         with torch.no_grad():
             for a, b in zip(mean.state_dict().values(), model.state_dict().values()):
                 a.lerp_(b, 1 - keep) if a.is_floating_point() else a.copy_(b)
-        for k, v in losses.items():
-            curves.setdefault(k, []).append(float(v.detach()))
+        for k, v in zip(losses, values.tolist()):
+            curves.setdefault(k, []).append(v)
+        if rank:  # the first replica keeps the books
+            continue
         if (step + 1) % 50 == 0:
             seconds = spent + time.monotonic() - start
             recent = {k: round(float(np.mean(v[-50:])), 4) for k, v in curves.items()}
             log(f"step {step + 1}/{steps}  {seconds:.0f} s, {seconds / (step + 1) * (steps - step - 1):.0f} s to go  {json.dumps(recent)}")
         if (step + 1) % SAVE_EVERY == 0 or step + 1 == steps:
             state = {"step": step + 1, "steps": steps, "seed": seed, "made_from": made_from, "seconds": spent + time.monotonic() - start, "curves": curves,
-                     "model": model.state_dict(), "mean": mean.state_dict(), "optimiser": optimiser.state_dict()}
+                     "model": model.state_dict(), "mean": mean.state_dict(), "optimisers": [o.state_dict() for o in optimisers]}
             torch.save(state, state_path.with_suffix(".part"))
             os.replace(state_path.with_suffix(".part"), state_path)
     curves["seconds"] = [spent + time.monotonic() - start]
     return mean, curves
+
+
+def resume(folder: Path, steps: int, seed: int, made_from: str) -> dict | None:
+    """The checkpoint of a stopped training in ``folder``; None if there is none.
+
+    Raises ModelError when it cannot be read or belongs to another training.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "state.pt"
+    if not path.exists():
+        return None
+    try:
+        state = torch.load(path, weights_only=True)
+    except Exception as e:  # torch raises many kinds for a damaged file
+        raise ModelError(f"{path}: the checkpoint of a stopped training cannot be read ({e}); delete it to start over") from e
+    if (state.get("steps"), state.get("seed"), state.get("made_from")) != (steps, seed, made_from):
+        raise ModelError(
+            f"{path}: a training of {state.get('steps')} steps with seed {state.get('seed')} (code and data {state.get('made_from')}) was made here, "
+            f"asked for {steps} steps with seed {seed} (code and data {made_from}); use another folder or delete the file"
+        )
+    return state
+
+
+def in_replicas(n: int, folder: Path, train: Callable, *args) -> None:
+    """Run ``train(*args)`` in ``n`` processes of one thread whose `fit` shares gradients: small steps leave no work for two threads."""
+    folder.mkdir(parents=True, exist_ok=True)
+    meeting = folder / "replicas"
+    meeting.unlink(missing_ok=True)
+    torch.multiprocessing.spawn(_replica, args=(n, meeting, train, args), nprocs=n)
+    meeting.unlink(missing_ok=True)
+
+
+def _replica(rank: int, n: int, meeting: Path, train: Callable, args: tuple) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=meeting.resolve().as_uri(), rank=rank, world_size=n)
+    try:
+        train(*args)
+    finally:
+        dist.destroy_process_group()
+
+
+def _share(tensors: list[torch.Tensor], replicas: int) -> None:
+    """Put the mean over all replicas into the tensors."""
+    flat = torch.cat([t.reshape(-1) for t in tensors])
+    dist.all_reduce(flat)
+    for t, mean in zip(tensors, (flat / replicas).split([t.numel() for t in tensors])):
+        t.copy_(mean.view_as(t))
 
 
 def write_weights(model: nn.Module, path: Path) -> None:

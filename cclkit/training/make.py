@@ -18,21 +18,30 @@ from ..foundation.mini_clip import WordTokenizer
 from ..tabletop.random_scenes import STUDIO_SEEDS
 from . import clip, sam, sam2, score
 from .data import CLIPS, HELD_OUT_ORBITS, HELD_OUT_SEED, held_out_seeds, load
-from .loop import fit, write_weights
+from .loop import fit, in_replicas, resume, write_weights
 
 
 def make_sam(folder: Path, out: Path | None, *, steps: int, seed: int, threads: int) -> dict:
-    """Train mini-SAM on the scenes of ``folder``, write weights and provenance to ``out``, score it on held-out scenes."""
+    """Train mini-SAM on the scenes of ``folder``, write weights and provenance to ``out``, score it on held-out scenes.
+
+    Each of the ``threads`` is a replica with its own view in every step, so their number is part of the recipe.
+    """
     torch.set_num_threads(threads)
     code, recipe = _code(), _recipe(folder)
-    scenes = load(folder)
-    model = sam.model(seed)
-    losses = sam.Losses(model, scenes, steps)  # adds what is trained beside the model, so before the optimiser sees it
-    mean, curves = fit(model, losses, folder / "sam", steps=steps, seed=seed, lr=1.5e-3, restart=losses.first_click, made_from=content_key(code=_made_with("sam"), data=recipe), log=_say)
+    made_from = content_key(code=_made_with("sam"), data=recipe, replicas=threads)
+    if (state := resume(folder / "sam", steps, seed, made_from)) is None or state["step"] < steps:
+        in_replicas(threads, folder / "sam", _fit_sam, folder, steps, seed, made_from)
+    mean, curves = _fit_sam(folder, steps, seed, made_from)  # reads where the replicas ended
     del mean.grouping, mean.hints  # only there to teach
     path = (out or models.folder()) / models.MINI_SAM
     write_weights(mean, path)
     return _provenance(path, "mini-SAM", "python -m cclkit.training sam", recipe, curves, steps, seed, code, score_weights("sam", folder, path))
+
+
+def _fit_sam(folder: Path, steps: int, seed: int, made_from: str) -> tuple[torch.nn.Module, dict]:
+    model = sam.model(seed)
+    losses = sam.Losses(model, load(folder), steps)  # adds what is trained beside the model, so before the optimiser sees it
+    return fit(model, losses, folder / "sam", steps=steps, seed=seed, lr=1.5e-3, restart=losses.first_click, matrices=sam.matrices(model), made_from=made_from, log=_say)
 
 
 def make_clip(folder: Path, out: Path | None, *, steps: int, seed: int, threads: int) -> dict:
@@ -135,7 +144,7 @@ def _recipe(folder: Path, what: str = "render", held_out: range | None = None) -
 def _made_with(which: str) -> str:
     """Digest of the code that decides what a training ends in."""
     files = {"sam2": ("sam2", "sam")}.get(which, (which,))
-    return code_version(("training/loop.py", "training/data.py", *(f"training/{f}.py" for f in files), *(f"foundation/mini_{f}.py" for f in files)))
+    return code_version(("training/loop.py", "training/muon.py", "training/data.py", *(f"training/{f}.py" for f in files), *(f"foundation/mini_{f}.py" for f in files)))
 
 
 def _code() -> dict:

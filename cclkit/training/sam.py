@@ -12,12 +12,12 @@ from torch.nn import functional as F
 from ..foundation.mini_sam import STRIDE, WIDTH, build_mini_sam
 from .data import LEVELS, Scenes
 
-GROUPING_SHARE, GROUPING_VIEWS, GROUPING_CLICKS = 0.68, 4, 32
-"""Share of the steps in which only the encoder learns, by grouping (see Grouping), views per such step, and clicks in each.
+GROUPING_SHARE, GROUPING_CLICKS = 0.75, 48
+"""Share of the steps in which only the encoder learns, by grouping (see Grouping), and clicks in each.
 Through the decoder a click costs as much as a view through the encoder, so a decoder that starts on an encoder that knows
 nothing starves; in a dot product of features it costs nothing."""
-VIEWS, CLICKS = 3, 12
-"""Per later step: views, and clicks in each. Few of them, because many small steps learn faster than few large ones here."""
+CLICKS = 12
+"""Per later step. Every step takes one view (a replica), because many small steps learn faster than few large ones here."""
 ON_STUFF = 0.12
 """Share of clicks on tables and walls."""
 MIN_AREA_PX = 36
@@ -38,6 +38,7 @@ DENSE = 0.5
 DEGRADED, ZOOMED = 0.25, 0.35
 """Share of views with a worse photograph, and zoomed in."""
 PE_FREQUENCIES = (0.5, 2.0)
+SMALLEST_MATRIX = 16
 POINT_EMBEDDING, NECK, ATTENTION = 0.1, 0.5, 1.5
 
 
@@ -65,6 +66,12 @@ def model(seed: int) -> torch.nn.Module:
                 module.k_proj.bias.zero_()
     m.image_encoder.to(memory_format=torch.channels_last)
     return m
+
+
+def matrices(m: torch.nn.Module) -> list[torch.nn.Parameter]:
+    """What Muon trains: the encoder's convolutions but for the first, which sees colours, and the decoder's linear maps."""
+    encoder = [p for name, p in m.image_encoder.named_parameters() if p.ndim == 4 and not name.startswith("stem.0")]
+    return encoder + [p for name, p in m.mask_decoder.named_parameters() if p.ndim == 2 and "token" not in name and min(p.shape) >= SMALLEST_MATRIX]
 
 
 class Grouping(torch.nn.Module):
@@ -111,7 +118,7 @@ class Losses:
         self.stuff = [np.array([n["stuff"] for n in [{"stuff": False}, *(t[i] for i in sorted(t))]]) for t in scenes.nodes]
 
     def __call__(self, step: int, rng: np.random.Generator) -> dict[str, torch.Tensor]:
-        views = [(v, *augmented(self.scenes.images[v], self.scenes.ids[v], rng)) for v in rng.integers(len(self.scenes.images), size=GROUPING_VIEWS if step < self.first_click else VIEWS)]
+        views = [(v, *augmented(self.scenes.images[v], self.scenes.ids[v], rng)) for v in rng.integers(len(self.scenes.images), size=1)]
         x = torch.from_numpy(np.stack([image for _, image, _ in views])).permute(0, 3, 1, 2).float()
         x = self.sam.preprocess(x).contiguous(memory_format=torch.channels_last)
         embedding = self.sam.image_encoder(x).contiguous()
