@@ -43,14 +43,21 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(x: torch.Tensor) -> torch.Tensor:
-    """A matrix [M, N] with the same singular vectors and singular values near 1."""
+    """A matrix [M, N] with the same singular vectors and singular values near 1.
+
+    Every iterate is a polynomial of s = x x^T times x, so they are computed in the small s and multiplied with x once.
+    """
     a, b, c = POLYNOMIAL
-    tall = x.shape[0] > x.shape[1]
-    x = (x.T if tall else x) / (x.norm() + 1e-7)
+    if x.shape[0] > x.shape[1]:
+        return orthogonal(x.T).T
+    x = x / (x.norm() + 1e-7)
+    s, product = x @ x.T, None
+    one = torch.eye(len(s))
     for _ in range(ITERATIONS):
-        s = x @ x.T
-        x = a * x + (b * s + c * s @ s) @ x
-    return x.T if tall else x
+        factor = a * one + b * s + c * s @ s
+        product = factor if product is None else factor @ product
+        s = factor @ s @ factor
+    return product @ x
 
 
 def _divided(directions: list[torch.Tensor]) -> list[torch.Tensor]:
