@@ -59,18 +59,27 @@ def make_clip(folder: Path, out: Path | None, *, steps: int, seed: int, threads:
 
 
 def make_sam2(folder: Path, out: Path | None, *, steps: int, seed: int, threads: int) -> dict:
-    """Train mini-SAM2 on the clips of ``folder`` from mini-SAM's trunk in ``out``, write weights and provenance to ``out``, score it on held-out orbits."""
+    """Train mini-SAM2 on the clips of ``folder`` from mini-SAM's trunk in ``out``, write weights and provenance to ``out``, score it on held-out orbits.
+
+    Each of the ``threads`` is a replica with its own clip in every step, so their number is part of the recipe.
+    """
     torch.set_num_threads(threads)
     start = (out or models.folder()) / models.MINI_SAM
     code, recipe = _code(), _recipe(folder / CLIPS, "clips", HELD_OUT_ORBITS) | {"starts_from": {"file": start.name, "sha256": models.digest(start) if start.is_file() else None}}
-    trunk = sam2.trunk_of(models.load_mini_sam(start))
-    scenes = load(folder / CLIPS)
-    model = sam2.model(seed, trunk)
-    losses = sam2.Losses(model, scenes, steps)
-    mean, curves = fit(model, losses, folder / "sam2", steps=steps, seed=seed, lr=1e-3, made_from=content_key(code=_made_with("sam2"), data=recipe), log=_say)
+    models.load_mini_sam(start)  # complains here, not in a replica
+    made_from = content_key(code=_made_with("sam2"), data=recipe, replicas=threads)
+    if (state := resume(folder / "sam2", steps, seed, made_from)) is None or state["step"] < steps:
+        in_replicas(threads, folder / "sam2", _fit_sam2, folder, start, steps, seed, made_from)
+    mean, curves = _fit_sam2(folder, start, steps, seed, made_from)
     path = (out or models.folder()) / models.MINI_SAM2
     write_weights(mean, path)
     return _provenance(path, "mini-SAM2", "python -m cclkit.training sam2", recipe, curves, steps, seed, code, score_weights("sam2", folder, path))
+
+
+def _fit_sam2(folder: Path, start: Path, steps: int, seed: int, made_from: str) -> tuple[torch.nn.Module, dict]:
+    model = sam2.model(seed, sam2.trunk_of(models.load_mini_sam(start)))
+    losses = sam2.Losses(model, load(folder / CLIPS), steps)
+    return fit(model, losses, folder / "sam2", steps=steps, seed=seed, lr=1e-3, matrices=sam2.matrices(model), made_from=made_from, log=_say)
 
 
 def score_weights(which: str, folder: Path, path: Path) -> dict:

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from ..foundation.mini_sam2 import IMAGE_SIZE, build_mini_sam2
 from .data import LEVELS, Scenes
-from .sam import DICE, FOCAL, _balanced, _dice, _focal, _iou, _mean, degraded
+from .sam import DICE, FOCAL, SMALLEST_MATRIX, _balanced, _dice, _focal, _iou, _mean, degraded
 
 FRAMES, LATE_FRAMES, OBJECTS = 3, 5, 4
 """Frames of a clip in the first and in the second half of the training, and objects followed in it."""
@@ -50,6 +50,14 @@ def model(seed: int, trunk: dict[str, torch.Tensor]) -> torch.nn.Module:
 def trunk_of(sam: torch.nn.Module) -> dict[str, torch.Tensor]:
     """Weights of mini-SAM's pyramid."""
     return {k: v for k, v in sam.image_encoder.state_dict().items() if not k.startswith("neck.")}
+
+
+def matrices(m: torch.nn.Module) -> list[torch.nn.Parameter]:
+    """What Muon trains: convolutions over several channels, but for the first, and linear maps."""
+    inner = (m.image_encoder, m.memory_attention, m.memory_encoder, m.sam_mask_decoder)
+    named = {f"{k} {name}": p for k, part in enumerate(inner) for name, p in part.named_parameters()}
+    wanted = lambda name, p: p.ndim == 4 and p.shape[1] > 1 and "stem.0" not in name or p.ndim == 2 and min(p.shape) >= SMALLEST_MATRIX and not name.endswith(("token.weight", "tokens.weight"))  # noqa: E731
+    return [p for name, p in named.items() if wanted(name, p)]
 
 
 class Losses:
