@@ -146,4 +146,4 @@ def test_no_licence_forbids_use_and_copyleft_is_named():
     """A new dependency under the GPL, or for non-commercial use, is a decision somebody has to take."""
     rows = licences().committed()
     assert not {n: t for n, (_, t) in rows.items() if re.search(r"non-?commercial|proprietary|AGPL|Affero", t, re.I)}
-    assert {n for n, (_, t) in rows.items() if re.search(r"(?<!L)GPL|General Public License v", t) and "Lesser" not in t} == {"plyfile", "docutils"}  # of docutils, one file for Emacs
+    assert {n for n, (_, t) in rows.items() if re.search(r"(?<!L)GPL|General Public License v", t) and "Lesser" not in t} == {"docutils"}  # of docutils, one file for Emacs
