@@ -29,8 +29,10 @@ def report(requirements: list[str], *options: str, before: tuple[str, ...] = ())
     """What pip would install into an empty environment: version, file name and SHA-256 by normalised name. pip says what is wrong and the script ends."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "report.json"
-        command = [sys.executable, "-m", "pip", *before, "install", "-qq", "--dry-run", "--ignore-installed", "--no-build-isolation", "--report", str(path), *options, *requirements]
-        subprocess.run(command, cwd=ROOT, env=os.environ | {"SAM2_BUILD_CUDA": "0"}, check=True)
+        subprocess.run(
+            [sys.executable, "-m", "pip", *before, "install", "-qq", "--dry-run", "--ignore-installed", "--no-build-isolation", "--report", str(path), *options, *requirements],
+            cwd=ROOT, env=os.environ | {"SAM2_BUILD_CUDA": "0"}, check=True,
+        )  # fmt: skip
         found = json.loads(path.read_text())["install"]
     return {normal(i["metadata"]["name"]): (i["metadata"]["version"], i["download_info"]["url"].rsplit("/", 1)[1], i["download_info"]["archive_info"]["hashes"]["sha256"]) for i in found}
 

@@ -373,6 +373,8 @@ def test_a_level_without_masks_runs_through(scene_folder, tmp_path, monkeypatch)
     assert len(r.codebooks()["sp"].prototypes) == 0
     maps = r.relevancy(r.scene.views[0], ["bear"])
     assert (maps[0, 0] == 0).all() and maps[0, 1].max() > 0
+    assert r.select_gaussians("bear")[1] == "wp"  # the level that has something to say
+    assert r.silhouettes(r.scene.views[0], ["bear"]).shape[0] == 1
 
 
 def test_soft_decoding_is_the_mean_over_codes(run):
