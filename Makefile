@@ -18,19 +18,28 @@ help:
 	@echo "make sweeps    the committed grids of experiments (data/sweeps), as CSV"
 	@echo "make fuzz      25,000 damaged files, 32 killed runs, 32 full disks (make test has a short form)"
 	@echo "make bench     speed and memory of the numerical core"
-	@echo "make setup     only create .venv"
+	@echo "make setup     only create .venv (LOCKED=1: from .ci/lock.txt, hash by hash)"
 	@echo "make clean     remove run folders and executed notebooks (figures and tables stay)"
 
 setup: $(STAMP)
 
 # torch first, then sam2 without build isolation: its set-up imports torch, and an isolated
 # build would download a second copy. SAM2_BUILD_CUDA=0: the extension is optional.
-$(STAMP): pyproject.toml constraints.txt
+# LOCKED=1 (CI) installs the very files whose SHA-256 .ci/lock*.txt list, and nothing else; Linux x86-64, CPython 3.11.
+$(STAMP): pyproject.toml constraints.txt $(if $(LOCKED),.ci/lock.txt .ci/lock-sdist.txt)
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "cclkit needs Python 3.11 or newer, found " + sys.version.split()[0] + "; run: make PYTHON=python3.11 ...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -c constraints.txt setuptools wheel torch torchvision
+ifdef LOCKED
+	@$(BIN)/python -c 'import platform, sys; here = platform.system(), platform.machine(), sys.version_info[:2]; sys.exit(0 if here == ("Linux", "x86_64", (3, 11)) else f"the lock is for Linux x86-64 and Python 3.11, this is {here}; leave out LOCKED=1")'
+	$(BIN)/python -m pip install --quiet --require-hashes --no-deps --only-binary :all: -r .ci/lock.txt
+	SAM2_BUILD_CUDA=0 $(BIN)/python -m pip install --quiet --require-hashes --no-deps --no-build-isolation -r .ci/lock-sdist.txt
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	$(BIN)/python -m pip check
+else
+	$(BIN)/python -m pip install --quiet -c constraints.txt setuptools torch torchvision
 	SAM2_BUILD_CUDA=0 $(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation sam2
 	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e .
+endif
 	@touch $(STAMP)
 
 figures: $(STAMP)

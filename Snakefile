@@ -6,12 +6,13 @@
 #
 # It only orders jobs. A job is a call of `cclkit run`; what it makes is an artefact whose path holds its key, so a
 # file that is there is up to date, and one that is out of date has another name. cclkit/jobs.py lists them.
+import shlex
 import sys
 
 from cclkit.jobs import duration, message, plan
 
 PROFILE = config.get("profile", "mini")
-CCLKIT = config.get("cclkit", f"{sys.executable} -m cclkit.cli")
+CCLKIT = config.get("cclkit", f"{shlex.quote(sys.executable)} -m cclkit.cli")
 JOBS = plan(PROFILE)
 LEFT = [job for job in JOBS if not job.done]
 CORES = workflow.cores or 4  # Snakemake sets OMP_NUM_THREADS to a job's threads: fewer would be slower, and round otherwise than `cclkit run` does
@@ -25,7 +26,7 @@ rule figures:
     params: cclkit=CCLKIT, profile=PROFILE,
     threads: CORES
     localrule: True
-    shell: "{params.cclkit} ledger && {params.cclkit} figures --profile {params.profile}"
+    shell: "{params.cclkit} ledger && {params.cclkit} figures --profile {params.profile:q}"
 
 
 rule ledger:

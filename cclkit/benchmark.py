@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .artefacts import atomic_write, code_version, content_key
+from .artefacts import Store, atomic_write, code_version, content_key
 from .config import Config
 from .errors import EvaluationError
 from .experiments import ARMS, index_map_miou, scene_miou
@@ -72,9 +72,14 @@ def benchmark(scenes: Sequence[str] | None, config: Config, folder: Path, *, see
     """All rows of all scenes: ``benchmark_rows.csv``, ``benchmark.md`` (a line per scene) and ``benchmark_contrasts.md`` in ``folder``.
 
     Rows that the file holds already with the same key are not measured again; rows of other scenes stay. A seed drives what is simulated of the
-    front end and the codebook's start; the whole pipeline runs with the configured seeds.
+    front end and the codebook's start; the whole pipeline runs with the configured seeds. Waits for another one that writes there.
     """
-    path = Path(folder) / ROWS
+    with Store(folder).lock(wait=True):  # each of two would write the rows that it knows
+        return _benchmark(scenes, config, Path(folder) / ROWS, seeds, report)
+
+
+def _benchmark(scenes: Sequence[str] | None, config: Config, path: Path, seeds: Sequence[int], report: Callable[[str], None]) -> list[Row]:
+    folder = path.parent
     known = {r.key: r for r in read_rows(path)} if path.exists() else {}
     rows: list[Row] = []
     lines: list[list] = []
@@ -98,8 +103,8 @@ def benchmark(scenes: Sequence[str] | None, config: Config, folder: Path, *, see
                       100 * run.ensure("tracks").record["share_unlabelled"], held_out_psnr(run), sum(run.ensure(s).record["wall_time_s"] for s in run.stages()) / 60])  # fmt: skip
         header = ["scene", "protocol", "units", "matching loss only, mIoU %", "CCL, mIoU %", "CCL, accuracy %", "masks without a track, %", "held-out PSNR dB", "minutes"]
         caption = f"Tabletop after the field, profile {config.profile}, {run.front_end.label}, one seed. Protocols differ between layouts and are not comparable. PSNR: held-out views, none of which is blurred. Minutes: all stages of one run."
-        report(save_table(Path(folder), "benchmark", header, lines, caption).splitlines()[-1])
-        save_contrasts(rows, Path(folder))
+        report(save_table(folder, "benchmark", header, lines, caption).splitlines()[-1])
+        save_contrasts(rows, folder)
     return rows
 
 

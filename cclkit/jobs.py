@@ -8,6 +8,7 @@ in one pass, and a second one would cost the same again.
 
 from __future__ import annotations
 
+import shlex
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -74,7 +75,7 @@ class Job:
     name: str
     stage: str
     what: str  # in words
-    command: str  # after `cclkit`
+    command: str  # after `cclkit`, quoted for a shell, which Snakemake runs its jobs through
     output: Path  # the artefact's record
     needs: tuple[Path, ...]
     done: bool
@@ -125,7 +126,7 @@ def plan(profile: str) -> list[Job]:
             whose = [r.scene.rpartition("/")[2]] + ([] if shared else [r.arm, str(r.seed)] if _of_arm(r, stage, runs) else [str(r.seed)])
             jobs[output] = Job(
                 "_".join([stage, *whose]), stage, f"{stage} of {r.scene}" + (f", {', '.join(whose[1:-1] + ['seed ' + whose[-1]])}" if len(whose) > 1 else ""),
-                " ".join(["run", "--profile", profile, "--scene", r.scene, "--stage", stage, *(f"--set {k}={v}" for k, v in r.settings.items())]),
+                shlex.join(["run", "--profile", profile, "--scene", r.scene, "--stage", stage, *(x for k, v in r.settings.items() for x in ("--set", f"{k}={v}"))]),
                 output, tuple(_record(r.run, s)[0] for s in _before(r.run, stage, stages)), done, minutes,
                 "" if not todo else "guess, not measured" if guessed and profile == "paper" else "not estimated" if guessed else "as finished jobs took",
                 r.run.config.device == "cuda", MEMORY_MB.get(stage, 8_000),

@@ -127,12 +127,16 @@ def run_notebooks(profile: str, *, fresh: bool = False, only: Sequence[str] | No
     Executed copies go to ``results/<profile>/notebooks``, figures and tables beside them. A copy made
     from the same notebook, parameters, code and data is kept. ``fresh`` deletes run folders and copies
     first and ignores bundled artefacts. A failing notebook is named with its cell and error; the
-    others still run.
+    others still run. Waits for another one that writes there.
     """
     configs.profile(profile)  # an unknown profile is an error before anything is deleted
-    root = results_folder(profile)
+    paths, root = notebook_paths(only), results_folder(profile)
+    with Store(root).lock(wait=True):
+        return _run_notebooks(profile, paths, root, fresh, write_back, parameters)
+
+
+def _run_notebooks(profile: str, paths: Sequence[Path], root: Path, fresh: bool, write_back: bool, parameters: dict | None) -> int:
     out = root / "notebooks"
-    paths = notebook_paths(only)
     os.environ["CCLKIT_QUIET"] = "1"  # progress bars would stand in the outputs
     # kernels start in notebooks/: they import the package that runs them, not another one that is installed
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH")]))

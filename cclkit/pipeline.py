@@ -41,7 +41,7 @@ from .foundation import Candidates, FrontEnd, MaskPropagator, build_front_end, i
 from .foundation.geometric import GeometricPropagation
 from .gaussians import Gaussians, fit_rgb, from_scene, lift, load_ply, project, rasterize, save_ply
 from .masks import LEVELS, FilterCounts, ViewMasks, build_view_masks, pack, unpack
-from .query import CANONICAL, by_code, code_cosine, code_relevancy, code_softmax_relevancy, select_level_by_mask_mean, select_level_by_maximum, threshold_mask
+from .query import CANONICAL, SELECTION_SHARE, by_code, code_cosine, code_relevancy, code_softmax_relevancy, select, select_level_by_mask_mean, select_level_by_maximum, threshold_mask
 from .rle import unpack_masks
 from .scenes import Scene, View, content_hash, load_scene
 from .tracking import ViewTracks, track_masks
@@ -79,7 +79,7 @@ GRAPH: dict[str, Stage] = {
         ("codebook", "gaussians", "field"),
         lambda c: _role(c, "clip") | _evaluation_settings(c) | {"device": c.device},
         ("query.py", "evaluation", "field.py", "gaussians"),
-        ("scores", "silhouettes", "gaussian_codes", "_looked_up", "codes", "codebooks", "_text"),
+        ("scores", "silhouettes", "lifted_relevancy", "_looked_up", "codes", "codebooks", "_text"),
         role="clip",
     ),
 }
@@ -179,13 +179,14 @@ class Run:
         self.times: dict[str, float] = {}
         self._artefacts: dict[str, Artefact] = {}
         self._codes: dict[str, np.ndarray] = {}
+        self._selected: dict[str, torch.Tensor] = {}  # [G] bool by text
 
     @classmethod
     def planned(cls, scene: Scene | None, config: Config, out: str | Path) -> "Run":
         """A run that is only asked for its keys and for what is there: nothing is written, no device is needed, and the scene may not be here yet (None)."""
         run = cls.__new__(cls)
         run.config, run.scene, run.store = config, scene, Store(out, bundle=bundle_folder(Path(out).name), look_only=True)
-        run.times, run._artefacts, run._codes = {}, {}, {}
+        run.times, run._artefacts, run._codes, run._selected = {}, {}, {}, {}
         if scene is None:
             run.__dict__["scene_key"] = "not here"
         return run
@@ -196,7 +197,7 @@ class Run:
         Dots of setting names are written as double underscores: ``vary(codebook__lambda_pull=0.0)``.
         """
         other = Run.__new__(Run)
-        other.scene, other.store, other.times, other._artefacts, other._codes = self.scene, self.store, {}, {}, {}
+        other.scene, other.store, other.times, other._artefacts, other._codes, other._selected = self.scene, self.store, {}, {}, {}, {}
         other.__dict__["scene_key"] = self.scene_key  # hashing all images again would take longer than most keys
         other.config = self.config.with_settings({k.replace("__", "."): v for k, v in settings.items()})
         same = all(getattr(other.config, k) == getattr(self.config, k) for k in ("front_end", "masks", "device"))
@@ -586,27 +587,25 @@ class Run:
         every = [rule(T, np.arange(len(T)), text) if len(T) else torch.zeros(len(texts), 1) for T in (book.prototypes for book in self.codebooks().values())]
         return self.field().expected(self.gaussians(), self._view(view).camera, every)
 
-    def select_gaussians(self, text: str, *, share: float = 0.7) -> tuple[np.ndarray, str]:  # [G] bool, level
-        """The Gaussians that answer a text, and the level they were chosen at; keep them with `Gaussians.select`.
-
-        A Gaussian's relevancy is the mean over the training pixels that it makes up, by its weights in them, so that
-        Gaussians which no view shows are never chosen. As in protocol A's masks, the level with the highest relevancy
-        answers, with what lies above ``share`` of the way from the lowest to the highest.
-        """
-        g = self.gaussians()
-        sums, weights = torch.zeros(len(g), len(LEVELS)), torch.zeros(len(g))
-        for view in progress(self.scene.training_views, "select"):
-            maps = self.relevancy(view, [text])[0].permute(1, 2, 0)  # [H, W, 2]
-            sums, weights = (a + b for a, b in zip((sums, weights), lift(project(g, view.camera), maps)))
-        seen = weights > 0
-        scores = (sums[seen] / weights[seen, None]).T  # [2, seen]
-        if not len(scores.T):
-            raise QueryError(f"{self.scene.path}: no Gaussian is seen by any training view, so none can answer {text!r}; check the gaussians stage")
-        level = int(scores.amax(1).argmax())
-        low, high = scores[level].aminmax()
-        keep = torch.zeros_like(seen)
-        keep[seen] = scores[level] > low + share * (high - low)
+    def select_gaussians(self, text: str, *, share: float = SELECTION_SHARE) -> tuple[np.ndarray, str]:  # [G] bool, level
+        """The Gaussians that answer a text, and the level they were chosen at; keep them with `Gaussians.select`. By `query.select`, from `lifted_relevancy`."""
+        keep, level = select(self.lifted_relevancy([text])[0], share=share)
         return keep.numpy(), LEVELS[level]
+
+    def lifted_relevancy(self, texts: Sequence[str], relevancy: Callable | None = None) -> torch.Tensor:  # [P, 2, G]
+        """Relevancy of Gaussians: each one's mean over the training pixels that it makes up, by its weights in them. NaN where no training view shows one.
+
+        A Gaussian's own feature says less: only sums over a ray were trained. ``relevancy(view, texts)`` [P, 2, H, W] replaces the configured rule.
+        Raises QueryError if no Gaussian is seen at all.
+        """
+        g, shape = self.gaussians(), (len(texts), len(LEVELS))
+        sums, weights = torch.zeros(len(g), shape[0] * shape[1]), torch.zeros(len(g))
+        for view in progress(self.scene.training_views, "select"):
+            maps = (relevancy or self.relevancy)(view, texts).flatten(0, 1).permute(1, 2, 0)  # [H, W, 2P]
+            sums, weights = (a + b for a, b in zip((sums, weights), lift(project(g, view.camera), maps)))
+        if not (weights > 0).any():
+            raise QueryError(f"{self.scene.path}: no Gaussian is seen by any training view, so none can answer {', '.join(map(repr, texts))}; check the gaussians stage")
+        return (sums / weights[:, None]).where(weights[:, None] > 0, torch.nan).T.reshape(*shape, len(g))
 
     def scores(self, reads: str, view: View | str, texts: Sequence[str], *, code_maps: np.ndarray | None = None) -> torch.Tensor | np.ndarray:
         """What an evaluation protocol reads (`evaluation.protocols.READS`), with the protocols' own constants: [P, 2, H, W], or [P, H, W] silhouettes.
@@ -631,26 +630,19 @@ class Run:
     def silhouettes(self, view: View | str, texts: Sequence[str]) -> np.ndarray:  # [P, H, W] uint8, 0 or 255
         """Pictures of the Gaussians that a text selects, and of no others: what opengaussian scores.
 
-        Ours, since the selection belongs to a method and not to its metric: a Gaussian is selected by the relevancy of
-        its own code, from `evaluation.selection_min`, at the level whose codes in use reach the largest (lowest on ties).
+        The selection belongs to a method and not to its metric, so it is that of `select_gaussians`, with the protocols' own relevancy.
         """
-        codes, books, gaussians, camera = self.gaussian_codes(), self.codebooks(), self.gaussians(), self._view(view).camera
-        text, canonical = self._text(texts), self._text(CANONICAL)
-        relevancy = [code_relevancy(books[n].prototypes, c, text, canonical) if len(books[n].prototypes) else torch.zeros(len(texts), len(c)) for n, c in zip(LEVELS, codes)]
-        per_level = torch.stack(relevancy, 1)  # [P, 2, G]
+        gaussians, camera = self.gaussians(), self._view(view).camera
+        new = [t for t in dict.fromkeys(texts) if t not in self._selected]
+        if new:
+            found = self.lifted_relevancy(new, lambda v, t: self.scores("relevancy", v, t))
+            self._selected |= {t: select(r, share=self.config.evaluation.selection_share)[0] for t, r in zip(new, found)}
         out = np.zeros((len(texts), camera.height, camera.width), np.uint8)
-        for picture, r in zip(out, per_level):
-            chosen = r[int(r.amax(1).argmax())] >= self.config.evaluation.selection_min
-            if chosen.any():
+        for picture, text in zip(out, texts):
+            if self._selected[text].any():
                 with torch.no_grad():
-                    picture[:] = opengaussian.silhouette(rasterize(Gaussians(*(t[chosen] for t in vars(gaussians).values())), camera).alpha)
+                    picture[:] = opengaussian.silhouette(rasterize(gaussians.select(self._selected[text]), camera).alpha)
         return out
-
-    def gaussian_codes(self) -> np.ndarray:  # [2, G] int64
-        """Code of every Gaussian by itself: its own feature through the decoder, nothing rendered."""
-        field = self.field()
-        with torch.no_grad():
-            return torch.stack([d(f).argmax(-1) for d, f in zip(field.decoders, field.features)]).numpy()
 
     def _looked_up(self, rule: Callable, view: View | str, texts: Sequence[str], code_maps: np.ndarray | None) -> torch.Tensor:  # [P, 2, H, W]
         """``rule(prototypes, codes, text)`` at both levels; a level without masks scores 0."""

@@ -162,6 +162,30 @@ def select_level_by_mask_mean(relevancy_maps, masks) -> int:
     return int(mean.argmax())
 
 
+SELECTION_SHARE = 0.7
+"""Where between the lowest and the highest relevancy a selection in 3D begins (ours): protocol A's masks begin there on its stretched maps."""
+
+
+def select(relevancy, *, share: float = SELECTION_SHARE) -> tuple[torch.Tensor, int]:
+    """What answers a text in 3D: keep [G] bool, and the level that chose.
+
+    As in protocol A's masks, the level with the largest relevancy answers (lowest on ties), with what lies above ``share``
+    of the way from its lowest value to its highest; nothing if all are equal.
+
+    Args:
+        relevancy: [L, G] of one text for every Gaussian, NaN in all levels for Gaussians that are never chosen.
+    Raises:
+        QueryError: another shape, or no Gaussian with a relevancy.
+    """
+    relevancy = _tensor(relevancy)
+    seen = ~relevancy.isnan().any(0) if relevancy.ndim == 2 else torch.zeros(0)
+    if not seen.any():
+        raise QueryError(f"select: relevancy {tuple(relevancy.shape)} holds no Gaussian with a value at every level; expected [L, G]")
+    level = int(relevancy[:, seen].amax(1).argmax())
+    low, high = relevancy[level, seen].aminmax()
+    return seen & (relevancy[level] > low + share * (high - low)), level
+
+
 def threshold_mask(values, threshold: float, *, strict: bool = True) -> torch.Tensor:
     """bool mask of values > threshold (protocols A, B, D), or >= with ``strict=False`` (protocol F)."""
     values = _tensor(values)

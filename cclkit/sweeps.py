@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from .artefacts import atomic_write, code_version, content_key
+from .artefacts import Store, atomic_write, code_version, content_key
 from .codebook import fit_codebook
 from .config import CodebookConfig, Config, SimulationConfig
 from .errors import CclkitError, ConfigError, reason
@@ -91,25 +91,26 @@ def run_sweep(sweep: Sweep, folder: Path, config: Config, *, workers: int = 2, r
     """Run what ``folder``/NAME.csv does not hold yet; returns that file. Rows are in the grid's order.
 
     Every finished run is written at once, so a stopped sweep goes on where it was. A run that fails
-    raises its error after the others under way are written.
+    raises its error after the others under way are written. Waits for another sweep that writes there.
     """
     path = Path(folder) / f"{sweep.name}.csv"
     runs = sweep.runs()
     keys = [_key(sweep, run, config) for run in runs]
-    known = {row["key"]: float(row["miou"]) for row in read_rows(path)} if path.exists() else {}
-    done = {k: known[k] for k in keys if k in known}
-    jobs = [(k, sweep.kind, sweep.fixed | run, config) for k, run in zip(keys, runs) if k not in done]
-    report(f"{sweep.name}: {len(runs)} runs, {len(runs) - len(jobs)} found")
-    if jobs:
-        # spawn: a forked torch would share its threads' locks
-        with multiprocessing.get_context("spawn").Pool(min(workers, len(jobs))) as pool:
-            for n, (key, miou) in enumerate(pool.imap_unordered(_run, jobs), 1):
-                done[key] = miou
-                _write(path, sweep, [(run, done[k], k) for run, k in zip(runs, keys) if k in done])
-                if n % 10 == 0 or n == len(jobs):
-                    report(f"{sweep.name}: {n} of {len(jobs)}")
-    else:
-        _write(path, sweep, [(run, done[k], k) for run, k in zip(runs, keys)])
+    with Store(folder).lock(wait=True):  # each of two sweeps would write the rows that it knows
+        known = {row["key"]: float(row["miou"]) for row in read_rows(path)} if path.exists() else {}
+        done = {k: known[k] for k in keys if k in known}
+        jobs = [(k, sweep.kind, sweep.fixed | run, config) for k, run in zip(keys, runs) if k not in done]
+        report(f"{sweep.name}: {len(runs)} runs, {len(runs) - len(jobs)} found")
+        if jobs:
+            # spawn: a forked torch would share its threads' locks
+            with multiprocessing.get_context("spawn").Pool(min(workers, len(jobs))) as pool:
+                for n, (key, miou) in enumerate(pool.imap_unordered(_run, jobs), 1):
+                    done[key] = miou
+                    _write(path, sweep, [(run, done[k], k) for run, k in zip(runs, keys) if k in done])
+                    if n % 10 == 0 or n == len(jobs):
+                        report(f"{sweep.name}: {n} of {len(jobs)}")
+        else:
+            _write(path, sweep, [(run, done[k], k) for run, k in zip(runs, keys)])
     return path
 
 

@@ -35,7 +35,7 @@ SMALL = (
     "front_end.masks=simulated", "front_end.features=simulated", "gaussians.iterations=4", "gaussians.start_gaussians=300", "gaussians.densify=False", "field.iterations=10",
     "codebook.steps=30", "codebook.n_prototypes=8", "field.hidden=(8,)", "field.pixels_per_mask=20", "field.batch=128", "field.top_k=4",
 )  # fmt: skip
-MODES = ("rasterised", "cached")
+MODES = ("rasterised", "cached", "joint")
 MEASURED = ("wall_time_s", "peak_memory_mb")
 """What stage.json records and no two runs share."""
 WRITES = ("os.mkdir", "os.rename", "os.remove", "os.rmdir")
@@ -126,7 +126,7 @@ class Trials:
     def kill(self, number: int) -> str:
         """One trial, alike for the same number: by turns at a write and at a moment. Returns where it was killed."""
         rng = np.random.default_rng(number)
-        mode = MODES[number // 2 % 2]
+        mode = MODES[number // 2 % len(MODES)]
         out = self.folder / f"killed_{number}"
         stages = list(dict.fromkeys(s for s in self.writes[mode] if s in self.seconds[mode]))
         stage = stages[int(rng.integers(0, len(stages)))]
@@ -184,7 +184,7 @@ def main() -> int:
                 bad += 1
                 print(f"kill {n}: {e}", flush=True)
         for k in range(args.disks):
-            mode = MODES[k % 2]
+            mode = MODES[k % len(MODES)]
             total = len(trials.writes[mode])
             at, fault = k * total // args.disks, (errno.ENOSPC, errno.EROFS)[k // 2 % 2]
             try:

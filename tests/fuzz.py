@@ -132,6 +132,12 @@ def splat(folder: Path) -> None:
     save_ply(Gaussians(r(20, 3), r(20, 4), r(20, 3), r(20), r(20, 4, 3)), folder / "g.ply")
 
 
+def text_splat(folder: Path) -> None:
+    splat(folder)
+    head, rows = (folder / "g.ply").read_bytes().split(b"end_header\n", 1)
+    np.savetxt(folder / "t.ply", np.frombuffer(rows, "<f4").reshape(20, -1), header=head.decode().replace("binary_little_endian", "ascii") + "end_header", comments="")
+
+
 def weights(folder: Path) -> None:
     from safetensors.torch import save_file
 
@@ -299,6 +305,7 @@ def _targets() -> dict[str, Target]:
         "poses_bounds.npy": Target("plane/poses_bounds.npy", m.npy, forward_facing, scene, 1240),
         "classes.txt": Target("plane/segmentations/classes.txt", m.text, forward_facing, scene, 620),
         "ply": Target("g.ply", m.ply, splat, lambda f, out: load_ply(f / "g.ply"), 1240),
+        "text ply": Target("t.ply", m.text, text_splat, lambda f, out: load_ply(f / "t.ply"), 370),
         "safetensors": Target("w.safetensors", m.safetensors, weights, load_weights("w.safetensors"), 1240),
         "torch file": Target("w.pth", m.anything, weights, load_weights("w.pth"), 500),
         "old torch file": Target("old.pth", m.anything, weights, load_weights("old.pth"), 500),

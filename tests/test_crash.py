@@ -24,7 +24,7 @@ def trials(tmp_path_factory):
     return crash.Trials(tmp_path_factory.mktemp("crash"))
 
 
-@pytest.mark.parametrize("number", [0, 1, 2])
+@pytest.mark.parametrize("number", [0, 1, 2, 4])  # every mode
 def test_a_killed_run_ends_as_if_nobody_had_killed_it(trials, number):
     trials.kill(number)
 
@@ -37,7 +37,7 @@ def test_a_full_or_read_only_disk_is_one_line_and_loses_nothing(trials):
 def test_every_stage_writes_and_can_be_killed(trials):
     """Otherwise trials would miss a stage without anyone noticing."""
     for mode, writes in trials.writes.items():
-        assert set(trials.seconds[mode]) <= set(writes) and len(trials.seconds[mode]) == (9 if mode == "cached" else 8)
+        assert set(trials.seconds[mode]) <= set(writes) and len(trials.seconds[mode]) == {"rasterised": 8, "cached": 9, "joint": 7}[mode]
 
 
 def test_the_comparison_notices(trials, tmp_path):

@@ -44,18 +44,61 @@ def test_ply_round_trip_is_exact(tmp_path, degree):
 
 
 def test_ply_layout_is_the_one_of_splat_viewers(tmp_path):
-    """Read with plyfile alone, by the column names that viewers use; f_rest is channel-major."""
-    from plyfile import PlyData
-
+    """The header to the byte, and rows by the column names that viewers use; f_rest is channel-major."""
     g = random_gaussians(3, 1)
-    vertex = PlyData.read(str(G.save_ply(g, tmp_path / "a.ply")))["vertex"]
-    names = [p.name for p in vertex.properties]
-    assert names == (
-        "x y z nx ny nz f_dc_0 f_dc_1 f_dc_2".split() + [f"f_rest_{i}" for i in range(9)]
-        + "opacity scale_0 scale_1 scale_2 rot_0 rot_1 rot_2 rot_3".split()
-    )  # fmt: skip
-    assert np.array_equal(vertex["f_rest_4"], g.sh[:, 2, 1])  # channel 1, second of three coefficients
-    assert np.array_equal(vertex["rot_0"], g.quats[:, 0])
+    names = "x y z nx ny nz f_dc_0 f_dc_1 f_dc_2".split() + [f"f_rest_{i}" for i in range(9)] + "opacity scale_0 scale_1 scale_2 rot_0 rot_1 rot_2 rot_3".split()
+    head, rows = G.save_ply(g, tmp_path / "a.ply").read_bytes().split(b"end_header\n", 1)
+    assert head.decode() == "ply\nformat binary_little_endian 1.0\nelement vertex 3\n" + "".join(f"property float {n}\n" for n in names)
+    rows = np.frombuffer(rows, "<f4").reshape(3, len(names))
+    assert np.array_equal(rows[:, names.index("f_rest_4")], g.sh[:, 2, 1])  # channel 1, second of three coefficients
+    assert np.array_equal(rows[:, names.index("rot_0")], g.quats[:, 0]) and not rows[:, 3:6].any()
+
+
+@pytest.mark.parametrize("form", ["binary_big_endian", "ascii"])
+def test_ply_of_other_writers(tmp_path, form):
+    """The other byte order and text, doubles, unknown columns and elements, comments, and lines that end as on Windows."""
+    g = random_gaussians(5, 1)
+    path = G.save_ply(g, tmp_path / "a.ply")
+    head, rows = path.read_bytes().split(b"end_header\n", 1)
+    rows = np.frombuffer(rows, "<f4").reshape(5, -1)
+    head = head.decode().replace("binary_little_endian 1.0\n", f"{form} 1.0\ncomment made elsewhere, \u00e9\nelement camera 2\nproperty uchar id\nproperty int n\n").replace("float x", "double x")
+    head = (head + "property uint8 label\nelement face 0\nproperty list uchar int vertex_indices\nend_header\n").replace("\n", "\r\n").encode()
+    if form == "ascii":
+        body = b"1 2\r\n3 4\r\n" + b"".join(" ".join([*(f"{x:.9g}" for x in row), "7"]).encode() + b"\r\n" for row in rows)
+    else:
+        body = bytes(10) + b"".join(row[:1].astype(">f8").tobytes() + row[1:].astype(">f4").tobytes() + b"\x07" for row in rows)
+    path.write_bytes(head + body)
+    back = G.load_ply(path)
+    for name, t in vars(g).items():
+        assert torch.equal(getattr(back, name), t), name
+    path.write_bytes(head + body[:-3] + (b"\r\n" if form == "ascii" else b""))  # the last value is gone
+    with pytest.raises(GaussiansError, match="a.ply: not a complete PLY"):
+        G.load_ply(path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "found"),
+    [
+        (b"ply\n", b"plx\n", "first line isn't 'ply'"),
+        (b"binary_little_endian", b"binary_middle_endian", "line 2 of its header is 'format binary_middle_endian 1.0'"),
+        (b"format binary_little_endian 1.0\n", b"", "'end_header'"),
+        (b"property float y", b"property float x", "'property float x'"),
+        (b"property float y", b"property half y", "'property half y'"),
+        (b"property float y", b"property list uchar float y", "'vertex' has a property that is a list"),
+        (b"property float x", b"element vertex 1\nproperty float x", "'element vertex 1'"),
+        (b"vertex 50", b"vertex -1", "'element vertex -1'"),
+        (b"vertex 50", b"vertex 999999999999999999", "bytes fewer than its header counts, 999999999999999999 vertices"),
+        (b"vertex 50", b"vertex 9999999999999999999", "'element vertex 9999999999999999999'"),
+        (b"binary_little_endian", b"ascii", "rows, its header counts 50"),
+        (b"end_header\n", b"comment " + b"x" * 70_000 + b"\nend_header\n", "doesn't end within 65536 bytes"),
+    ],
+)
+def test_ply_headers_that_are_refused(tmp_path, old, new, found):
+    path = G.save_ply(random_gaussians(50, 1), tmp_path / "a.ply")
+    path.write_bytes(path.read_bytes().replace(old, new, 1))
+    with pytest.raises(GaussiansError, match=r"a\.ply: not a complete PLY file \(.*expected a 3DGS PLY; export the splat again") as e:
+        G.load_ply(path)
+    assert found in str(e.value)
 
 
 def test_ply_of_no_gaussians(tmp_path):

@@ -125,7 +125,7 @@ jobs.GRIDS["mini"] = jobs.Grid({{{scene!r}: ("both",)}}, (0,), ("masks", "field"
 
 
 def test_killed_and_started_again_it_finishes_without_redoing_jobs(elsewhere):
-    scene = write_plane_scene(elsewhere)
+    scene = write_plane_scene(elsewhere, name="plane $(touch hit); touch hit")  # Snakemake runs its jobs through a shell
     settings = {"front_end.features": "simulated", "gaussians.iterations": 2, "gaussians.start_gaussians": 300, "gaussians.densify": False, "field.iterations": 3, "codebook.steps": 5}
     (elsewhere / "site").mkdir()
     (elsewhere / "site" / "sitecustomize.py").write_text(SITE.format(settings=settings, scene=str(scene)))
@@ -149,6 +149,7 @@ def test_killed_and_started_again_it_finishes_without_redoing_jobs(elsewhere):
     assert all(p.stat().st_mtime_ns == when for p, when in done.items())
     text = again.stdout + again.stderr
     assert "masks_plane" not in text and "evaluation_plane" in text
+    assert not list(elsewhere.rglob("hit")) and not (ROOT / "hit").exists()
 
 
 def test_the_cluster_profile_differs_only_in_where_jobs_run():

@@ -13,12 +13,12 @@ from PIL import Image
 import conftest
 from cclkit import config
 from cclkit.codebook import ccl_loss, fit_codebook
-from cclkit.errors import CclkitError, CodebookError, FeatureError, FieldError, GaussiansError
+from cclkit.errors import CclkitError, CodebookError, FeatureError, FieldError, GaussiansError, QueryError
 from cclkit.features import check_features
 from cclkit.gaussians import rasterize
 from cclkit.gaussians.blending import _Entries
 from cclkit.gaussians.rasterize import _Project, _Splat, _build_tiles
-from cclkit.pipeline import Run, run_pipeline
+from cclkit.pipeline import Run, answer_query, run_pipeline
 from cclkit.query import relevancy
 from conftest import write_plane_scene
 from test_rasterize import camera, problem
@@ -137,7 +137,7 @@ def _is_finite(run):
     return pooled["units"] > 0 and 0 <= pooled["miou"] <= 1
 
 
-@pytest.mark.parametrize("mode", ["rasterised", "cached"])
+@pytest.mark.parametrize("mode", ["rasterised", "cached", "joint"])
 def test_one_training_view(tmp_path, mode):
     scene = write_plane_scene(tmp_path, n_views=2)
     (scene / "scene.json").write_text(json.dumps({"held_out": ["frame_00002.jpg"]}))
@@ -152,10 +152,23 @@ def test_one_view_at_all(tmp_path):
     assert run.codes("frame_00001.jpg").shape[0] == 2 and torch.isfinite(run.relevancy("frame_00001.jpg", ["bear"])).all()
 
 
-@pytest.mark.parametrize("mode", ["rasterised", "cached"])
+@pytest.mark.parametrize("mode", ["rasterised", "cached", "joint"])
 def test_one_gaussian(tmp_path, mode):
     run = _whole_run(write_plane_scene(tmp_path, n_views=3), tmp_path / "out", gaussians__start_gaussians=1, field__mode=mode)
     assert len(run.gaussians()) == 1 and _is_finite(run)
+    keep, _ = run.select_gaussians("bear")  # nothing to stand out from: no answer in 3D
+    assert keep.tolist() == [False] and run.vary(evaluation__protocol="opengaussian").evaluation()["aggregates"]["pooled"]["miou"] == 0
+    answer = json.loads((answer_query(run, "bear", run.scene.views[:1]) / "answer.json").read_text())
+    assert answer["selection"]["gaussians"] == 0 and answer["selection"]["file"] is None
+
+
+def test_gaussians_that_no_view_shows_cannot_answer(tmp_path, monkeypatch):
+    run = _whole_run(write_plane_scene(tmp_path, n_views=2), tmp_path / "out")
+    behind = run.gaussians().detach()
+    behind.means.add_(torch.tensor([1e4, 0.0, 0.0]))
+    monkeypatch.setattr(run, "gaussians", lambda: behind)
+    with pytest.raises(QueryError, match="no Gaussian is seen by any training view, so none can answer 'bear'"):
+        run.select_gaussians("bear")
 
 
 @pytest.fixture

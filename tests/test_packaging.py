@@ -127,13 +127,61 @@ def test_a_readme_block_without_its_table_is_one_error(tmp_path):
         readme_with_tables("<!-- table: b.md -->\n<!-- end -->", tmp_path)
 
 
-def licences():
+def ci(name):
     import importlib.util
 
-    spec = importlib.util.spec_from_file_location("licences", ROOT / ".ci/licences.py")
+    spec = importlib.util.spec_from_file_location(name, ROOT / f".ci/{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def licences():
+    return ci("licences")
+
+
+def test_the_lock_agrees_with_constraints_and_every_file_has_a_hash():
+    lock = ci("lock")
+    wheels, sources = lock.read(lock.WHEELS), lock.read(lock.SOURCES)
+    assert not wheels.keys() & sources.keys() and set(sources) == {"antlr4-python3-runtime", "connection-pool", "iopath", "sam2"}  # another one is a decision
+    locked = wheels | sources
+    assert all(hashes and all(re.fullmatch(r"[0-9a-f]{64}", h) for h in hashes) for _, hashes in locked.values())
+    different = {n: (version, pins()[n]) for n, (version, _) in locked.items() if n in pins() and version != pins()[n]}
+    assert not different, f"the lock differs from constraints.txt: {different}; run: .venv/bin/python .ci/lock.py"
+    free = {n for n in locked if n not in pins()}
+    assert all(re.match(r"nvidia-|cuda-|triton$", n) for n in free), f"neither torch's own nor pinned in constraints.txt: {free}"
+    missing = {requirement(t)[0] for t in project()["dependencies"]} - set(locked)
+    assert not missing, f"not in the lock: {missing}; run: .venv/bin/python .ci/lock.py"
+    for path in (lock.WHEELS, lock.SOURCES):
+        entries = lock.read(path)
+        assert path.read_text().split("\n", 1)[1] == lock.text("", entries).split("\n", 1)[1]  # nothing in it but names, versions and hashes
+
+
+def test_the_lock_holds_all_that_locked_packages_ask_for():
+    """Nothing outside the lock is ever fetched (--no-deps), so what installed packages require must be in it."""
+    from importlib.metadata import requires
+
+    from packaging.requirements import Requirement
+
+    lock = ci("lock")
+    locked = lock.read(lock.WHEELS) | lock.read(lock.SOURCES)
+    asked = {}
+    for name in locked:
+        try:
+            needs = map(Requirement, requires(name) or ())
+        except PackageNotFoundError:
+            continue  # another platform
+        asked |= {normal(r.name): (name, r) for r in needs if r.marker is None or r.marker.evaluate({"extra": "", "sys_platform": "linux", "platform_system": "Linux", "platform_machine": "x86_64"})}
+    assert len(asked) > 80
+    assert not {n: str(a) for n, a in asked.items() if n not in locked or not a[1].specifier.contains(locked[n][0], prereleases=True)}
+
+
+def test_ci_installs_by_hash_and_nothing_else():
+    run = lambda *a: subprocess.run(["make", "-n", "-B", "setup", "PYTHON=python3", *a], cwd=ROOT, capture_output=True, text=True, check=True).stdout  # noqa: E731
+    installs = [l for l in run("LOCKED=1").splitlines() if "pip install" in l]
+    assert len(installs) == 3 and all("--no-deps" in l for l in installs) and all("--require-hashes" in l for l in installs[:2]) and installs[2].endswith("-e .")
+    assert "--require-hashes" not in run() and "-c constraints.txt" in run()  # other platforms
+    assert "make setup LOCKED=1" in (ROOT / ".ci/run").read_text()
 
 
 def test_the_licence_table_is_what_the_installed_packages_say():
@@ -146,4 +194,4 @@ def test_no_licence_forbids_use_and_copyleft_is_named():
     """A new dependency under the GPL, or for non-commercial use, is a decision somebody has to take."""
     rows = licences().committed()
     assert not {n: t for n, (_, t) in rows.items() if re.search(r"non-?commercial|proprietary|AGPL|Affero", t, re.I)}
-    assert {n for n, (_, t) in rows.items() if re.search(r"(?<!L)GPL|General Public License v", t) and "Lesser" not in t} == {"plyfile", "docutils"}  # of docutils, one file for Emacs
+    assert {n for n, (_, t) in rows.items() if re.search(r"(?<!L)GPL|General Public License v", t) and "Lesser" not in t} == {"docutils"}  # of docutils, one file for Emacs

@@ -14,7 +14,7 @@ import torch
 from cclkit import cli, config, experiments
 from cclkit.artefacts import verify
 from cclkit.errors import ArtefactError, CclkitError, ConfigError, EvaluationError, GaussiansError, QueryError
-from cclkit.gaussians import rasterize
+from cclkit.gaussians import project, rasterize, splat_features
 from cclkit.masks import LEVELS
 from cclkit.pipeline import GRAPH, STAGES, Run, run_pipeline
 from cclkit.scenes import load_scene
@@ -141,26 +141,39 @@ def test_every_protocol_scores_one_field(run):
         index_map_miou(run.vary(evaluation__protocol="opengaussian"))
 
 
+def test_relevancy_in_3d_is_the_mean_of_the_pixels_a_gaussian_makes_up(run):
+    """Against one Gaussian's alpha T in every training view, found by rendering a colour that only it has."""
+    texts, g = ["bear", "red apple"], run.gaussians()
+    lifted = run.lifted_relevancy(texts)
+    assert lifted.shape == (2, 2, len(g))
+    for one in (int(torch.nonzero(~lifted[0, 0].isnan())[k]) for k in (0, 7)):
+        sums, weights = torch.zeros(2, 2), 0.0
+        for view in run.scene.training_views:
+            share = splat_features(project(g, view.camera), torch.nn.functional.one_hot(torch.tensor(one), len(g)).float()[:, None])[..., 0]  # [H, W]
+            sums, weights = sums + (run.relevancy(view, texts) * share).sum((-1, -2)), weights + share.sum()
+        torch.testing.assert_close(lifted[:, :, one], sums / weights, rtol=1e-4, atol=1e-5)
+    hidden = lifted[0, 0].isnan()
+    assert torch.equal(hidden, lifted.isnan().any(0).any(0))
+    for text, per_level in zip(texts, lifted):
+        keep, level = run.select_gaussians(text)
+        best = int(per_level.nan_to_num(-1).amax(1).argmax())
+        low, high = per_level[best, ~hidden].aminmax()
+        assert level == LEVELS[best] and not (keep & hidden.numpy()).any()
+        assert np.array_equal(keep, (per_level[best] > low + 0.7 * (high - low)).numpy())
+
+
 def test_silhouettes_are_of_the_selected_gaussians_alone(run):
-    from cclkit.query import CANONICAL, relevancy
-
-    view, texts = run.scene.views[0], ["bear", "red apple"]
-    text, canonical = run.front_end.encoder.encode_text(texts), run.front_end.encoder.encode_text(list(CANONICAL))
-    codes, books = run.gaussian_codes(), run.codebooks()
-    assert codes.shape == (2, len(run.gaussians()))
-    per_gaussian = torch.stack([relevancy(books[n].prototypes[c], text, canonical) for n, c in zip(("sp", "wp"), codes)], 1)  # every Gaussian by itself
-    middle = float(per_gaussian[0].max()) - 1e-4  # a limit that some Gaussians pass, whatever the texts score
-    pictures = run.vary(evaluation__selection_min=middle).silhouettes(view, texts)
+    view, texts, g = run.scene.views[0], ["bear", "red apple"], run.gaussians()
+    pictures = run.silhouettes(view, texts)
     assert pictures.shape == (2, view.camera.height, view.camera.width) and set(np.unique(pictures)) <= {0, 255}
-    level = int(per_gaussian[0].amax(1).argmax())
-    chosen = per_gaussian[0, level] >= middle
-    g = run.gaussians()
-    alone = type(g)(*(t[chosen] for t in vars(g).values()))
-    from cclkit.gaussians import rasterize
-
-    assert 0 < chosen.sum() < len(g)
-    np.testing.assert_array_equal(pictures[0] > 0, rasterize(alone, view.camera).alpha.numpy() > 0.7)
-    assert not run.vary(evaluation__selection_min=1.0).silhouettes(view, texts).any()  # nothing selected is an empty picture
+    kept = [run.select_gaussians(t)[0] for t in texts]
+    for picture, keep in zip(pictures, kept):
+        assert 0 < keep.sum() < len(g)
+        np.testing.assert_array_equal(picture > 0, rasterize(g.select(keep), view.camera).alpha.numpy() > 0.7)
+    strict = run.vary(evaluation__selection_share=1.0)
+    assert not strict.silhouettes(view, texts).any()  # nothing selected is an empty picture
+    other = run.vary(query__rule="softmax")  # a query's settings are for looking; a protocol brings its own
+    np.testing.assert_array_equal(other.silhouettes(view, texts[::-1]), pictures[::-1])
 
 
 def test_a_second_run_finds_everything(run, scene_folder):
@@ -360,6 +373,8 @@ def test_a_level_without_masks_runs_through(scene_folder, tmp_path, monkeypatch)
     assert len(r.codebooks()["sp"].prototypes) == 0
     maps = r.relevancy(r.scene.views[0], ["bear"])
     assert (maps[0, 0] == 0).all() and maps[0, 1].max() > 0
+    assert r.select_gaussians("bear")[1] == "wp"  # the level that has something to say
+    assert r.silhouettes(r.scene.views[0], ["bear"]).shape[0] == 1
 
 
 def test_soft_decoding_is_the_mean_over_codes(run):

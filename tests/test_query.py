@@ -12,6 +12,7 @@ from cclkit.query import (
     code_relevancy,
     code_softmax_relevancy,
     relevancy,
+    select,
     select_level_by_mask_mean,
     select_level_by_maximum,
     softmax_relevancy,
@@ -134,3 +135,16 @@ def test_levels_and_threshold():
         select_level_by_maximum(maps * np.nan)
     with pytest.raises(QueryError, match="one per level"):
         select_level_by_maximum(maps[0])
+
+
+def test_selection_in_3d():
+    nan = np.nan
+    scores = np.array([[0.1, 0.5, nan, 0.2, 0.3], [0.0, 0.4, nan, 0.9, 0.64]])
+    keep, level = select(scores, share=0.7)
+    assert level == 1 and keep.tolist() == [False, False, False, True, True]  # above 0.63; what is never seen is never chosen
+    assert select(scores, share=0.75)[0].tolist() == [False, False, False, True, False]
+    assert not select(scores, share=1.0)[0].any() and not select(np.full((2, 3), 0.8))[0].any()
+    assert select(scores[[0, 0]])[1] == 0  # lowest on ties
+    for bad in (np.full((2, 3), nan), np.zeros((2, 0)), np.zeros(3)):
+        with pytest.raises(QueryError, match="holds no Gaussian"):
+            select(bad)

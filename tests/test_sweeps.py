@@ -1,8 +1,12 @@
 """Sweeps: every combination once, resumed where stopped, computed again when something changed, and clear errors."""
 
+import os
+import threading
+
 import pytest
 
 from cclkit import sweeps
+from cclkit.artefacts import Store
 from cclkit.cli import main
 from cclkit.config import Config
 from cclkit.errors import ConfigError
@@ -86,6 +90,23 @@ def test_a_stopped_sweep_goes_on_and_changed_code_starts_over(file, tmp_path, al
     monkeypatch.setattr(sweeps, "code_version", lambda *code: "changed")
     sweeps.run_sweep(sweep, tmp_path, Config(), report=lines.append)
     assert len(alone.seen) == 16
+
+
+def test_two_sweeps_in_one_folder_keep_each_other_s_rows(file, tmp_path, alone, capfd):
+    sweep, lines = sweeps.load_sweep(file), []
+    alone.stop_at = 3
+    with Store(tmp_path / "out").lock():  # the first, under way
+        with pytest.raises(KeyboardInterrupt):
+            sweeps.run_sweep(sweep, tmp_path, Config(), report=lines.append)
+        second = threading.Thread(target=sweeps.run_sweep, args=(sweep, tmp_path / "out", Config()), kwargs={"report": lines.append})
+        second.start()
+        second.join(0.5)
+        assert second.is_alive() and len(lines) == 1  # it has not even looked at the rows
+        (tmp_path / "small.csv").rename(tmp_path / "out/small.csv")
+        alone.stop_at = None
+    second.join(60)
+    assert not second.is_alive() and "small: 8 runs, 3 found" in lines and len(sweeps.read_rows(tmp_path / "out/small.csv")) == 8
+    assert f"{tmp_path / 'out'}: in use by another run (process {os.getpid()}); waiting for it" in capfd.readouterr().err
 
 
 def test_gains_are_paired_by_seed():

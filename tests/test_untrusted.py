@@ -22,7 +22,8 @@ def notebook_code(path):
 
 
 def programs():
-    return [(p.relative_to(ROOT).as_posix(), p.read_text(encoding="utf-8")) for p in SOURCES] + [(p.name, notebook_code(p)) for p in sorted((ROOT / "notebooks").glob("*.ipynb"))]
+    beside = [*(ROOT / ".ci").glob("*.py"), *(ROOT / "solutions").glob("*.py")]
+    return [(p.relative_to(ROOT).as_posix(), p.read_text(encoding="utf-8")) for p in [*SOURCES, *beside]] + [(p.name, notebook_code(p)) for p in sorted((ROOT / "notebooks").glob("*.ipynb"))]
 
 
 def faults(source):
@@ -32,12 +33,13 @@ def faults(source):
         if isinstance(node, (ast.Import, ast.ImportFrom)):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else [f"{node.module}.{a.name}" for a in node.names]
             found += [(node.lineno, n) for n in names if n.split(".")[0] in UNPICKLERS and n != "pickle"]  # pickle: for the name of its error
+            found += [(node.lineno, f"{n} by a name that hides it") for n, a in zip(names, node.names) if n.split(".")[0] in ("os", "subprocess") and (a.asname or n.startswith("subprocess.") or n in ("os.system", "os.popen"))]
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "pickle" and node.attr != "UnpicklingError":
             found.append((node.lineno, f"pickle.{node.attr}"))
         if not isinstance(node, ast.Call):
             continue
         name, given = ast.unparse(node.func), {k.arg: ast.unparse(k.value) for k in node.keywords}
-        if name in ("eval", "exec", "compile", "__import__", "os.system", "os.popen", "yaml.load", "yaml.unsafe_load", "torch.hub.load", "torch.jit.load", "pd.read_pickle"):
+        if name in ("eval", "exec", "compile", "__import__", "os.system", "os.popen", "yaml.load", "yaml.unsafe_load", "torch.hub.load", "torch.jit.load", "pd.read_pickle", "get_ipython") or name.startswith(("os.exec", "os.spawn", "subprocess.get", "asyncio.create_subprocess_shell")):
             found.append((node.lineno, name))
         if name == "torch.load" and given.get("weights_only") != "True":
             found.append((node.lineno, "torch.load without weights_only=True"))
@@ -58,6 +60,7 @@ def test_nothing_unpickles_or_asks_a_shell():
 @pytest.mark.parametrize("bad", [
     "import pickle\npickle.load(f)", "from joblib import load", "torch.load(p)", "torch.load(p, weights_only=False)", "np.load(p, allow_pickle=True)",
     "os.system(f'rm {name}')", "subprocess.run(f'ls {name}', shell=True)", "subprocess.run('ls ' + name)", "eval(text)", "yaml.load(f)",
+    "from os import system", "from subprocess import run", "import subprocess as s", "subprocess.getoutput('ls ' + name)", "get_ipython().system('ls')", "os.execvp(name, [name])",
 ])  # fmt: skip
 def test_the_check_notices(bad):
     assert faults(bad)

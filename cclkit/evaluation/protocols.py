@@ -105,8 +105,8 @@ def _opengaussian() -> Protocol:
             rows.append(({"iou": value} | {f"acc_{100 * t:03.0f}": value > t for t in opengaussian.ACCURACIES}, np.asarray(picture) > opengaussian.GREY_THRESHOLD))
         return rows
 
-    ours = {"selection": "ours: Gaussians whose own code beats every canonical phrase, at the level with the largest relevancy", "scale": SCALE, "canonical": list(CANONICAL)}
-    return Protocol("silhouettes of Gaussians selected in 3D", "silhouette", score, lambda config: opengaussian.CONSTANTS | ours | {"selection_min": config.selection_min}, foreground=opengaussian.GREY_THRESHOLD + 1)
+    ours = {"selection": "ours: Gaussians by the mean relevancy of the training pixels that they make up, at the level with the largest", "scale": SCALE, "canonical": list(CANONICAL)}
+    return Protocol("silhouettes of Gaussians selected in 3D", "silhouette", score, lambda config: opengaussian.CONSTANTS | ours | {"selection_share": config.selection_share}, foreground=opengaussian.GREY_THRESHOLD + 1)
 
 
 PROTOCOLS: dict[str, Protocol] = {

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from plyfile import PlyData
 from torch import Tensor
 
-from ..errors import GaussiansError, reason
+from ..errors import GaussiansError
+from .ply import read_vertices, table_bytes
 
 SH_SIZES = (1, 4, 9, 16)
 """Number of SH coefficients per colour channel at degree 0, 1, 2, 3."""
@@ -134,29 +134,16 @@ def save_ply(gaussians: Gaussians, path: str | Path) -> Path:
             g.quats.numpy(),
         ],
         axis=1,
-    ).astype("<f4")
-    # written by hand: one header and one block, so no writer's version can change the bytes
-    names = _property_names(sh.shape[1])
-    header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(g)}"]
-    header += [f"property float {n}" for n in names] + ["end_header\n"]
+    )
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as out:
-            out.write("\n".join(header).encode("ascii"))
-            out.write(np.ascontiguousarray(table).tobytes())
+            out.write(table_bytes(table, _property_names(sh.shape[1])))
         os.replace(temporary, path)
     except OSError as e:
         temporary.unlink(missing_ok=True)
         raise GaussiansError(f"{path}: cannot be written ({e.strerror or e}); free space, or choose a folder that exists and is writable") from e
     return path
-
-
-def _header_size(path: Path) -> int:
-    with open(path, "rb") as f:
-        for line in f:
-            if line.strip() == b"end_header":
-                break
-        return f.tell()
 
 
 def load_ply(path: str | Path) -> Gaussians:
@@ -166,19 +153,7 @@ def load_ply(path: str | Path) -> Gaussians:
     """
     path = Path(path)
     remedy = "export the splat again in the standard 3DGS layout"
-    try:
-        ply = PlyData.read(str(path))  # memory-mapped: a count in the header is compared with the file before anything is allocated
-    except OSError as e:
-        raise GaussiansError(f"{path}: cannot be read ({e.strerror or e}); check the path") from e
-    except Exception as e:  # plyfile's own, and NumPy's for types and counts that cannot be
-        raise GaussiansError(f"{path}: not a complete PLY file ({reason(e)}), expected a 3DGS PLY; {remedy}") from e
-    if "vertex" not in ply:
-        raise GaussiansError(f"{path}: has elements {[e.name for e in ply.elements]}, expected 'vertex'; {remedy}")
-    if not ply.text and not any(e.data.dtype.hasobject for e in ply.elements):
-        extra = path.stat().st_size - _header_size(path) - sum(e.data.nbytes for e in ply.elements)
-        if extra:
-            raise GaussiansError(f"{path}: holds {extra} bytes more than its header counts ({len(ply['vertex'].data)} vertices), expected a 3DGS PLY; {remedy}")
-    vertex = ply["vertex"].data
+    vertex = read_vertices(path, remedy)
     have = vertex.dtype.names or ()
     n_rest = sum(1 for n in have if n.startswith("f_rest_"))
     n_sh = n_rest // 3 + 1
@@ -189,10 +164,7 @@ def load_ply(path: str | Path) -> Gaussians:
     if missing:
         raise GaussiansError(f"{path}: lacks the columns {', '.join(missing)}, has {', '.join(have) or 'none'}; {remedy}")
 
-    try:
-        columns = {n: vertex[n].astype(np.float32) for n in wanted}
-    except (TypeError, ValueError) as e:  # a list property where a number is expected
-        raise GaussiansError(f"{path}: a column is not a plain number ({e}); {remedy}") from e
+    columns = {n: vertex[n].astype(np.float32) for n in wanted}
 
     def stack(*names: str) -> Tensor:
         return torch.from_numpy(np.stack([columns[n] for n in names], axis=-1))
