@@ -1132,3 +1132,17 @@ def training_figure(panels: Sequence[tuple[str, Mapping[str, tuple[Sequence[floa
         if len(curves) > 1:
             ax.legend(fontsize=8)
     return fig
+
+
+def sizes_figure(curves: Mapping[str, Sequence[Mapping[str, float]]], targets: Mapping[str, float], smallest: int) -> Figure:
+    """IoU after one click over the size of the region clicked on, per granularity at its own output; dashed: what we wanted."""
+    fig, axes = plots(1, 1, size=(6.2, 3.4))
+    ax = axes[0, 0]
+    for (level, rows), color in zip(curves.items(), (ORANGE, GREEN, BLUE)):
+        x = [np.sqrt(r["from_px"] * r["to_px"]) for r in rows]
+        ax.plot(x, [r["iou"] for r in rows], "o-", color=color, label=level)
+        ax.plot([smallest, ax.get_xlim()[1]], [targets[level]] * 2, color=color, ls="--", lw=0.9)
+    ax.axvline(smallest, color="0.6", lw=1, ls=":")
+    ax.set(xscale="log", xlabel="pixels of the region", ylabel="IoU after one click", ylim=(0, 1))
+    ax.legend(fontsize=9, loc="upper left")
+    return fig
