@@ -308,7 +308,7 @@ def test_colours_are_told_apart_with_any_colour_vision(vision):
         return (np.linalg.norm(lab[:, None] - lab[None], axis=-1) + 1e9 * np.eye(len(lab))).min()
 
     assert nearest(figures.ARM_COLORS.values()) > 15
-    assert nearest([figures.BLUE, figures.ORANGE, figures.GREEN, figures.VERMILION, figures.PURPLE, figures.SKY, figures.YELLOW]) > 15
+    assert nearest([colors.BLUE, colors.ORANGE, colors.GREEN, colors.VERMILION, colors.PURPLE, colors.SKY, colors.YELLOW]) > 15
     for n, least in ((8, 20), (20, 12), (60, 5)):
         assert nearest(figures.label_colors(n)) > least, n
     assert nearest([*figures.label_colors(60), figures.UNLABELLED]) > 5, "none must not look like a label"
