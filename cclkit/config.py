@@ -119,8 +119,8 @@ class Sam2Config:
 class FrontEndConfig:
     """Which models stand behind masks, tracks and features."""
 
-    masks: str = "simulated"
-    """What proposes masks: "sam" or "simulated" (ground truth with dialled-in imperfection). Paper: SAM. The profile mini has no small SAM that is good enough yet and simulates."""
+    masks: str = "sam"
+    """What proposes masks: "sam" or "simulated" (ground truth with dialled-in imperfection). Paper: SAM."""
     features: str = "clip"
     """What embeds masks and texts: "clip" or "simulated". Paper: CLIP."""
     sam: SamConfig = nested(default_factory=SamConfig)
@@ -441,7 +441,7 @@ def profile(name: str = "mini", **settings: Any) -> Config:
             profile="paper",
             device="cuda",
             front_end=FrontEndConfig(
-                masks="sam", sam=SamConfig(model="vit_h", precision="bfloat16"), clip=ClipConfig(model="ViT-B-16", precision="bfloat16"),
+                sam=SamConfig(model="vit_h", precision="bfloat16"), clip=ClipConfig(model="ViT-B-16", precision="bfloat16"),
                 propagation="sam2", sam2=Sam2Config(precision="bfloat16"),
             ),  # fmt: skip
             gaussians=GaussiansConfig(start_gaussians=1_000_000, max_gaussians=5_000_000, iterations=30_000, sh_degree=3),

@@ -25,8 +25,9 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from .artefacts import atomic_write, save_json
-from .colors import BLUE, GREEN, ORANGE, PURPLE, SKY, UNLABELLED, VERMILION, YELLOW, label_colors
+from .colors import BLUE, GREEN, ORANGE, SKY, UNLABELLED, VERMILION, YELLOW, label_colors
 from .errors import ConfigError
+from .evaluation.track_quality import GRANULARITIES as GRANULARITIES_OF_LEVEL, best_region
 from .masks import LEVELS, ViewMasks
 from .scenes import Camera, Scene, View
 
@@ -332,6 +333,52 @@ def map_of(label: np.ndarray, colors: np.ndarray) -> np.ndarray:
     return np.concatenate([colors.reshape(-1, 3), [UNLABELLED]])[label]
 
 
+# ----------------------------------------------------------------- one colour per object, in every figure of the series
+
+
+def region_colors(scene: Scene) -> dict[int, np.ndarray]:
+    """Colour [3] of every region of a scene's ground truth, by id; whole objects get the first colours, which are farthest apart."""
+    truth = scene.ground_truth
+    ids = sorted(truth.names, key=lambda i: (i in truth.parents, i))
+    return dict(zip(ids, label_colors(len(ids))))
+
+
+def paint_regions(scene: Scene, ids: np.ndarray) -> np.ndarray:  # [H, W, 3]
+    """An id map of the ground truth [H, W] (0 = none) in the colours of its regions."""
+    colors = region_colors(scene)
+    position = np.full(max(colors) + 1, -1)
+    position[list(colors)] = np.arange(len(colors))
+    return paint(position[ids], np.array(list(colors.values())))
+
+
+def class_colors(scene: Scene) -> np.ndarray:  # [C, 3]
+    """Colour of every class: that of the object of its name, else (and without ground truth) one that no object has."""
+    own = {} if scene.ground_truth is None else region_colors(scene)
+    names = {} if scene.ground_truth is None else {n: i for i, n in sorted(scene.ground_truth.names.items(), reverse=True) if i not in scene.ground_truth.parents}
+    others = iter(label_colors(len(own) + len(scene.classes))[len(own):])
+    return np.array([own[names[c]] if c in names else next(others) for c in scene.classes]).reshape(-1, 3)
+
+
+def track_colors(scene: Scene, starts: Sequence[tuple[View, np.ndarray]], level: str) -> np.ndarray:  # [K, 3]
+    """Colour of every track, from the view and the mask [H, W] that it starts with: that of the region which the mask overlaps most.
+
+    A region gives its colour to one track, the one that fits best; the others, and all where a scene has no ground truth, get colours of their own.
+    """
+    if scene.ground_truth is None:
+        return label_colors(len(starts))
+    own, maps = region_colors(scene), {}
+    for v, _ in starts:
+        if v.name not in maps:
+            maps[v.name] = [scene.ground_truth.ids(v, g) for g in GRANULARITIES_OF_LEVEL[level]]
+    region, iou = zip(*(best_region(mask, maps[v.name]) for v, mask in starts)) if starts else ((), ())
+    others = iter(label_colors(len(own) + len(starts))[len(own):])
+    out, given = np.zeros((len(starts), 3)), set()
+    for k in np.argsort(-np.array(iou), kind="stable"):
+        out[k] = own[region[k]] if region[k] in own and region[k] not in given else next(others)
+        given.add(region[k])
+    return out
+
+
 # ----------------------------------------------------------------- 00: scenes
 
 
@@ -406,13 +453,9 @@ def ground_truth_figure(scene: Scene, view: View) -> Figure:
 
     fig, axes = grid(1, 4, width=2.9)
     picture(axes[0, 0], view.image(), view.name)
-    ids = sorted(scene.ground_truth.names)
-    colors = label_colors(len(ids))
     for ax, g in zip(axes[0, 1:], reversed(GRANULARITIES)):
         m = scene.ground_truth.ids(view, g)
-        position = np.full(max(ids) + 1, -1)
-        position[ids] = np.arange(len(ids))
-        picture(ax, paint(position[m], colors), f"{g}: {len(np.unique(m[m > 0]))} regions")
+        picture(ax, paint_regions(scene, m), f"{g}: {len(np.unique(m[m > 0]))} regions")
     return fig
 
 
@@ -430,11 +473,8 @@ def gallery_figure(scenes: Sequence[Scene]) -> Figure:
             if scene.ground_truth is None:
                 ax.axis("off")
                 continue
-            ids = sorted(scene.ground_truth.names)
-            position = np.full(max(ids) + 1, -1)
-            position[ids] = np.arange(len(ids))
             m = scene.ground_truth.ids(other, g)
-            picture(ax, paint(position[m], label_colors(len(ids))), f"{g}: {len(np.unique(m[m > 0]))} regions")
+            picture(ax, paint_regions(scene, m), f"{g}: {len(np.unique(m[m > 0]))} regions")
         words = list(scene.queries or scene.classes)
         shown = textwrap.wrap(", ".join(words), 40)
         shown = shown[:11] + ["…"] if len(shown) > 12 else shown
@@ -568,13 +608,13 @@ def incompleteness_figure(pairs: Sequence[tuple[np.ndarray, np.ndarray, np.ndarr
 # ----------------------------------------------------------------- 02: tracks
 
 
-def tracks_figure(views: Sequence[View], label_maps: Mapping[str, Sequence[np.ndarray]], n_tracks: Mapping[str, int]) -> Figure:
-    """Track labels over views, one colour per track; masks without a track in dark grey. Labels 1..K, 0 = unlabelled mask, -1 none."""
+def tracks_figure(views: Sequence[View], label_maps: Mapping[str, Sequence[np.ndarray]], track_colors: Mapping[str, np.ndarray]) -> Figure:
+    """Track labels over views in each level's colours [K, 3]; masks without a track in light grey. Labels 1..K, 0 = unlabelled mask, -1 none."""
     fig, axes = grid(1 + len(label_maps), len(views), width=2.6)
     for c, v in enumerate(views):
         picture(axes[0, c], v.image(), v.name + (" (first: propagated)" if c == 0 else ""))
     for r, (level, maps) in enumerate(label_maps.items(), 1):
-        colors = np.concatenate([[GREY], label_colors(n_tracks[level])])
+        colors = np.concatenate([[GREY], track_colors[level]])
         for c, m in enumerate(maps):
             share = (m == 0).sum() / max(1, (m >= 0).sum())
             picture(axes[r, c], paint(m, colors), f"{level}: {share:.0%} of mask pixels untracked")
@@ -600,15 +640,14 @@ def association_figure(iou: Mapping[str, np.ndarray], unlabelled: Mapping[str, n
     return fig
 
 
-def propagation_figure(views: Sequence[View], carried: Sequence[np.ndarray], tracks: Sequence[int], names: Sequence[str]) -> Figure:
-    """Carried masks [K, H, W] of a few tracks over views, each in its colour. Titles name the tracks that are empty there."""
+def propagation_figure(views: Sequence[View], carried: Sequence[np.ndarray], tracks: Sequence[int], names: Sequence[str], colors: np.ndarray) -> Figure:
+    """Carried masks [K, H, W] of a few tracks over views, each in its colour [K, 3]. Titles name the tracks that are empty there."""
     fig, axes = grid(1, len(views), width=2.6, head=0.5)
-    colors = label_colors(len(tracks))
     for c, (view, masks) in enumerate(zip(views, carried)):
         label = np.full(masks.shape[1:], -1)
         for n, k in enumerate(tracks):
             label[masks[k]] = n
-        image = np.where((label >= 0)[..., None], overlay(view.image(), paint(label, colors), 0.65), 0.5 * view.image() / 255)
+        image = np.where((label >= 0)[..., None], overlay(view.image(), paint(label, colors[list(tracks)]), 0.65), 0.5 * view.image() / 255)
         empty = [name for k, name in zip(tracks, names) if not masks[k].any()]
         picture(axes[0, c], image, view.name + (" (where the tracks start)" if c == 0 else "\nempty: " + ", ".join(empty) if empty else "\nall carried"))
     return fig
@@ -715,13 +754,12 @@ def label_prototype_figure(panels: Sequence[tuple[str, np.ndarray]]) -> Figure:
     return fig
 
 
-def embedding_figure(features: np.ndarray, labels: np.ndarray, names: Mapping[int, str], panels: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> Figure:
-    """Mask features [M, d] on two directions, coloured by track, with prototypes before and after.
+def embedding_figure(features: np.ndarray, labels: np.ndarray, names: Mapping[int, str], colors: np.ndarray, panels: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> Figure:
+    """Mask features [M, d] on two directions, coloured by track ([K, 3], track 1 first), with prototypes before and after.
 
-    ``names``: the tracks in colour, by label, eight at most; the rest is grey. A panel: title, prototypes before and after [N, d],
+    ``names``: the tracks in colour, by label; the rest is grey. A panel: title, prototypes before and after [N, d],
     only those in use. The directions separate the named tracks best (two principal ones of their centroids).
     """
-    colors = [BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, YELLOW, "#7F4F24"]
     centroids = np.stack([features[labels == y].mean(0) for y in names])
     centre = centroids.mean(0)
     basis = np.linalg.svd(centroids - centre, full_matrices=False)[2][:2]
@@ -731,8 +769,8 @@ def embedding_figure(features: np.ndarray, labels: np.ndarray, names: Mapping[in
     for ax, (title, before, after) in zip(axes[0], panels):
         rest = ~np.isin(labels, list(names))
         ax.scatter(*at(features[rest]).T, s=5, color="0.85", lw=0, zorder=0)
-        for color, (y, name) in zip(colors, names.items()):
-            ax.scatter(*at(features[labels == y]).T, s=14, color=[color], ec="0.35", lw=0.2, label=name, zorder=1)
+        for y, name in names.items():
+            ax.scatter(*at(features[labels == y]).T, s=14, color=[colors[y - 1]], ec="0.35", lw=0.2, label=name, zorder=1)
         a, b = at(before), at(after)
         ax.plot(np.stack([a[:, 0], b[:, 0]]), np.stack([a[:, 1], b[:, 1]]), color="0.2", lw=0.7, zorder=2)
         ax.scatter(*a.T, s=14, facecolors="white", edgecolors="0.2", lw=0.8, zorder=3)
@@ -892,11 +930,10 @@ def steps_figure(image: np.ndarray, truth: np.ndarray, rows: Sequence[tuple[str,
     return fig
 
 
-def classes_figure(columns: Sequence[tuple[str, np.ndarray, np.ndarray, np.ndarray]], classes: Sequence[str]) -> Figure:
-    """3D-OVS: photograph, labelled and predicted classes of some views, one colour per class with a legend."""
+def classes_figure(columns: Sequence[tuple[str, np.ndarray, np.ndarray, np.ndarray]], classes: Sequence[str], colors: np.ndarray) -> Figure:
+    """3D-OVS: photograph, labelled and predicted classes of some views in the classes' colours [C, 3] with a legend."""
     fig, axes = grid(3, len(columns), width=3.0, head=0.14)
     fig.set_size_inches(fig.get_figwidth() + 1.9, fig.get_figheight())  # room for the legend
-    colors = label_colors(len(classes))
     for c, (title, image, truth, predicted) in enumerate(columns):
         picture(axes[0, c], image, title)
         picture(axes[1, c], paint(truth, colors))
@@ -1131,4 +1168,18 @@ def training_figure(panels: Sequence[tuple[str, Mapping[str, tuple[Sequence[floa
         ax.set(title=title, xlabel="step", ylabel=ylabel)
         if len(curves) > 1:
             ax.legend(fontsize=8)
+    return fig
+
+
+def sizes_figure(curves: Mapping[str, Sequence[Mapping[str, float]]], targets: Mapping[str, float], smallest: int) -> Figure:
+    """IoU after one click over the size of the region clicked on, per granularity at its own output; dashed: what we wanted."""
+    fig, axes = plots(1, 1, size=(6.2, 3.4))
+    ax = axes[0, 0]
+    for (level, rows), color in zip(curves.items(), (ORANGE, GREEN, BLUE)):
+        x = [np.sqrt(r["from_px"] * r["to_px"]) for r in rows]
+        ax.plot(x, [r["iou"] for r in rows], "o-", color=color, label=level)
+        ax.plot([smallest, ax.get_xlim()[1]], [targets[level]] * 2, color=color, ls="--", lw=0.9)
+    ax.axvline(smallest, color="0.6", lw=1, ls=":")
+    ax.set(xscale="log", xlabel="pixels of the region", ylabel="IoU after one click", ylim=(0, 1))
+    ax.legend(fontsize=9, loc="upper left")
     return fig

@@ -16,7 +16,7 @@ import numpy as np
 from . import __version__, config as configs
 from .artefacts import Store, atomic_write, code_version, content_key, file_digest, save_json
 from .errors import ConfigError, NotebookError, SceneError
-from .figures import FigureFolder
+from .figures import FigureFolder, track_colors
 from .pipeline import GRAPH, Run, artefacts_used, check_device, project_folder, results_folder
 from .provenance import changed_settings, commit, versions, write_manifest
 from .tables import markdown_table, readme_with_tables, save_table
@@ -40,9 +40,13 @@ class Notebook:
     figures: FigureFolder
     tables: Path
 
-    def show(self, fig, name: str, *, alt: str, caption: str):
-        """Save a figure with its provenance and display it."""
-        return self.figures.show(fig, name, alt=alt, caption=caption, artefacts=artefacts_used())
+    def show(self, fig, name: str, *, alt: str, caption: str, of: str = ""):
+        """Save a figure with its provenance and display it. ``of``: what it shows, where that is not the run's scene; the footer then names no scene."""
+        figures = self.figures
+        if of:
+            footer = _footer(self.run.config, of)
+            figures = FigureFolder(figures.folder, notebook=figures.notebook, profile=figures.profile, footer=footer, about={**figures.about, "scene": of, "front_end": ""})
+        return figures.show(fig, name, alt=alt, caption=caption, artefacts=artefacts_used())
 
     def show_animation(self, frames, name: str, *, alt: str, caption: str):
         """Save pictures [H, W, 3] in 0..1 as an animation and display it."""
@@ -51,6 +55,11 @@ class Notebook:
     def show_viewer(self, layers, name: str, *, alt: str, caption: str):
         """Save and display a viewer of frames in several layers."""
         return self.figures.show_viewer(layers, name, alt=alt, caption=caption, artefacts=artefacts_used())
+
+    def track_colors(self, level: str) -> np.ndarray:  # [K, 3]
+        """Colours of a level's tracks, those of the objects that they follow."""
+        starts = [self.run.scene.training_views[s] for s in self.run.track_starts(level)]
+        return track_colors(self.run.scene, [(v, self.run.carried(v, level)[k]) for k, v in enumerate(starts)], level)
 
     def table(self, name: str, header: Sequence[str], rows: Sequence[Sequence[object]], caption: str):
         """Save a table as Markdown and CSV and display it."""
@@ -75,12 +84,16 @@ def start(name: str, *, profile: str = "mini", scene: str = "", layout: str = "l
         scene = DEFAULT_SCENES[profile][layout]
     run = Run(scene, config)
     root = results_folder(profile)
-    footer = f"cclkit {__version__} · profile {profile} · {run.scene.name} · {run.front_end.label} · seed {seed}"
+    footer = _footer(config, f"{run.scene.name} · {run.front_end.label}")
     about = {
         "scene": run.scene.name, "seed": seed, "front_end": run.front_end.label, "settings": changed_settings(config), "versions": versions(), "commit": commit(name),
     }
     figures = FigureFolder(root / "figures", notebook=name, profile=profile, footer=footer, about=about)
     return Notebook(name, run, figures, root / "tables")
+
+
+def _footer(config: configs.Config, of: str) -> str:
+    return f"cclkit {__version__} · profile {config.profile} · {of} · seed {config.seed}"
 
 
 def forbid_network() -> None:

@@ -238,7 +238,7 @@ def explain(figure: str, profile: str) -> str:
         settings = record.get("settings") or {}
         lines += [
             ("caption", record["caption"]),
-            ("profile", f"{record['profile']}, scene {record['scene']}, {record['front_end']}, seed {record['seed']}"),
+            ("profile", ", ".join([record["profile"], f"scene {record['scene']}, {record['front_end']}" if record["front_end"] else record["scene"], f"seed {record['seed']}"])),
             ("settings", ", ".join(f"{k}={v}" for k, v in settings.items()) or "the profile's"),
             ("commit", record.get("commit", "unknown")),
             ("versions", ", ".join(f"{k} {v}" for k, v in record.get("versions", {}).items())),

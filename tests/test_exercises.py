@@ -15,9 +15,13 @@ from cclkit.errors import ExerciseError
 ROOT = Path(__file__).parent.parent
 SOLUTIONS = {p.stem: p for p in sorted((ROOT / "solutions").glob("*.py"))}
 CHECKS = {
+    "01_mask_extraction": {"my_stability": "check_stability", "my_nms": "check_nms"},
     "02_tracking": {"my_iou": "check_iou", "my_association": "check_association"},
     "03_ccl_training": {"my_assign": "check_assign", "my_l_max": "check_l_max", "my_l_pull": "check_l_pull", "my_l_push": "check_l_push"},
+    "04_field_training": {"my_weights": "check_weights", "my_bag": "check_bag"},
     "05_lerf_evaluation": {"my_relevancy": "check_relevancy"},
+    "06_3dovs_evaluation": {"my_class_ious": "check_class_ious", "my_level": "check_level"},
+    "07_ablations": {"my_sign_flip_p": "check_sign_flip", "my_draw": "check_draw"},
 }
 
 
@@ -87,7 +91,49 @@ def mean(x, pair):
     return (x * pair).sum() / pair.sum().clamp_min(1)
 
 
+def stay(masks, score, limit, better=lambda s: s[None] > s[:, None]):
+    return ~(better(score) & (safe(masks, masks) > limit)).any(1)
+
+
+def greedy(masks, score, limit):
+    kept = []
+    for i in np.argsort(-score):
+        if not kept or safe(masks[[i]], masks[kept]).max() <= limit:
+            kept.append(i)
+    return np.isin(np.arange(len(masks)), kept)
+
+
+def ious(answered, truth, n):
+    of = np.arange(n)[:, None, None]
+    return ((answered == of) & (truth == of)).sum((1, 2)) / np.maximum(1, ((answered == of) | (truth == of)).sum((1, 2)))
+
+
+def inside(maps, threshold, value):
+    return int(np.argmax([value(m, m > threshold) if (m > threshold).any() else -1 for m in maps]))
+
+
+def signs(n):
+    return 1 - 2 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)
+
+
+def once(d, rng):
+    """Seeds are drawn once a scene, not anew each time it is taken."""
+    means = [rng.choice(x, len(x)).mean() for x in d]
+    return rng.choice(means, len(d)).mean()
+
+
 WRONG = [
+    # 01
+    ("check_stability", lambda x, o: (x > o).sum((1, 2)) / np.maximum(1, (x > 0).sum((1, 2))), "four above"),
+    ("check_stability", lambda x, o: (x > o).sum((1, 2)) / (x > -o).sum((1, 2)), "no finite number"),
+    ("check_stability", lambda x, o: (x > 1).sum((1, 2)) / np.maximum(1, (x > -1).sum((1, 2))), "offset that is passed"),
+    ("check_stability", lambda x, o: (x >= o).sum((1, 2)) / np.maximum(1, (x >= -o).sum((1, 2))), "exactly"),
+    ("check_nms", greedy, "not greedy"),
+    ("check_nms", lambda m, s, t: stay(m, s, t, lambda s: ~np.eye(len(s), dtype=bool)), "highest score"),
+    ("check_nms", lambda m, s, t: stay(m, s, t, lambda s: np.tri(len(s), k=-1, dtype=bool)), "not the place in the list"),
+    ("check_nms", lambda m, s, t: stay(m, s, 0.7), "exactly"),
+    ("check_nms", lambda m, s, t: ~((s[None] > s[:, None]) & (safe(m, m) >= t)).any(1), "exactly"),
+    ("check_nms", lambda m, s, t: np.flatnonzero(stay(m, s, t)), "shape"),
     # 02
     ("check_iou", lambda a, b: iou(a, b)[0] / np.maximum(1, iou(a, b)[1] + iou(a, b)[2]), "union 3|with itself"),
     ("check_iou", lambda a, b: iou(a, b)[0] / np.maximum(1, iou(a, b)[1]), "union 3"),
@@ -118,6 +164,18 @@ WRONG = [
     ("check_l_push", lambda T, j, y, m: mean(torch.relu(table(T)[j][:, j] - m), pairs(y, False) & (table(T)[j][:, j] > m)), "mean is over all three"),
     ("check_l_push", lambda T, j, y, m: mean(torch.relu(table(T)[j][:, j] - m), y[:, None] != y[None]), "y = -1"),
     ("check_l_push", lambda T, j, y, m: torch.relu(mean(table(T)[j][:, j], pairs(y, False)) - m), "one above the margin"),
+    # 04
+    ("check_weights", lambda a: a * torch.cumprod(1 - a, 0), "in front of the nearest"),
+    ("check_weights", lambda a: a / a.sum(), "in front of the nearest"),
+    ("check_weights", lambda a: a * torch.cat([torch.ones(min(1, len(a))), 1 - a[:-1]]), "half of a half"),
+    ("check_weights", lambda a: (a * torch.cat([torch.ones_like(a[:1]), torch.cumprod(1 - a, 0)[:-1]])).flip(0), "in front of the nearest"),
+    ("check_weights", lambda a: a * torch.cat([torch.ones_like(a[:1]), torch.cumprod(1 - a, 0)[:-1].detach()]), "detached"),
+    ("check_weights", lambda a: torch.from_numpy(a.numpy() * np.cumprod(np.append(1, 1 - a.numpy()))[:-1]), "It raised RuntimeError"),
+    ("check_bag", lambda f, i, w: (f[i] * w[..., None]).mean(1), "not a mean"),
+    ("check_bag", lambda f, i, w: (f[i] * (w / w.sum(1, keepdim=True))[..., None]).sum(1), "first number"),
+    ("check_bag", lambda f, i, w: f[i].sum(1), "first number"),
+    ("check_bag", lambda f, i, w: f[i] * w[..., None], "shape"),
+    ("check_bag", lambda f, i, w: (f.detach()[i] * w[..., None]).sum(1), "No gradient"),
     # 05
     ("check_relevancy", lambda F, q, c, s: torch.sigmoid(s * (F @ q - (F @ c.T).mean(1))), "weakest contest"),
     ("check_relevancy", lambda F, q, c, s: torch.softmax(s * torch.cat([(F @ q)[:, None], F @ c.T], 1), 1)[:, 0], "one against one"),
@@ -125,6 +183,28 @@ WRONG = [
     ("check_relevancy", lambda F, q, c, s: torch.sigmoid(10 * (F @ q - (F @ c.T).amax(1))), "at scale 3"),
     ("check_relevancy", lambda F, q, c, s: F @ q, "The relevancy"),
     ("check_relevancy", lambda F, q, c: F @ q, "It raised TypeError"),
+    # 06
+    ("check_class_ious", lambda s, t: ious(np.where(s.max(0) > 0.5, s.argmax(0), -1), t, len(s)), "Class 0 has"),
+    ("check_class_ious", lambda s, t: ious(np.where(s.max(0) > 0.1, s.argmax(0), -1), t, len(s)), "There is no threshold"),
+    ("check_class_ious", lambda s, t: np.array([((s.argmax(0) == c) & (t == c)).sum() / (t == c).sum() for c in range(len(s))]), "no finite number"),
+    ("check_class_ious", lambda s, t: ious(len(s) - 1 - s[::-1].argmax(0), t, len(s)), "first one wins"),
+    ("check_class_ious", lambda s, t: float(ious(s.argmax(0), t, len(s)).mean()), "shape"),
+    ("check_level", lambda m, t: inside(m, t, lambda x, i: x.max()), "not the maximum"),
+    ("check_level", lambda m, t: int(m.mean((1, 2)).argmax()), "inside the mask"),
+    ("check_level", lambda m, t: inside(m, t, lambda x, i: i.sum()), "mean counts"),
+    ("check_level", lambda m, t: inside(m, 0.4, lambda x, i: x[i].mean()), "threshold that is passed"),
+    ("check_level", lambda m, t: int(np.argmax([x[x >= t].mean() if (x >= t).any() else -1 for x in m])), "0.4 is not above"),
+    # 07
+    ("check_sign_flip", lambda m: (signs(len(m)) @ m >= m.sum() - 1e-9).mean(), "One scene"),
+    ("check_sign_flip", lambda m: (np.abs(signs(len(m)) @ m) > abs(m.sum()) + 1e-9).mean(), "equally far"),
+    ("check_sign_flip", lambda m: 2 / 2 ** len(m), "equally far counts"),
+    ("check_sign_flip", lambda m: (np.abs(signs(len(m)) @ np.sign(m)) >= abs(np.sign(m).sum()) - 1e-9).mean(), "3, 2 and -1"),
+    ("check_draw", lambda d, rng: np.mean([x.mean() for x in d]), "scenes are drawn with replacement"),
+    ("check_draw", lambda d, rng: np.mean([d[s].mean() for s in rng.integers(len(d), size=len(d))]), "seeds are drawn with replacement"),
+    ("check_draw", lambda d, rng: rng.choice(np.concatenate(d), sum(map(len, d))).mean(), "weigh alike"),
+    ("check_draw", once, "drawn anew"),
+    ("check_draw", lambda d, rng: np.mean([rng.choice(x, len(x)).mean() for x in d]), "scenes are drawn"),
+    ("check_draw", lambda d, rng: np.array([x.mean() for x in d]), "one finite number"),
 ]
 
 

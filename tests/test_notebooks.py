@@ -64,6 +64,19 @@ def test_reads_like_a_chapter(notebook):
         assert (path.parent / link).exists(), link
 
 
+def test_asks_for_predictions_and_answers_them(notebook):
+    """A prediction stands right before the cell that answers it; from 01 to 07 something is broken on purpose, after a prediction, and there is an exercise."""
+    path, nb = notebook
+    asked = [(i, c.source) for i, c in enumerate(nb.cells) if c.cell_type == "markdown" and "**Predict, then " in c.source]
+    assert asked
+    for i, text in asked:
+        assert nb.cells[i + 1].cell_type == "code", text[-80:]
+        assert text.rstrip().split("\n\n")[-1].startswith("> **Predict, then "), f"something stands between a prediction and its answer: {text[-80:]}"
+    if "01" <= path.stem[:2] <= "07":
+        assert any(re.search(r"^#+ Break it", text, flags=re.M) for _, text in asked)
+        assert any("exercise" in c.metadata.get("tags", []) for c in code_cells(nb))
+
+
 def test_contains_nothing_that_breaks_elsewhere(notebook):
     _, nb = notebook
     source = "\n".join(c.source for c in code_cells(nb))
@@ -308,7 +321,7 @@ def test_colours_are_told_apart_with_any_colour_vision(vision):
         return (np.linalg.norm(lab[:, None] - lab[None], axis=-1) + 1e9 * np.eye(len(lab))).min()
 
     assert nearest(figures.ARM_COLORS.values()) > 15
-    assert nearest([figures.BLUE, figures.ORANGE, figures.GREEN, figures.VERMILION, figures.PURPLE, figures.SKY, figures.YELLOW]) > 15
+    assert nearest([colors.BLUE, colors.ORANGE, colors.GREEN, colors.VERMILION, colors.PURPLE, colors.SKY, colors.YELLOW]) > 15
     for n, least in ((8, 20), (20, 12), (60, 5)):
         assert nearest(figures.label_colors(n)) > least, n
     assert nearest([*figures.label_colors(60), figures.UNLABELLED]) > 5, "none must not look like a label"
@@ -319,6 +332,65 @@ def test_label_colours_do_not_depend_on_their_number():
 
     assert np.array_equal(figures.label_colors(7), figures.label_colors(30)[:7])
     assert figures.label_colors(0).shape == (0, 3) and figures.label_colors(500).shape == (500, 3)
+
+
+def test_an_object_has_one_colour_in_every_figure():
+    import matplotlib
+    import numpy as np
+
+    from cclkit.scenes import load_scene
+
+    scene = load_scene("tea_party")
+    truth, view, own = scene.ground_truth, scene.training_views[0], figures.region_colors(scene)
+    wholes = [i for i in sorted(truth.names) if i not in truth.parents]
+    assert np.array_equal([own[i] for i in wholes], figures.label_colors(len(wholes))), "whole objects have the colours that are farthest apart"
+    ids = truth.ids(view, "whole")
+    bear, other = (next(i for i in wholes if truth.names[i] == name) for name in ("stuffed bear", "teapot"))
+    inside = np.argwhere(ids == bear).mean(0).round().astype(int)
+    assert np.allclose(figures.paint_regions(scene, ids)[tuple(inside)], own[bear])
+    half = ids == bear
+    half[: inside[0]] = False
+    colors_of = figures.track_colors(scene, [(view, half), (view, ids == other), (view, ids == bear)], "wp")
+    assert np.array_equal(colors_of[1], own[other]) and np.array_equal(colors_of[2], own[bear])
+    assert not (colors_of[0] == np.array(list(own.values()))).all(1).any(), "two tracks of one object are told apart, and the better one has its colour"
+    assert figures.track_colors(scene, [], "wp").shape == (0, 3)
+    label = np.array([[1, 2, 3, 0, -1]])  # and the figures use what they are given
+    fig = figures.tracks_figure([view], {"wp": [label]}, {"wp": colors_of})
+    shown = fig.axes[1].images[0].get_array()
+    assert np.allclose(shown[0, 0], colors_of[0])
+    matplotlib.pyplot.close(fig)
+    bench = load_scene("breakfast_bench")
+    of = {name: figures.region_colors(bench)[i] for i, name in bench.ground_truth.names.items() if i not in bench.ground_truth.parents}
+    assert all(np.array_equal(c, of[name]) for name, c in zip(bench.classes, figures.class_colors(bench)))
+
+
+def test_a_figure_that_is_not_of_the_scene_names_none(tmp_path):
+    from types import SimpleNamespace
+
+    from PIL import Image
+
+    from cclkit import config
+
+    run = SimpleNamespace(config=config.profile("mini", seed=3))
+    nb = notebooks.Notebook("07_x", run, figures.FigureFolder(tmp_path, notebook="07_x", profile="mini", footer="tea_party", about={"scene": "tea_party", "front_end": "mini-SAM", "seed": 3}), tmp_path)
+    footers = []
+    for of in ("", "features without images"):
+        fig, axes = figures.plots(1, 1)
+        nb.show(fig, "gains", alt="a line", caption="c", of=of)
+        footers.append(fig.texts[-1].get_text())
+        assert Image.open(tmp_path / "07_gains.png").info["cclkit:scene"] == (of or "tea_party")
+    assert footers[0] == "tea_party" and "features without images · seed 3" in footers[1] and "tea_party" not in footers[1]
+
+
+def test_the_table_of_symbols_names_what_the_code_has():
+    nb = nbformat.read(ROOT / "notebooks/00_start_here.ipynb", 4)
+    rows = [line for c in nb.cells if "## Symbols and names" in c.source for line in c.source.splitlines() if line.startswith("| $") or line.startswith("| sp")]
+    code = "\n".join(p.read_text() for p in (ROOT / "cclkit").rglob("*.py"))
+    names = {part for row in rows for quoted in re.findall(r"`([^`]+)`", row.rpartition(" | ")[2]) for part in re.findall(r"[A-Za-z_]\w+", quoted)} - {"d"}
+    assert len(rows) >= 20 and len(names) >= 25
+    assert not {n for n in names if not re.search(rf"\b{n}\b", code)}
+    for symbol in ("M_i", "F_i", "T_j", "y_i", "K", "N", "d_f", "lambda_{pull}", "lambda_{push}", "m", "tau", "D", "L_{max}"):
+        assert any(symbol in row.split(" | ")[0] for row in rows), symbol
 
 
 def test_simulated_visions_keep_grey_and_confuse_what_they_must():
