@@ -69,7 +69,7 @@ def model(seed: int) -> torch.nn.Module:
 
 
 def matrices(m: torch.nn.Module) -> list[torch.nn.Parameter]:
-    """What Muon trains: the encoder's convolutions but for the first, which sees colours, and the decoder's linear maps."""
+    """What Muon trains: the encoder's convolutions but for the first, which sees colours, and the decoder's linear maps, but not those between tokens and image, which `model` sets."""
     encoder = [p for name, p in m.image_encoder.named_parameters() if p.ndim == 4 and not name.startswith("stem.0")]
     return encoder + [p for name, p in m.mask_decoder.named_parameters() if p.ndim == 2 and "token" not in name and min(p.shape) >= SMALLEST_MATRIX]
 
