@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ..config import ClipConfig, MaskConfig, Sam2Config, SamConfig
+from ..config import ClipConfig, Sam2Config, profile
 from ..foundation.clip import ClipEncoder, masked_crop
 from ..foundation.mini_clip import IMAGE_SIZE
 from ..foundation.sam import SamMasks
@@ -34,7 +34,8 @@ def score_sam(sam, scenes: Scenes) -> dict:
     A finer map repeats the coarser region where an object has nothing finer. "subpart" counts all regions of the
     subpart map, as a click on them meets them; "subpart_own" only those that are finer than a part.
     """
-    adapter = SamMasks(sam, SamConfig(), MaskConfig())
+    config = profile("mini")
+    adapter = SamMasks(sam, config.front_end.sam, config.masks)
     rng = np.random.default_rng(0)
     hits: dict[str, list[tuple[int, int, float, float, bool]]] = {l: [] for l in LEVELS}  # block, area, IoU, predicted IoU, of this level itself
     for v in range(len(scenes.images)):
@@ -77,7 +78,7 @@ def everything(adapter: SamMasks, scenes: Scenes, every: int = 4) -> dict:
     for v in range(0, len(scenes.images), every):
         nodes = scenes.nodes[scenes.scene[v]]
         c = adapter.propose_image(scenes.images[v])
-        final, _ = build_view_masks(c, MaskConfig())
+        final, _ = build_view_masks(c, profile("mini").masks)
         things = lambda k: np.where(np.isin(scenes.ids[v, k], [i for i, n in nodes.items() if not n["stuff"]]), scenes.ids[v, k], 0)  # noqa: E731
         ids = things(2)
         for i in np.unique(ids[ids > 0]):
@@ -90,7 +91,7 @@ def everything(adapter: SamMasks, scenes: Scenes, every: int = 4) -> dict:
         sub += [(block(scenes, v), 1.0)] * found + [(block(scenes, v), 0.0)] * (total - found)
     w, s = np.array(whole), np.array(sub)
     return {
-        "points_per_side": adapter.config.points_per_side, "predicted_iou_min": MaskConfig().predicted_iou_min, "stability_min": MaskConfig().stability_min, "everything_whole_min_area_px": WHOLE_AREA_PX,
+        "points_per_side": adapter.config.points_per_side, "predicted_iou_min": profile("mini").masks.predicted_iou_min, "stability_min": profile("mini").masks.stability_min, "everything_whole_min_area_px": WHOLE_AREA_PX,
         "everything_recall_whole": _blocks(w[:, 0], w[:, 1]), "sp_map_recall_subpart": _blocks(s[:, 0], s[:, 1]),
     }
 
