@@ -304,8 +304,9 @@ def test_one_step_follows_with_memory_and_teaches_every_part(film, tracker):
 def test_tracking_scores_count_copying(film, tracker):
     got = score.score_sam2(tracker.eval(), film)
     assert got["orbits"] == 2 and got["views"] == 6 and got["j_all"]["n"] == 2 * 5 * 2 * 3  # orbits, later views, objects, levels
-    expected = (70 - 16) / (70 + 16)
-    assert got["j_of_copying_all"]["mean"] == pytest.approx(expected, abs=1e-3) and 0 <= got["j_whole"]["mean"] <= 1
+    after = lambda n: max(0, 70 - 16 * n) / (70 + 16 * n)  # noqa: E731  # overlap of a square of 70 columns with itself n views earlier
+    assert got["j_of_copying_the_truth_all"]["mean"] == pytest.approx(after(1), abs=1e-3)
+    assert got["j_of_copying_all"]["mean"] == pytest.approx(np.mean([after(n) for n in range(1, 6)]), abs=1e-3) and 0 <= got["j_whole"]["mean"] <= 1
 
 
 def test_the_adapter_runs_mini_sam2_from_a_file(film, tracker, tmp_path):

@@ -11,7 +11,7 @@ from ..foundation.mini_sam2 import IMAGE_SIZE, build_mini_sam2
 from .data import LEVELS, Scenes
 from .sam import DICE, FOCAL, SMALLEST_MATRIX, _balanced, _dice, _focal, _iou, _mean, degraded
 
-FRAMES, LATE_FRAMES, OBJECTS = 3, 5, 4
+FRAMES, LATE_FRAMES, OBJECTS = 3, 5, 6
 """Frames of a clip in the first and in the second half of the training, and objects followed in it."""
 LATE = 0.5
 MIN_AREA_PX = 60

@@ -173,14 +173,15 @@ def context_crop(image: np.ndarray, mask: np.ndarray) -> np.ndarray:  # [S, S, 3
 
 
 def score_sam2(predictor, scenes: Scenes) -> dict:
-    """J of masks of the first view followed around held-out orbits, orbit by orbit, beside copying the true mask of the view before.
+    """J of masks of the first view followed around held-out orbits, orbit by orbit, beside two ways to follow nothing.
 
-    J is the mean IoU over objects and later views in which the object is visible with `TRACK_AREA_PX` pixels or more.
+    Those are: a propagator that copies the mask it gave for the view before (it ends at the first view's mask everywhere),
+    and, knowing more than any propagator may, copying the true mask of the view before. J is the mean IoU over objects and later views in which the object is visible with `TRACK_AREA_PX` pixels or more.
     """
     from ..foundation.sam2 import Sam2Propagation
 
     adapter = Sam2Propagation(predictor, Sam2Config(model="mini"))
-    j: dict[str, list[tuple[int, float, float]]] = {l: [] for l in LEVELS}
+    j: dict[str, list[tuple[int, float, float, float]]] = {l: [] for l in LEVELS}
     alarms = absent = 0
     with tempfile.TemporaryDirectory() as folder:
         for orbit in range(len(scenes.nodes)):
@@ -198,16 +199,16 @@ def score_sam2(predictor, scenes: Scenes) -> dict:
                 if n == 0:
                     continue
                 for m, (k, i) in zip(masks, seeds):
-                    truth, before = scenes.ids[where[n], k] == i, scenes.ids[where[n - 1], k] == i
+                    truth, before, start = (scenes.ids[where[t], k] == i for t in (n, n - 1, 0))
                     if not truth.any():
                         absent += 1
                         alarms += bool(m.any())
                     elif truth.sum() >= TRACK_AREA_PX:
-                        j[LEVELS[k]].append((orbit, _overlap(m, truth), _overlap(before, truth)))
+                        j[LEVELS[k]].append((orbit, _overlap(m, truth), _overlap(start, truth), _overlap(before, truth)))
     every = np.array([row for rows in j.values() for row in rows])
     out = {"orbits": len(scenes.nodes), "views": int(len(scenes.images) / len(scenes.nodes)), "min_area_px": TRACK_AREA_PX, "false_alarms_where_absent": round(alarms / max(1, absent), 4)}
     for name, a in (("all", every), *((l, np.array(rows)) for l, rows in j.items())):
-        for c, column in ((1, "j"), (2, "j_of_copying")):
+        for c, column in ((1, "j"), (2, "j_of_copying"), (3, "j_of_copying_the_truth")):
             per = [float(a[a[:, 0] == o, c].mean()) for o in range(len(scenes.nodes)) if (a[:, 0] == o).any()]
             out[f"{column}_{name}"] = {"mean": round(float(np.mean(per)), 4), "per_orbit": [round(p, 4) for p in per], "n": int(len(a))}
     return out
