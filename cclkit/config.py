@@ -101,10 +101,10 @@ class ClipConfig:
 class Sam2Config:
     """The sam2 video predictor that carries masks from view to view."""
 
-    model: str = "sam2.1_hiera_large"
-    """"mini" (256 pixels, whatever image_size says), or "sam2.1_hiera_" or "sam2_hiera_" with tiny, small, base_plus or large. Paper: SAM2, variant not given (ours: 2.1 large)."""
+    model: str = "mini"
+    """"mini" (bundled, trained on random Tabletop orbits; 256 pixels, whatever image_size says), or "sam2.1_hiera_" or "sam2_hiera_" with tiny, small, base_plus or large. Paper: SAM2, variant not given (ours: 2.1 large in paper)."""
     checkpoint: str = ""
-    """Path of the weights; empty: the one that `cclkit data fetch` brought. The file's sha256 counts for artefact keys, not its path."""
+    """Path of the weights; empty: the bundled ones of mini, else what `cclkit data fetch` brought. The file's sha256 counts for artefact keys, not its path."""
     image_size: int = 1024
     """Side of the square that views are resized to, pixels; a multiple of 32. Paper does not say (ours: 1024, what the weights were trained with)."""
     objects_per_chunk: int = 16
@@ -127,8 +127,8 @@ class FrontEndConfig:
     """Masks, with masks "sam"."""
     clip: ClipConfig = nested(default_factory=ClipConfig)
     """Features, with features "clip"."""
-    propagation: str = "simulated"
-    """What carries the first view's masks to the others: "sam2", "simulated" (from ground truth), "geometric" (warped by the depth of the Gaussians) or "none" (only the first view's masks get labels). Paper: SAM2. The profile mini has no small SAM2 yet and simulates."""
+    propagation: str = "sam2"
+    """What carries the first view's masks to the others: "sam2", "simulated" (from ground truth), "geometric" (warped by the depth of the Gaussians) or "none" (only the first view's masks get labels). Paper: SAM2."""
     sam2: Sam2Config = nested(default_factory=Sam2Config)
     """Tracks, with propagation "sam2"."""
     simulation: SimulationConfig = nested(default_factory=SimulationConfig)
@@ -442,7 +442,7 @@ def profile(name: str = "mini", **settings: Any) -> Config:
             device="cuda",
             front_end=FrontEndConfig(
                 sam=SamConfig(model="vit_h", precision="bfloat16"), clip=ClipConfig(model="ViT-B-16", precision="bfloat16"),
-                propagation="sam2", sam2=Sam2Config(precision="bfloat16"),
+                sam2=Sam2Config(model="sam2.1_hiera_large", precision="bfloat16"),
             ),  # fmt: skip
             gaussians=GaussiansConfig(start_gaussians=1_000_000, max_gaussians=5_000_000, iterations=30_000, sh_degree=3),
             field=FieldConfig(mode="joint", hidden=(128, 256), iterations=30_000, lr=1e-3, feature_lr=1e-3),

@@ -1171,6 +1171,19 @@ def training_figure(panels: Sequence[tuple[str, Mapping[str, tuple[Sequence[floa
     return fig
 
 
+def orbit_figure(rows: Sequence[Mapping[str, float]], step_degrees: float, aim: float) -> Figure:
+    """J of a tracker by the angle that the camera has gone round since the first view, beside two ways to follow nothing; dashed: what we wanted."""
+    fig, axes = plots(1, 1, size=(6.2, 3.2))
+    ax = axes[0, 0]
+    angle = [r["view"] * step_degrees for r in rows]
+    for key, label, color, width in (("j", "tracker", BLUE, 2.0), ("j_of_copying_the_truth", "true mask, one view late", GREEN, 1.2), ("j_of_copying", "first mask, kept", ORANGE, 1.2)):
+        ax.plot(angle, [r[key] for r in rows], color=color, lw=width, label=label)
+    ax.axhline(aim, color="0.4", ls="--", lw=0.9)
+    ax.set(xlabel="degrees round the scene", ylabel="mean J", ylim=(0, 1), xticks=range(0, 361, 60))
+    ax.legend(fontsize=9, loc="upper right")
+    return fig
+
+
 def sizes_figure(curves: Mapping[str, Sequence[Mapping[str, float]]], targets: Mapping[str, float], smallest: int) -> Figure:
     """IoU after one click over the size of the region clicked on, per granularity at its own output; dashed: what we wanted."""
     fig, axes = plots(1, 1, size=(6.2, 3.4))

@@ -136,7 +136,7 @@ def _role_modules(config: Config, role: str) -> tuple[str, ...]:
     if not role:
         return ()
     by = getattr(config.front_end, _MODEL_OF[role])
-    own = {"sam": ("models", "sam", "mini_sam"), "clip": ("models", "clip", "mini_clip"), "sam2": ("models", "sam2"), "geometric": ("geometric",)}.get(by, ("simulated",))
+    own = {"sam": ("models", "sam", "mini_sam"), "clip": ("models", "clip", "mini_clip"), "sam2": ("models", "sam2", "mini_sam", "mini_sam2"), "geometric": ("geometric",)}.get(by, ("simulated",))
     return tuple(f"foundation/{n}.py" for n in ("__init__", *own))
 
 

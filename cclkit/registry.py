@@ -25,7 +25,7 @@ DATA = Path(__file__).resolve().parents[1] / "data"
 REGISTRY = Path(os.environ.get("CCLKIT_REGISTRY") or DATA / "registry.toml")
 """CCLKIT_REGISTRY names another list, e.g. of a laboratory's own mirror."""
 CHECKSUMS, SOURCES = "checksums.json", "sources.json"
-BUNDLED_MODELS = ("mini_sam.safetensors", "mini_clip.safetensors")
+BUNDLED_MODELS = ("mini_sam.safetensors", "mini_clip.safetensors", "mini_sam2.safetensors")
 
 
 @dataclass(frozen=True)
@@ -338,7 +338,7 @@ def _bundled_scene(name: str, folder: Path, thorough: bool) -> Item:
 def _bundled_model(name: str, path: Path, thorough: bool) -> Item:
     item = lambda state, detail="", size="": Item(name, state, path, size, "Apache-2.0", detail, "the profile mini with its real models", "the simulated front end (front_end.masks=simulated front_end.features=simulated)", bundled=True)  # noqa: E731
     if not path.is_file():
-        return item("missing", ("none ship in this version; train it: python -m cclkit.training" if name.endswith("mini_sam") else "restore it from the repository, or train it: python -m cclkit.training"))
+        return item("missing", "restore it from the repository, or train it: python -m cclkit.training")
     size = human(path.stat().st_size)
     try:
         record = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))

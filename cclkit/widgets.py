@@ -225,9 +225,10 @@ class TrackBrowser(Explorer):
         self.carried = {(v.name, level): run.carried(v, level) for v in self.views for level in LEVELS}
         _, self.labels, self.levels = run.training_set()
         self.sizes = {level: len(run.track_starts(level)) for level in LEVELS}
-        # the largest object of the first view that is not the background's size is the most telling start
+        # the most telling start: of the tracks below the background's size the one that most of the views shown join, then the largest
         first = self.carried[self.views[0].name, "wp"].sum((1, 2))
-        track = 1 + int(np.where(first < 0.2 * self.images[self.views[0].name][..., 0].size, first, 0).argmax()) if len(first) else 1
+        joined = sum((np.isin(np.arange(1, len(first) + 1), self.tracks[v.name].label[self.masks[v.name].level == LEVELS.index("wp")]) for v in self.views), np.zeros(len(first), int))
+        track = 1 + int(np.lexsort((-first, -joined, first >= 0.2 * self.images[self.views[0].name][..., 0].size))[0]) if len(first) else 1
         super().__init__(
             level=_level_buttons("wp"), track=ipywidgets.IntSlider(track, 1, max(1, *self.sizes.values()), description="track", **_WIDE),
         )  # fmt: skip

@@ -51,7 +51,7 @@ HANGS = 90.0
 MEMORY_MB = 400
 MEMORY_DISK = "/dev/shm" if os.path.isdir("/dev/shm") else None
 SMALL = {
-    "front_end.masks": "simulated", "front_end.features": "simulated", "gaussians.iterations": 2, "gaussians.start_gaussians": 200, "gaussians.densify": False,
+    "front_end.masks": "simulated", "front_end.features": "simulated", "front_end.propagation": "simulated", "gaussians.iterations": 2, "gaussians.start_gaussians": 200, "gaussians.densify": False,
     "field.iterations": 3, "codebook.steps": 5, "codebook.n_prototypes": 8, "field.hidden": (8,), "field.mode": "cached", "field.pixels_per_mask": 10, "field.batch": 64, "field.top_k": 4,
 }  # fmt: skip
 

@@ -14,7 +14,7 @@ from cclkit.pipeline import Run
 from conftest import write_plane_scene
 
 PERFECT = {f"front_end.simulation.{k}": 0 for k in ("incomplete_rate", "split_rate", "merge_rate", "missing_rate", "jitter_px", "track_loss_rate", "feature_noise")}
-SMALL = {"front_end.masks": "simulated", "front_end.features": "simulated", "gaussians.iterations": 40, "gaussians.start_gaussians": 2500, "gaussians.densify": False, "codebook.steps": 60, "codebook.n_prototypes": 12}
+SMALL = {"front_end.masks": "simulated", "front_end.features": "simulated", "front_end.propagation": "simulated", "gaussians.iterations": 40, "gaussians.start_gaussians": 2500, "gaussians.densify": False, "codebook.steps": 60, "codebook.n_prototypes": 12}
 
 
 @pytest.fixture(scope="module")

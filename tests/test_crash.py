@@ -136,7 +136,7 @@ def test_a_damaged_file_of_an_interrupted_stage_is_named(tmp_path):
     from cclkit.pipeline import Run
 
     scene = write_plane_scene(tmp_path, n_views=2)
-    run = Run(scene, config.profile("mini", **{"front_end.masks": "simulated", "front_end.features": "simulated"}), tmp_path / "out")
+    run = Run(scene, config.profile("mini", **{"front_end.masks": "simulated", "front_end.features": "simulated", "front_end.propagation": "simulated"}), tmp_path / "out")
     folder = tmp_path / "out/candidates" / run.key("candidates")
     folder.mkdir(parents=True)
     (folder / "frame_00001.npz").write_bytes(b"PK\x03\x04 half")

@@ -55,7 +55,7 @@ def test_the_paper_profile_is_all_scenes_arms_and_seeds(elsewhere):
 def small(elsewhere, monkeypatch):
     """The profile mini with one tiny scene, two arms and every stage a job."""
     scene = write_plane_scene(elsewhere)
-    settings = {"front_end.masks": "simulated", "front_end.features": "simulated", "gaussians.iterations": 2, "gaussians.start_gaussians": 300, "gaussians.densify": False, "field.iterations": 3, "codebook.steps": 5, "codebook.n_prototypes": 8}
+    settings = {"front_end.masks": "simulated", "front_end.features": "simulated", "front_end.propagation": "simulated", "gaussians.iterations": 2, "gaussians.start_gaussians": 300, "gaussians.densify": False, "field.iterations": 3, "codebook.steps": 5, "codebook.n_prototypes": 8}
     real = config.profile
     monkeypatch.setattr(config, "profile", lambda name="mini", **s: real(name).with_settings(settings).with_settings(s))
     monkeypatch.setitem(jobs.GRIDS, "mini", jobs.Grid({str(scene): ("baseline", "both")}, (0, 1), ("masks", "features", "tracks", "gaussians", "field", "evaluation")))
@@ -126,7 +126,7 @@ jobs.GRIDS["mini"] = jobs.Grid({{{scene!r}: ("both",)}}, (0,), ("masks", "field"
 
 def test_killed_and_started_again_it_finishes_without_redoing_jobs(elsewhere):
     scene = write_plane_scene(elsewhere, name="plane $(touch hit); touch hit")  # Snakemake runs its jobs through a shell
-    settings = {"front_end.masks": "simulated", "front_end.features": "simulated", "gaussians.iterations": 2, "gaussians.start_gaussians": 300, "gaussians.densify": False, "field.iterations": 3, "codebook.steps": 5}
+    settings = {"front_end.masks": "simulated", "front_end.features": "simulated", "front_end.propagation": "simulated", "gaussians.iterations": 2, "gaussians.start_gaussians": 300, "gaussians.densify": False, "field.iterations": 3, "codebook.steps": 5}
     (elsewhere / "site").mkdir()
     (elsewhere / "site" / "sitecustomize.py").write_text(SITE.format(settings=settings, scene=str(scene)))
     env = {**os.environ, "PYTHONPATH": f"{elsewhere / 'site'}{os.pathsep}{ROOT}", "CCLKIT_QUIET": "1"}

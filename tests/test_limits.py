@@ -25,7 +25,7 @@ from test_rasterize import camera, problem
 
 ROOT = Path(__file__).parent.parent
 SMALL = {
-    "front_end.masks": "simulated", "front_end.features": "simulated", "gaussians.iterations": 3, "gaussians.start_gaussians": 300, "gaussians.densify": False,
+    "front_end.masks": "simulated", "front_end.features": "simulated", "front_end.propagation": "simulated", "gaussians.iterations": 3, "gaussians.start_gaussians": 300, "gaussians.densify": False,
     "field.iterations": 10, "codebook.steps": 20, "codebook.n_prototypes": 8, "field.hidden": (8,), "field.pixels_per_mask": 20, "field.batch": 64, "field.top_k": 4,
 }  # fmt: skip
 

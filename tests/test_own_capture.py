@@ -82,9 +82,9 @@ def test_photographs_and_a_camera_model_are_enough(plane_scene, small_sam, tmp_p
     check_answer(answers, tmp_path / "out", (48, 64), 6)
 
 
-def test_without_models_that_see_the_photographs_the_way_out_is_named(plane_scene, tmp_path, capsys):
+def test_where_nothing_can_be_simulated_the_way_out_is_named(plane_scene, tmp_path, capsys):
     folder = capture(plane_scene, tmp_path / "capture")
-    assert cli.main(["run", "--scene", str(folder), "--out", str(tmp_path / "out")]) == 1
+    assert cli.main(["run", "--scene", str(folder), "--out", str(tmp_path / "out"), "--set", "front_end.propagation=simulated"]) == 1
     err = capsys.readouterr().err
     assert "front_end.propagation" in err and "the scene has none" in err and err.count("\n") == 1
 

@@ -21,7 +21,7 @@ from cclkit.scenes import load_scene
 
 from conftest import write_plane_scene
 
-SMALL = {"front_end.masks": "simulated", "front_end.features": "simulated", "gaussians.iterations": 5, "gaussians.start_gaussians": 1500, "gaussians.densify": False, "field.iterations": 60, "codebook.steps": 60, "codebook.n_prototypes": 16, "field.hidden": (32,)}
+SMALL = {"front_end.masks": "simulated", "front_end.features": "simulated", "front_end.propagation": "simulated", "gaussians.iterations": 5, "gaussians.start_gaussians": 1500, "gaussians.densify": False, "field.iterations": 60, "codebook.steps": 60, "codebook.n_prototypes": 16, "field.hidden": (32,)}
 
 
 @pytest.fixture(scope="module")
@@ -509,7 +509,7 @@ def test_settings_are_listed_with_meaning(capsys):
 
 def test_real_photographs_through_every_stage(real_data, tmp_path):
     """YCB-Video: real images, instance maps as masks, Gaussians from measured depth."""
-    quick = {"front_end.masks": "simulated", "front_end.features": "simulated", "gaussians.iterations": 3, "gaussians.start_gaussians": 8000, "field.iterations": 6, "codebook.steps": 100}
+    quick = {"front_end.masks": "simulated", "front_end.features": "simulated", "front_end.propagation": "simulated", "gaussians.iterations": 3, "gaussians.start_gaussians": 8000, "field.iterations": 6, "codebook.steps": 100}
     r = Run(real_data / "ycb" / "0000", config.profile("mini", **quick), tmp_path)
     run_pipeline(r, report=lambda _: None)
     e = r.evaluation()

@@ -152,7 +152,7 @@ def test_the_registry_is_complete():
 
 def test_the_registry_serves_the_models_that_need_it():
     assert set(models.FETCHED.values()) <= set(registry.entries())
-    assert registry.BUNDLED_MODELS == (models.MINI_SAM, models.MINI_CLIP)
+    assert registry.BUNDLED_MODELS == (models.MINI_SAM, models.MINI_CLIP, models.MINI_SAM2)
     paper = config.profile("paper").front_end
     assert {paper.sam.model, paper.clip.model} <= set(models.FETCHED)
 

@@ -210,6 +210,8 @@ def test_scores_of_a_model_that_knows_nothing(scenes):
         assert 0 <= got[f"click_iou_{level}"]["mean"] < 0.6 and got[f"click_iou_{level}"]["n"] > 0
     # The subpart map repeats what has no subparts: only the dot is a subpart of its own.
     assert got["click_iou_subpart_own"]["n"] == 4 < got["click_iou_subpart"]["n"] and "click_iou_part_own" not in got
+    # One click in each finest region: the square counts twice as a whole, once for its dot.
+    assert got["click_iou_whole"]["n"] == 8 < got["click_iou_whole_per_click"]["n"] == 12 and got["click_iou_subpart_per_click"] == got["click_iou_subpart"]
     for level in ("subpart", "part", "whole"):
         assert sum(r["n"] for r in got[f"click_iou_{level}_by_area"]) >= got[f"click_iou_{level}"]["n"]
     tokenizer = WordTokenizer(clip.vocabulary(scenes))
@@ -236,12 +238,13 @@ def test_bundled_weights_are_what_their_record_says(name):
     assert models.digest(path) == record["sha256"] and path.stat().st_size == record["bytes"]
     assert record["training"]["seed"] == 0 and record["training"]["code"] and record["scores"]
     first, last = record["data"]["held_out_seeds"]
-    assert first >= data.HELD_OUT_SEED and last - first + 1 == data.HELD_OUT_BLOCKS * data.SCENES_PER_BLOCK
+    orbits = name == models.MINI_SAM2
+    assert first >= data.HELD_OUT_SEED and last - first + 1 == (len(data.HELD_OUT_ORBITS) if orbits else data.HELD_OUT_BLOCKS * data.SCENES_PER_BLOCK)
 
 
 def test_bundled_weights_are_small():
     sizes = {n: (models.folder() / n).stat().st_size for n in BUNDLED}
-    assert models.MINI_CLIP in sizes and sum(sizes.values()) <= 12e6, sizes
+    assert sizes[models.MINI_SAM] + sizes[models.MINI_CLIP] <= 12e6 and sizes[models.MINI_SAM2] <= 8e6, sizes
     assert json.loads((models.folder() / "mini_clip.json").read_text())["scores"]["classes"] >= 25
 
 
@@ -307,6 +310,7 @@ def test_tracking_scores_count_copying(film, tracker):
     after = lambda n: max(0, 70 - 16 * n) / (70 + 16 * n)  # noqa: E731  # overlap of a square of 70 columns with itself n views earlier
     assert got["j_of_copying_the_truth_all"]["mean"] == pytest.approx(after(1), abs=1e-3)
     assert got["j_of_copying_all"]["mean"] == pytest.approx(np.mean([after(n) for n in range(1, 6)]), abs=1e-3) and 0 <= got["j_whole"]["mean"] <= 1
+    assert [row["view"] for row in got["by_view"]] == [1, 2, 3, 4, 5] and got["by_view"][2]["j_of_copying"] == pytest.approx(after(3), abs=1e-3)
 
 
 def test_the_adapter_runs_mini_sam2_from_a_file(film, tracker, tmp_path):

@@ -183,8 +183,6 @@ def _bundled(name: str, what: str) -> tuple[Path, str, str]:
 
 
 def _remedy(what: str) -> str:
-    if what == "mini-SAM2":
-        return "none ship in this version; use front_end.propagation=simulated or a public checkpoint (front_end.sam2.model=sam2.1_hiera_tiny), or train it with python -m cclkit.training"
     if what.startswith("mini"):
         return "restore it from the repository, or train it again with python -m cclkit.training"
     kind, _, model = what.partition(" ")

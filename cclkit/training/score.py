@@ -32,12 +32,14 @@ def score_sam(sam, scenes: Scenes) -> dict:
     """Click IoU per granularity at its own output, its curve over region size, recall of everything mode.
 
     A finer map repeats the coarser region where an object has nothing finer. "subpart" counts all regions of the
-    subpart map, as a click on them meets them; "subpart_own" only those that are finer than a part.
+    subpart map, as a click on them meets them; "subpart_own" only those that are finer than a part. "per_click" takes
+    one click in each finest region and asks all three outputs about it: a whole then counts once for each of its visible subparts.
     """
     config = profile("mini")
     adapter = SamMasks(sam, config.front_end.sam, config.masks)
     rng = np.random.default_rng(0)
     hits: dict[str, list[tuple[int, int, float, float, bool]]] = {l: [] for l in LEVELS}  # block, area, IoU, predicted IoU, of this level itself
+    per_click: dict[str, list[tuple[int, float]]] = {l: [] for l in LEVELS}  # block, IoU
     for v in range(len(scenes.images)):
         nodes = scenes.nodes[scenes.scene[v]]
         clicks, wanted = [], []
@@ -52,10 +54,14 @@ def score_sam(sam, scenes: Scenes) -> dict:
                 wanted.append((k, level, i, area))
         for start in range(0, len(clicks), 64):
             masks, predicted = adapter.click(scenes.images[v], np.array(clicks[start: start + 64]))
-            for m, p, (k, level, i, area) in zip(masks, predicted, wanted[start: start + 64]):
+            for (x, y), m, p, (k, level, i, area) in zip(clicks[start: start + 64], masks, predicted, wanted[start: start + 64]):
                 truth = scenes.ids[v, k] == i
                 iou = (m[k] & truth).sum() / (m[k] | truth).sum()
                 hits[level].append((block(scenes, v), area, float(iou), float(p[k]), nodes[i]["level"] == level))
+                for n, l in enumerate(LEVELS if k == 0 else ()):
+                    here = scenes.ids[v, n] == scenes.ids[v, n, int(y), int(x)]
+                    if here.sum() >= CLICK_AREA_PX:
+                        per_click[l].append((block(scenes, v), float((m[n] & here).sum() / (m[n] | here).sum())))
     out: dict = {"click_min_area_px": CLICK_AREA_PX}
     for level, rows in hits.items():
         a = np.array(rows)
@@ -64,6 +70,7 @@ def score_sam(sam, scenes: Scenes) -> dict:
         own = large & (a[:, 4] > 0)
         if level != "whole" and own.any():
             out[f"click_iou_{level}_own"] = _blocks(a[own, 0], a[own, 2])
+        out[f"click_iou_{level}_per_click"] = _blocks(*np.array(per_click[level]).reshape(-1, 2).T)
         out[f"click_iou_{level}_by_area"] = [
             {"from_px": lo, "to_px": hi, "n": int(s.sum()), "iou": round(float(a[s, 2].mean()), 4)}
             for lo, hi in zip(SIZE_BINS, SIZE_BINS[1:]) if (s := (a[:, 1] >= lo) & (a[:, 1] < hi)).any()
@@ -181,7 +188,7 @@ def score_sam2(predictor, scenes: Scenes) -> dict:
     from ..foundation.sam2 import Sam2Propagation
 
     adapter = Sam2Propagation(predictor, Sam2Config(model="mini"))
-    j: dict[str, list[tuple[int, float, float, float]]] = {l: [] for l in LEVELS}
+    j: dict[str, list[tuple[float, ...]]] = {l: [] for l in LEVELS}  # rows (orbit, view, tracker, copied, true mask copied)
     alarms = absent = 0
     with tempfile.TemporaryDirectory() as folder:
         for orbit in range(len(scenes.nodes)):
@@ -204,11 +211,13 @@ def score_sam2(predictor, scenes: Scenes) -> dict:
                         absent += 1
                         alarms += bool(m.any())
                     elif truth.sum() >= TRACK_AREA_PX:
-                        j[LEVELS[k]].append((orbit, _overlap(m, truth), _overlap(start, truth), _overlap(before, truth)))
+                        j[LEVELS[k]].append((orbit, n, _overlap(m, truth), _overlap(start, truth), _overlap(before, truth)))
     every = np.array([row for rows in j.values() for row in rows])
     out = {"orbits": len(scenes.nodes), "views": int(len(scenes.images) / len(scenes.nodes)), "min_area_px": TRACK_AREA_PX, "false_alarms_where_absent": round(alarms / max(1, absent), 4)}
+    columns = {2: "j", 3: "j_of_copying", 4: "j_of_copying_the_truth"}
+    out["by_view"] = [{"view": int(n)} | {column: round(float(every[every[:, 1] == n, c].mean()), 4) for c, column in columns.items()} for n in np.unique(every[:, 1])]
     for name, a in (("all", every), *((l, np.array(rows)) for l, rows in j.items())):
-        for c, column in ((1, "j"), (2, "j_of_copying"), (3, "j_of_copying_the_truth")):
+        for c, column in columns.items():
             per = [float(a[a[:, 0] == o, c].mean()) for o in range(len(scenes.nodes)) if (a[:, 0] == o).any()]
             out[f"{column}_{name}"] = {"mean": round(float(np.mean(per)), 4), "per_orbit": [round(p, 4) for p in per], "n": int(len(a))}
     return out
