@@ -62,11 +62,12 @@ book: figures $(BOOK)
 	$(BIN)/cclkit book --profile $(PROFILE)
 
 bench: $(STAMP)
-	$(BIN)/cclkit bench rasterize --json results/mini/tables/bench_rasterize.json
+	$(BIN)/cclkit bench rasterize --growing --json results/mini/tables/bench_rasterize.json
 	$(BIN)/cclkit bench mask_nms --json results/mini/tables/bench_mask_nms.json
 	$(BIN)/cclkit bench codebook --json results/mini/tables/bench_codebook.json
 	$(BIN)/cclkit bench field --curves --json results/mini/tables/bench_field.json
 	$(BIN)/cclkit bench field_size --json results/mini/tables/bench_field_size.json
+	$(BIN)/cclkit bench modes --json results/mini/tables/bench_modes.json
 	$(BIN)/cclkit bench propagation --json results/mini/tables/bench_propagation.json
 	$(BIN)/cclkit bench query --json results/mini/tables/bench_query.json
 	$(BIN)/cclkit bench widgets --json results/mini/tables/bench_widgets.json

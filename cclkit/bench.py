@@ -71,11 +71,13 @@ def bench_rasterize(
     repeats: int = 7,
     seed: int = 0,
     backend: str = "cpu",
+    growing: bool = False,
 ) -> dict:
     """Time forward and backward of ``rasterize`` with gradients to every parameter.
 
     ``channels`` counts the 3 of colour; what is above 3 is rendered as features. The median of
-    ``repeats`` runs after one warm-up (which compiles). Returns a JSON-able dict; times in seconds.
+    ``repeats`` runs after one warm-up (which compiles). ``growing`` also times a quarter, half, twice and four times as many
+    Gaussians, for the cost of an intersection. Returns a JSON-able dict; times in seconds.
     Raises ConfigError for channels < 3.
     """
     if channels < 3:
@@ -113,6 +115,10 @@ def bench_rasterize(
         backward.append(t2 - t1)
         total.append(t2 - t0)
     intersections = out.info.get("n_intersections")
+    rows = []
+    for n in (n_gaussians // 4, n_gaussians // 2, 2 * n_gaussians, 4 * n_gaussians) if growing else ():
+        own = bench_rasterize(n_gaussians=max(1, n), width=width, height=height, channels=channels, sh_degree=sh_degree, repeats=repeats, seed=seed, backend=backend)
+        rows.append({k: own[k] for k in ("gaussians", "tile_intersections", "total_s")})
     return {
         "benchmark": "rasterize",
         "backend": backend,
@@ -132,6 +138,7 @@ def bench_rasterize(
         "total_s": round(statistics.median(total[1:]), 4),
         "best_total_s": round(min(total[1:]), 4),  # what a busy machine disturbs least
         "first_run_s": round(total[0], 2),
+        "growing": rows,
     }
 
 
@@ -388,6 +395,25 @@ def bench_field_size(
     }  # fmt: skip
 
 
+def bench_modes(*, scene: str = "tea_party", iterations: int = 200, profile: str = "mini") -> dict:
+    """What sampling, truncation and frozen geometry do to the field of a scene (`experiments.field_study`), and the time to equal mIoU (`experiments.time_to_equal`).
+
+    Artefacts that are there are reused with the times that they took when they were computed.
+    """
+    from . import config as configs
+    from .experiments import field_study, time_to_equal
+    from .pipeline import Run
+
+    if iterations < 1:
+        raise ConfigError(f"iterations {iterations}: expected at least 1")
+    run = Run(scene, configs.profile(profile))
+    tidy = lambda rows: [{k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()} for row in rows]  # noqa: E731
+    return {
+        "benchmark": "modes", "scene": run.scene.name, "front_end": run.front_end.label, "profile": profile, "iterations": iterations, "threads": torch.get_num_threads(),
+        "rows": tidy(field_study(run, iterations=iterations)), "to_equal": tidy(time_to_equal(run, iterations=iterations)),
+    }  # fmt: skip
+
+
 def bench_propagation(*, objects: int = 60, n_views: int = 200, width: int = 320, height: int = 240, seed: int = 0) -> dict:
     """Time and peak memory of carrying masks with SAM2's own classes in the small architecture; weights (random here) change neither."""
     import cv2
@@ -567,6 +593,16 @@ def _described(result: dict) -> str:
         )
         rows = [[f"{r['masks']:,}", f"{1e3 * r['step_s']:.1f}", f"{r['microseconds_per_mask']:.2f}"] for r in ({"masks": result["masks"], "step_s": result["histogram_s"], "microseconds_per_mask": 1e6 * result["histogram_s"] / result["masks"]}, *result["growing"])]
         return f"{caption}\n\n" + markdown_table(["masks", "histogram form, ms", "µs per mask"], rows)
+    if result["benchmark"] == "modes":
+        r = result
+        caption = (
+            f"Ways to train the field on {r['scene']}, {r['front_end']}, profile {r['profile']}, one seed, {r['threads']} threads: after {r['iterations']} iterations each, and after the time that whole views took for them. "
+            "Seconds include the cache's build, not the reconstruction of frozen Gaussians. Memory: most that the process held meanwhile, libraries and what came before included. Loss: cross-entropy of all masked pixels, both levels. κ: codes of neighbouring views at one surface."
+        )
+        header, keys = ["field", "equal", "iterations", "seconds", "memory MB", "loss", "κ", "mIoU %"], ("arm", "equal", "iterations", "seconds", "memory_mb", "loss", "kappa", "miou")
+        table = f"{caption}\n\n" + markdown_table(header, [[f"{row[k]:.3f}" if k in ("loss", "kappa") else row[k] for k in keys] for row in r["rows"]])
+        rows = [[e["arm"], e["iterations"], e["seconds"], f"{e['times_faster']:.1f}", e["miou"], "yes" if e["reached"] else "no"] for e in r["to_equal"]]
+        return f"{table}\n\nTime to equal mIoU, the cache's build included:\n\n" + markdown_table(["field", "iterations", "seconds", "times faster", "mIoU %", "reached"], rows)
     if result["benchmark"] == "mask_nms":
         caption = f"Mask NMS of {result['masks']} masks of {result['width']}×{result['height']}, matrix products (median of {result['repeats']}) against a double loop over pairs in torch, {result['threads']} threads."
         return f"{caption}\n\n" + markdown_table(["kept", "matrix s", "double loop s", "times faster"], [[result["kept"], f"{result['matrix_s']:.3f}", f"{result['double_loop_s']:.2f}", f"{result['times_faster']:.0f}"]])
@@ -610,7 +646,12 @@ def _described(result: dict) -> str:
     )
     header = ["tile intersections", "forward s", "backward s", "total s", "first run s (compiles or loads)"]
     keys = ("tile_intersections", "forward_s", "backward_s", "total_s", "first_run_s")
-    return f"{caption}\n\n" + markdown_table(header, [[f"{result[k]:,}" if k == "tile_intersections" else f"{result[k]:.3f}" for k in keys]])
+    table = f"{caption}\n\n" + markdown_table(header, [[f"{result[k]:,}" if k == "tile_intersections" else f"{result[k]:.3f}" for k in keys]])
+    if not result["growing"]:
+        return table
+    sizes = sorted([*result["growing"], result], key=lambda r: r["gaussians"])
+    rows = [[f"{r['gaussians']:,}", f"{r['tile_intersections']:,}", f"{r['total_s']:.3f}", f"{1e9 * r['total_s'] / max(1, r['tile_intersections']):.0f}"] for r in sizes]
+    return f"{table}\n\nOver the number of Gaussians on the same image:\n\n" + markdown_table(["Gaussians", "tile intersections", "total s", "ns per intersection"], rows)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -626,7 +667,13 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--repeats", type=int, default=7)
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--backend", default="cpu", choices=("cpu", "cuda"))
+    p.add_argument("--growing", action="store_true", help="also a quarter to four times as many Gaussians: the cost of an intersection (CPU)")
     p.set_defaults(measure=bench_rasterize)
+    p = commands.add_parser("modes", help="ways to train the field on a scene: joint or frozen, whole views or cached pixels, and the time to equal mIoU")
+    p.add_argument("--scene", default="tea_party")
+    p.add_argument("--iterations", type=int, default=200)
+    p.add_argument("--profile", default="mini")
+    p.set_defaults(measure=bench_modes)
     p = commands.add_parser("mask_nms", help="filtering of overlapping masks against a double loop")
     p.add_argument("--masks", type=int, default=400, dest="n_masks")
     p.add_argument("--width", type=int, default=320)

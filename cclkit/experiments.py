@@ -287,8 +287,8 @@ def field_study(run: Run, *, iterations: int, arms: Sequence[str] = tuple(FIELD_
 
     Equal iterations are ``iterations`` for every arm (the reconstruction of frozen arms has its own). Equal time is what "frozen, whole views" took for
     them; iterations of the other arms are scaled by their own measured seconds, the blending cache's build included. Seconds are those
-    of the machine that computed the artefacts. Rows hold arm, equal, iterations, seconds, loss (cross-entropy over all masked
-    pixels of the training views, both levels), kappa (see `view_kappa`) and miou % of the scene's protocol.
+    of the machine that computed the artefacts. Rows hold arm, equal, iterations, seconds, memory_mb (most that the process held in these
+    stages), loss (cross-entropy over all masked pixels of the training views, both levels), kappa (see `view_kappa`) and miou % of the scene's protocol.
     """
     whole = "frozen, whole views"
     if same_time and whole not in arms:
@@ -300,7 +300,8 @@ def field_study(run: Run, *, iterations: int, arms: Sequence[str] = tuple(FIELD_
         return own, own.ensure("field").record["wall_time_s"], build
 
     def row(arm: str, equal: str, n: int, own: Run, seconds: float) -> dict:
-        return {"arm": arm, "equal": equal, "iterations": n, "seconds": seconds, "loss": field_cross_entropy(own), "kappa": view_kappa(own), "miou": 100 * own.evaluation()["aggregates"]["pooled"]["miou"]}
+        stages = [own.ensure(s).record["peak_memory_mb"] for s in ("blending", "field") if s in own.stages()]
+        return {"arm": arm, "equal": equal, "iterations": n, "seconds": seconds, "memory_mb": max(stages), "loss": field_cross_entropy(own), "kappa": view_kappa(own), "miou": 100 * own.evaluation()["aggregates"]["pooled"]["miou"]}
 
     first = {arm: trained(arm, iterations) for arm in arms}
     rows = [row(arm, "iterations", iterations, own, seconds + build) for arm, (own, seconds, build) in first.items()]
@@ -310,6 +311,24 @@ def field_study(run: Run, *, iterations: int, arms: Sequence[str] = tuple(FIELD_
             n = max(1, round(iterations * (budget - build) / seconds))
             own, seconds, build = trained(arm, n)
             rows.append(row(arm, "time", n, own, seconds + build))
+    return rows
+
+
+def time_to_equal(run: Run, *, iterations: int, doublings: int = 3) -> list[dict]:
+    """How long cached training takes to the mIoU that whole views reach after ``iterations`` on the same Gaussians.
+
+    A row for whole views, then one for each cached training ("frozen, cached, K = 16") of a quarter, half, … of ``iterations``, up to 2 to the power of
+    ``doublings`` times as many, until one reaches that mIoU. Rows hold arm, iterations, seconds (the cache's build included), times_faster, miou % and reached.
+    """
+    whole, rows = run.vary(**FIELD_ARMS["frozen, whole views"], field__iterations=iterations), []
+    wanted, budget = 100 * whole.evaluation()["aggregates"]["pooled"]["miou"], whole.ensure("field").record["wall_time_s"]
+    rows.append({"arm": "frozen, whole views", "iterations": iterations, "seconds": budget, "times_faster": 1.0, "miou": wanted, "reached": True})
+    for n in range(-2, doublings + 1):
+        own = run.vary(**FIELD_ARMS["frozen, cached, K = 16"], field__iterations=max(1, round(iterations * 2.0**n)))
+        miou, seconds = 100 * own.evaluation()["aggregates"]["pooled"]["miou"], own.ensure("blending").record["wall_time_s"] + own.ensure("field").record["wall_time_s"]
+        rows.append({"arm": "frozen, cached, K = 16", "iterations": own.config.field.iterations, "seconds": seconds, "times_faster": budget / seconds, "miou": miou, "reached": miou >= wanted})
+        if rows[-1]["reached"]:
+            break
     return rows
 
 

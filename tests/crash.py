@@ -123,8 +123,8 @@ class Trials:
         different = sorted(n for n in found.keys() | self.whole[mode].keys() if found.get(n) != self.whole[mode].get(n))
         assert not different, f"differ from the undisturbed run: {different}"
 
-    def kill(self, number: int) -> str:
-        """One trial, alike for the same number: by turns at a write and at a moment. Returns where it was killed."""
+    def kill(self, number: int) -> tuple[bool, str]:
+        """One trial, alike for the same number: by turns at a write and at a moment. Whether it was killed before it ended, and where."""
         rng = np.random.default_rng(number)
         mode = MODES[number // 2 % len(MODES)]
         out = self.folder / f"killed_{number}"
@@ -149,7 +149,7 @@ class Trials:
             status, where = gone, f"{share:.0%} of {stage}"
         assert status in (-signal.SIGKILL, 0), f"status {status}: {Path(f'{out}.log').read_text()}"
         self._again(out, mode)
-        return f"{mode}, {where}{'' if status else ': had ended before'}"
+        return bool(status), f"{mode}, {where}{'' if status else ': had ended before'}"
 
     def full_disk(self, number: int, mode: str = "cached", fault: int = errno.ENOSPC) -> None:
         """From one write on the disk refuses: one line and status 1, and afterwards the run goes on."""
@@ -174,15 +174,19 @@ def main() -> int:
     if args.full:
         args.kills = args.disks = 32
     torch.set_num_threads(1)
-    bad, begin = 0, time.monotonic()
+    bad, killed, begin = 0, 0, time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         trials = Trials(Path(folder))
-        for n in range(args.kills):
+        for n in range(3 * args.kills):  # a run that ended before its moment came was not killed, and does not count
+            if killed == args.kills:
+                break
             try:
-                print(f"kill {n}: {trials.kill(n)}: identical", flush=True)
+                counts, where = trials.kill(n)
+                print(f"kill {n}: {where}: identical", flush=True)
             except AssertionError as e:
-                bad += 1
+                counts, bad = True, bad + 1
                 print(f"kill {n}: {e}", flush=True)
+            killed += counts
         for k in range(args.disks):
             mode = MODES[k % len(MODES)]
             total = len(trials.writes[mode])
@@ -193,8 +197,8 @@ def main() -> int:
             except AssertionError as e:
                 bad += 1
                 print(f"{os.strerror(fault)} from write {at} of {total} on ({mode}): {e}", flush=True)
-    print(f"{bad} failures, {time.monotonic() - begin:.0f} s")
-    return int(bool(bad))
+    print(f"{killed} runs killed, {bad} failures, {time.monotonic() - begin:.0f} s")
+    return int(bool(bad) or killed < args.kills)
 
 
 if __name__ == "__main__":

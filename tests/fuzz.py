@@ -1,4 +1,4 @@
-"""Damaged and hostile files for every reader: `python -m tests.fuzz --full` (24,000 inputs), without --full a short form.
+"""Damaged and hostile files for every reader: `python -m tests.fuzz --full` (25,000 inputs), without --full a short form.
 
 Each input is one mutated file. It must be read, or refused with a CclkitError that names the file (for settings: the
 setting) and a reason: within SECONDS of computing, with at most MEMORY_MB more memory, without any other exception or end of the
@@ -522,7 +522,7 @@ def run(counts: dict[str, int], folder: Path, report=print) -> tuple[dict[str, d
 
 def main() -> int:
     p = argparse.ArgumentParser(description=__doc__)
-    p.add_argument("--full", action="store_true", help="all inputs of every target, instead of a tenth")
+    p.add_argument("--full", action="store_true", help="all inputs of every target, instead of a twentieth")
     p.add_argument("--only", nargs="+", metavar="TARGET[:NUMBER]", help="these targets, or single inputs again")
     args = p.parse_args()
     counts = {n: t.share if args.full else max(10, t.share // 20) for n, t in TARGETS.items()}

@@ -26,7 +26,8 @@ def trials(tmp_path_factory):
 
 @pytest.mark.parametrize("number", [0, 1, 2, 4])  # every mode
 def test_a_killed_run_ends_as_if_nobody_had_killed_it(trials, number):
-    trials.kill(number)
+    killed, _ = trials.kill(number)
+    assert killed or number % 2  # at a write it always is; a moment may come too late
 
 
 def test_a_full_or_read_only_disk_is_one_line_and_loses_nothing(trials):

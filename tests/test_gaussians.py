@@ -331,6 +331,11 @@ def test_bench(tmp_path, capsys):
     assert bench.main(["rasterize", *options, "--json", str(path)]) == 0
     result = json.loads(path.read_text())
     assert result["channels"] == 5 and result["tile_intersections"] > 300 and "forward_s" in capsys.readouterr().out
+    assert result["growing"] == [] and "per intersection" not in path.with_suffix(".md").read_text()
+    assert bench.main(["rasterize", *options, "--growing", "--json", str(path)]) == 0
+    rows = json.loads(path.read_text())["growing"]
+    assert [r["gaussians"] for r in rows] == [75, 150, 600, 1200] and [r["tile_intersections"] for r in rows] == sorted(r["tile_intersections"] for r in rows)
+    assert path.with_suffix(".md").read_text().count("\n| ") == 3 + 7  # header, rule and one row; header, rule and five
     with pytest.raises(ConfigError, match="channels"):
         bench.bench_rasterize(channels=2)
 

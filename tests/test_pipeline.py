@@ -318,12 +318,37 @@ def test_the_field_study_compares_arms_at_equal_iterations_and_equal_time(run):
     seconds = {arm: small.vary(field__iterations=15, **experiments.FIELD_ARMS[arm]).ensure("field").record["wall_time_s"] for arm in arms[1:]}
     build = small.vary(**experiments.FIELD_ARMS[arms[2]]).ensure("blending").record["wall_time_s"]
     assert rows[5]["iterations"] == max(1, round(15 * (seconds[arms[1]] - build) / seconds[arms[2]])) and rows[2]["seconds"] == seconds[arms[2]] + build
-    assert all(0 < r["loss"] < 10 and -1 <= r["kappa"] <= 1 and 0 <= r["miou"] <= 100 and r["seconds"] > 0 for r in rows)
+    assert all(0 < r["loss"] < 10 and -1 <= r["kappa"] <= 1 and 0 <= r["miou"] <= 100 and r["seconds"] > 0 and r["memory_mb"] > 10 for r in rows)
     longer = run.vary(**PERFECT, front_end__simulation__jitter_px=0, field__iterations=150)
     assert experiments.field_cross_entropy(longer) < experiments.field_cross_entropy(small.vary(field__iterations=15))
     assert experiments.view_kappa(longer) > 0.5
     with pytest.raises(ConfigError, match="lack 'frozen, whole views'"):
         experiments.field_study(small, iterations=1, arms=("joint",))
+
+
+def test_time_to_equal_miou_stops_at_the_first_training_that_reaches_it(run):
+    small = run.vary(gaussians__iterations=15, field__pixels_per_mask=30, field__batch=128)
+    whole, *cached = experiments.time_to_equal(small, iterations=8, doublings=2)
+    assert whole["iterations"] == 8 and whole["reached"] and whole["times_faster"] == 1
+    assert [r["iterations"] for r in cached] == [2, 4, 8, 16, 32][: len(cached)] and not any(r["reached"] for r in cached[:-1])
+    assert (cached[-1]["reached"] or len(cached) == 5) and all(r["reached"] == (r["miou"] >= whole["miou"]) for r in cached)
+    own = small.vary(**experiments.FIELD_ARMS["frozen, cached, K = 16"], field__iterations=2)
+    assert cached[0]["seconds"] == own.ensure("blending").record["wall_time_s"] + own.ensure("field").record["wall_time_s"]
+    assert cached[0]["times_faster"] == whole["seconds"] / cached[0]["seconds"]
+
+
+def test_bench_modes_describes_what_was_measured(scene_folder, tmp_path, monkeypatch):
+    from cclkit import bench
+
+    real = config.profile
+    monkeypatch.setattr(config, "profile", lambda name: real(name, **SMALL | {"gaussians.iterations": 10}))
+    monkeypatch.setenv("CCLKIT_RESULTS", str(tmp_path / "results"))
+    assert bench.main(["modes", "--scene", str(scene_folder), "--iterations", "4", "--json", str(tmp_path / "b.json")]) == 0
+    result, text = json.loads((tmp_path / "b.json").read_text()), (tmp_path / "b.md").read_text()
+    assert [r["arm"] for r in result["rows"]] == 2 * list(experiments.FIELD_ARMS) and result["to_equal"][0]["arm"] == "frozen, whole views"
+    assert text.count("frozen, cached, K = 16") >= 3 and "Time to equal mIoU" in text
+    with pytest.raises(ConfigError, match="iterations 0"):
+        bench.bench_modes(iterations=0)
 
 
 def test_every_piece_of_code_that_makes_an_artefact_is_in_its_key(run, monkeypatch):
