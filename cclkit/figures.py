@@ -955,7 +955,7 @@ def bars_figure(names: Sequence[str], values: Sequence[float], xlabel: str, *, m
     ax.set(xlabel=xlabel, xlim=(0, 100))
     if mean is not None:
         ax.axvline(mean, color=VERMILION, lw=1.4)
-        ax.text(mean, len(names) - 0.35, f"mean {mean:.1f}", color=VERMILION, ha="center", va="bottom", fontsize=9)
+        ax.text(mean, len(names) - 0.35, f"mean {mean:.1f}", color=VERMILION, ha="center", va="bottom", fontsize=9, bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})
     return fig
 
 
@@ -1146,7 +1146,7 @@ def panels_figure(panels: Sequence[tuple[str, np.ndarray]]) -> Figure:
 
     columns = len(panels) if len(panels) <= 3 else 4 if len(panels) % 4 == 0 else 3
     width = min(2.7, 8.6 / columns)
-    titles = [textwrap.fill(t, int(14 * width)) for t, _ in panels]
+    titles = [textwrap.fill(t.replace(" %", "\u00a0%").replace(" px", "\u00a0px"), int(14 * width)) for t, _ in panels]  # a number stays with its unit
     lines = 1 + max(t.count("\n") for t in titles)
     fig, axes = grid(-(-len(panels) // columns), columns, width=width, aspect=max(p.shape[0] / p.shape[1] for _, p in panels), head=0.08 + 0.18 * lines)
     for ax in axes.flat:

@@ -435,7 +435,7 @@ class SideBySide(Explorer):
         note = f"{view}, level {level}: prototypes in this view: " + ", ".join(f"{n} {name}" for n, name in zip(sizes, self.names)) + ". Index maps of the masks, before any field."
         only = [_tinted(image, answers[0] & ~answers[1], VERMILION), answers[1] & ~answers[0]]
         only[0][only[1]] = (0.5 * image[only[1]] + 0.5 * np.array(BLUE)).astype(np.uint8)
-        difference = (f"red: only {self.names[0]}; blue: only {self.names[1]}", only[0])
+        difference = (f"orange: only {self.names[0]}; blue: only {self.names[1]}", only[0])
         return Drawing([(view, image), *maps, difference, *masks], _about(self.runs[1], text, note))
 
 
