@@ -1171,7 +1171,7 @@ def training_figure(panels: Sequence[tuple[str, Mapping[str, tuple[Sequence[floa
     return fig
 
 
-def orbit_figure(rows: Sequence[Mapping[str, float]], step_degrees: float, aim: float) -> Figure:
+def tracking_figure(rows: Sequence[Mapping[str, float]], step_degrees: float, aim: float) -> Figure:
     """J of a tracker by the angle that the camera has gone round since the first view, beside two ways to follow nothing; dashed: what we wanted."""
     fig, axes = plots(1, 1, size=(6.2, 3.2))
     ax = axes[0, 0]
