@@ -419,7 +419,7 @@ def bench_propagation(*, objects: int = 60, n_views: int = 200, width: int = 320
     import cv2
 
     from .config import Sam2Config
-    from .foundation.mini_sam2 import build_mini_sam2
+    from .foundation.mini_sam2 import FOLLOW_SIZE, build_mini_sam2
     from .foundation.sam2 import Sam2Propagation
 
     rng = np.random.default_rng(seed)
@@ -437,7 +437,7 @@ def bench_propagation(*, objects: int = 60, n_views: int = 200, width: int = 320
             views.append(View(path.name, path, Camera(np.eye(3), np.eye(4), width, height)))
         before = peak_memory_mb()
         start = time.perf_counter()
-        for _ in Sam2Propagation(build_mini_sam2(), config).propagate(views, masks):
+        for _ in Sam2Propagation(build_mini_sam2(FOLLOW_SIZE), config).propagate(views, masks):
             pass
         seconds = time.perf_counter() - start
     return {

@@ -33,6 +33,7 @@ from .experiments import ARMS, scene_miou
 from .gaussians import Gaussians, project, splat_features
 from .masks import LEVELS
 from .pipeline import Run
+from .provenance import changed_settings
 from .query import code_relevancy
 from .scenes import View
 from .tables import save_table
@@ -262,8 +263,9 @@ def save_comparison(run: Run, rows: Sequence[dict], folder: Path) -> str:
     two = lambda v: "" if np.isnan(v) else f"{v:.2f}"
     three = lambda v: "" if np.isnan(v) else f"{v:.3f}"
     table = [[r["method"], r["miou_2d"], three(r["kappa_2d"]), three(r["auc_2d"]), r["miou"], three(r["kappa"]), three(r["auc"]), *(two(r[k]) for k in ("megabytes", "fit_s", "lift_s", "query_s"))] for r in rows]
+    changed = ", ".join(f"{name} = {value}" for name, value in changed_settings(run.config).items())
     caption = (
-        f"{run.scene.name}, {run.front_end.label}, one seed, profile {run.config.profile}: representations on the same masks and the same {len(run.gaussians()):,} Gaussians, lifted without training. "
+        f"{run.scene.name}, {run.front_end.label}, one seed, profile {run.config.profile}{changed and f' with {changed}'}: representations on the same masks and the same {len(run.gaussians()):,} Gaussians, lifted without training. "
         "2D: labelled training views before any field. κ and AUC: level wp, over pairs of training views. Seconds of one run on this machine; query: one text in one view, rendering included."
     )
     return save_table(folder, "comparison", header, table, caption)

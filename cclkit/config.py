@@ -243,6 +243,8 @@ class FieldConfig:
 
     mode: str = "rasterised"
     """"joint" (colours, geometry and features together, one whole view per step), or, with the Gaussians frozen after their reconstruction, "rasterised" (one whole view per step) or "cached" (pixels of all views, their blending weights computed once). Paper: joint (ours: joint in paper; rasterised in mini, so that codebooks can be compared on one reconstruction)."""
+    init: str = "random"
+    """Features at the start, with frozen Gaussians: "random", or "votes" (every code a random unit vector, every Gaussian the mean of those its pixels vote for, as in the closed form). Paper does not say (ours: random, because joint training has no other way)."""
     dim: int = 8
     """Length d_f of the feature carried by each Gaussian. Paper: 8."""
     hidden: tuple[int, ...] = (64,)
@@ -387,6 +389,7 @@ _CHOICES = {
     "codebook.collisions": ("ignore", "split", "centroids", "soft"),
     "gaussians.init": ("auto", "depth", "points", "random"),
     "field.mode": ("rasterised", "cached", "joint"),
+    "field.init": ("random", "votes"),
     "query.rule": ("relevancy", "softmax"),
     "query.decoding": ("hard", "soft"),
     "evaluation.protocol": ("auto", "langsplat", "langsplat_v2", "opengaussian", "ovs3d_argmax", "ovs3d_occam", "legaussians", "paper", "ovs3d_langsplat"),
@@ -416,6 +419,8 @@ def _check_ranges(config: "Config") -> None:
             raise ConfigError(f"setting {name}={value!r} is out of range; expected a finite number")
     if values["field.mode"] == "joint" and not values["gaussians.iterations"]:
         raise ConfigError("setting gaussians.iterations=0 leaves nothing to train with field.mode=joint; expected a number above 0, or another mode")
+    if values["field.mode"] == "joint" and values["field.init"] == "votes":
+        raise ConfigError("setting field.init=votes needs Gaussians to vote for, and with field.mode=joint there are none yet; use field.mode=rasterised or cached, or field.init=random")
     if not 0 <= values["codebook.ema_decay"] < 1:
         raise ConfigError(f"setting codebook.ema_decay={values['codebook.ema_decay']} is out of range; expected a number of at least 0 and below 1")
     if values["codebook.n_prototypes"] > 2**16:

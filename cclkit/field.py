@@ -9,7 +9,7 @@ All pixels inside any mask count, those of masks without a track label (y = -1) 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from .blending_cache import BlendingCache
+from .closed_form import VOTERS_AT_ONCE
 from .config import FieldConfig
 from .errors import FieldError
 from .gaussians import Companion, Gaussians, fit_rgb, project, rasterize, splat_features
@@ -106,15 +107,22 @@ def train_field(
     gaussians = gaussians.detach().validate()
     generator = torch.Generator().manual_seed(seed)
     features, decoders = _start(len(gaussians), n_codes, config, generator, gaussians.means.device)
-    features.requires_grad_(True)
-    optimiser = field_optimiser(features, decoders, config)
     if config.mode == "cached":
         if cache is None:
             raise FieldError("field.mode is 'cached' and train_field was given no cache; make one with build_blending_cache")
         cache.check(gaussians, views)
-        next_pixels = pixels_of_all_views(cache, cache.codes(index_maps), config.batch, generator)
+        codes = cache.codes(index_maps)
+        next_pixels = pixels_of_all_views(cache, codes, config.batch, generator)
+        rows = [np.arange(i, min(i + VOTERS_AT_ONCE, len(cache))) for i in range(0, len(cache), VOTERS_AT_ONCE)]
+        everything = ((lambda x, r=r: cache.splat(x, r), torch.from_numpy(codes[:, r]).long().to(features.device)) for r in rows)
     else:
-        next_pixels = _pixels_of_one_view(gaussians, usable, index_maps, generator)
+        render = _renderer(gaussians)
+        next_pixels = _pixels_of_one_view(render, usable, index_maps, generator)
+        everything = ((lambda x, v=v: render(v, x), _codes_of(v, index_maps, features.device)) for v in usable)
+    if config.init == "votes":
+        features = _voted_start(features, everything, n_codes, generator)
+    features.requires_grad_(True)
+    optimiser = field_optimiser(features, decoders, config)
     curves = {"loss": np.zeros(config.iterations), "accuracy": np.zeros(config.iterations)}
     for step in range(config.iterations):
         rendered, target = next_pixels(features)
@@ -206,23 +214,57 @@ def field_optimiser(features: Tensor, decoders: Sequence[Decoder], config: Field
     return torch.optim.Adam(groups, betas=tuple(config.betas), fused=config.mode == "cached")
 
 
-def _pixels_of_one_view(gaussians: Gaussians, views: Sequence[View], index_maps: Mapping[str, np.ndarray], generator: torch.Generator):
-    """Features [G, C] -> rendered [H * W, C] and codes [L, H * W] of the view whose turn it is."""
+def _renderer(gaussians: Gaussians) -> Callable[[View, Tensor], Tensor]:
+    """(view, features [G, C]) -> rendered [H * W, C]."""
     projections = {}  # geometry is frozen, so each view is projected and sorted once
+
+    def render(view: View, features: Tensor) -> Tensor:
+        if features.is_cuda:
+            return rasterize(gaussians, view.camera, features, sh_degree=0).features.flatten(0, 1)
+        if view.name not in projections:
+            projections[view.name] = project(gaussians, view.camera)
+        return splat_features(projections[view.name], features).flatten(0, 1)
+
+    return render
+
+
+def _codes_of(view: View, index_maps: Mapping[str, np.ndarray], device) -> Tensor:  # [L, H * W] int64
+    return torch.from_numpy(np.ascontiguousarray(index_maps[view.name])).long().to(device).flatten(1)
+
+
+def _pixels_of_one_view(render: Callable[[View, Tensor], Tensor], views: Sequence[View], index_maps: Mapping[str, np.ndarray], generator: torch.Generator):
+    """Features [G, C] -> rendered [H * W, C] and codes [L, H * W] of the view whose turn it is."""
     order: list[int] = []
 
     def next_pixels(features: Tensor) -> tuple[Tensor, Tensor]:
         if not order:
             order.extend(torch.randperm(len(views), generator=generator).tolist())
         view = views[order.pop()]
-        target = torch.from_numpy(np.ascontiguousarray(index_maps[view.name])).long().to(features.device).flatten(1)
-        if features.is_cuda:
-            return rasterize(gaussians, view.camera, features, sh_degree=0).features.flatten(0, 1), target
-        if view.name not in projections:
-            projections[view.name] = project(gaussians, view.camera)
-        return splat_features(projections[view.name], features).flatten(0, 1), target
+        return render(view, features), _codes_of(view, index_maps, features.device)
 
     return next_pixels
+
+
+def _voted_start(
+    features: Tensor,  # [G, L * d_f], which Gaussians without votes keep
+    batches: Iterable[tuple[Callable[[Tensor], Tensor], Tensor]],  # features [G, C] -> rendered [P, C], and codes [L, P]
+    n_codes: Sequence[int],
+    generator: torch.Generator,
+) -> Tensor:  # [G, L * d_f]
+    """The closed form as a start: every code gets a random unit vector, every Gaussian the mean of its pixels', weighted by alpha T.
+
+    Rendering is linear in the features, F = A X, so its gradient is the transpose: one backward pass gives the sums of votes.
+    """
+    dim = features.shape[1] // len(n_codes)
+    # the last channel counts, and code -1 votes for nothing
+    vectors = [torch.cat([nn.functional.normalize(torch.randn(n, dim, generator=generator), dim=1), torch.ones(n, 1)], 1).to(features.device) for n in n_codes]
+    vectors = [torch.cat([v, torch.zeros_like(v[:1])]) for v in vectors]
+    votes = features.new_zeros(len(features), len(n_codes) * (dim + 1), requires_grad=True)
+    for render, codes in batches:
+        (render(votes) * torch.cat([v[own] for v, own in zip(vectors, codes)], 1)).sum().backward()
+    sums = votes.grad.view(len(features), len(n_codes), dim + 1)
+    start = features.view(len(features), len(n_codes), dim)
+    return torch.where(sums[..., -1:] > 0, sums[..., :-1] / sums[..., -1:].clamp_min(torch.finfo(sums.dtype).tiny), start).flatten(1)
 
 
 def pixels_of_all_views(cache: BlendingCache, codes: np.ndarray, batch: int, generator: torch.Generator) -> Callable[[Tensor], tuple[Tensor, Tensor]]:

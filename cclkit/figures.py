@@ -1098,6 +1098,11 @@ def gains_figure(panels: Sequence[tuple[str, Mapping[str, Mapping[float, Sequenc
         ax.axhline(0, color="0.3", lw=0.8)
         ax.axvline(default, color="0.5", lw=0.8, ls=":")
         ax.set(xlabel=title, ylim=(min(-6, 1.3 * min(span)), 1.4 * max(span)))
+        ratios = [v for of_x in arms.values() for v in of_x if v > 0]
+        if max(ratios, default=1) > 10 * min(ratios, default=1):  # values that double lie evenly apart
+            ax.set_xscale("symlog", linthresh=min(ratios))
+            ax.set_xticks(sorted({v for of_x in arms.values() for v in of_x}), [f"{v:g}" for v in sorted({v for of_x in arms.values() for v in of_x})], fontsize=7)
+            ax.minorticks_off()
         if len(arms) > 1 or ax is flat[0]:
             ax.legend(fontsize=7.5, loc="upper right")
     for ax in axes[:, 0]:

@@ -99,7 +99,7 @@ _OF_JOINT = ("joint_geometry", "joint_weight")
 def _field_settings(config: Config) -> dict:
     """Those that the mode reads."""
     unused = {
-        "joint": (*_OF_CACHE, "batch", "iterations"),
+        "joint": (*_OF_CACHE, "batch", "iterations", "init"),
         "rasterised": (*_OF_CACHE, "batch", *_OF_JOINT),
         "cached": _OF_JOINT,
     }[config.field.mode]

@@ -336,7 +336,7 @@ def _bundled_scene(name: str, folder: Path, thorough: bool) -> Item:
 
 
 def _bundled_model(name: str, path: Path, thorough: bool) -> Item:
-    item = lambda state, detail="", size="": Item(name, state, path, size, "Apache-2.0", detail, "the profile mini with its real models", "the simulated front end (front_end.masks=simulated front_end.features=simulated)", bundled=True)  # noqa: E731
+    item = lambda state, detail="", size="": Item(name, state, path, size, "Apache-2.0", detail, "the profile mini with its real models", "the simulated front end (front_end.masks=simulated front_end.propagation=simulated front_end.features=simulated)", bundled=True)  # noqa: E731
     if not path.is_file():
         return item("missing", "restore it from the repository, or train it: python -m cclkit.training")
     size = human(path.stat().st_size)

@@ -31,7 +31,10 @@ from .config import CodebookConfig, Config, SimulationConfig
 from .errors import CclkitError, ConfigError, reason
 from .experiments import ARMS, REMEDIES, codes_miou, index_map_miou, population, population_miou
 from .pipeline import Run
+from .registry import DATA
 
+FOLDER = DATA / "sweeps"
+"""The committed sweeps."""
 KINDS = ("population", "scene")
 POPULATION = ("n_classes", "n_views", "incomplete", "unlabelled", "observed", "split", "merged")
 """Arguments of `experiments.population` that a sweep may set."""
@@ -112,6 +115,16 @@ def run_sweep(sweep: Sweep, folder: Path, config: Config, *, workers: int = 2, r
         else:
             _write(path, sweep, [(run, done[k], k) for run, k in zip(runs, keys)])
     return path
+
+
+def outdated(path: Path, config: Config, folder: Path = FOLDER) -> int:
+    """How many rows of a sweep's CSV its file in ``folder`` would not give today: measured with other code or settings, or no longer asked for.
+
+    Raises ConfigError when either file cannot be read.
+    """
+    sweep = load_sweep(Path(folder) / f"{Path(path).stem}.toml")
+    keys = {_key(sweep, run, config) for run in sweep.runs()}
+    return sum(row["key"] not in keys for row in read_rows(path))
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:

@@ -65,6 +65,7 @@ def test_values_are_read_in_the_type_of_the_default():
         ("evaluation.truth=exact", "use one of labels, dense"),
         ("evaluation.flat_maps=skip", "use one of error, empty"),
         ("evaluation.paper_threshold=1.5", "a number in 0..1"),
+        ("field.init=zero", "use one of random, votes"),
         ("device=tpu", "use one of cpu, cuda"),
         ("profile=paper", "choose it with --profile"),
     ],
@@ -78,6 +79,11 @@ def test_mistakes_are_named(setting, message):
 def test_values_out_of_range_are_refused(setting, value):
     with pytest.raises(ConfigError, match=setting):
         config.profile("mini").with_settings({setting: value})
+
+
+def test_joint_training_has_no_gaussians_to_vote_for():
+    with pytest.raises(ConfigError, match="field.init=votes.*use field.mode=rasterised"):
+        config.profile("mini").with_settings({"field.mode": "joint", "field.init": "votes"})
 
 
 def test_unknown_profile():

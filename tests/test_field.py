@@ -213,6 +213,30 @@ def test_a_full_disk_keeps_finished_views(tmp_path, monkeypatch):
     assert all(p.exists() for p in written)
 
 
+# --------------------------------------------------------------------------- votes as a start
+def test_voted_start_is_the_weighted_mean_of_code_vectors_in_both_modes(tmp_path):
+    """Against A^T by hand: every pixel of every view, its weights for all Gaussians, and the vectors that the codes drew."""
+    g, start = gaussians(), lambda **c: train_field(gaussians(), VIEWS, INDEX_MAPS, [N, N], FieldConfig(iterations=0, **c), seed=5, cache=build(tmp_path))[0].features
+    votes = torch.zeros(2, len(g), N)
+    for v in VIEWS:
+        ids, weights, _ = (t.flatten(0, 1) for t in blending_weights(project(g, v.camera), len(g)))
+        for own, codes in zip(votes, INDEX_MAPS[v.name].reshape(2, -1)):
+            for i, w, c in zip(ids, weights, codes):
+                if c >= 0:
+                    own[:, c].index_add_(0, i.long(), w)
+    rasterised, cached, drawn = start(init="votes"), start(init="votes", mode="cached"), start(init="random")
+    torch.testing.assert_close(rasterised, cached, atol=1e-5, rtol=1e-5)
+    seen = votes.sum(2) > 1e-4
+    assert 0.2 < seen.float().mean() < 1
+    for own, found, random, here in zip(votes, rasterised, drawn, seen):
+        share = own[here] / own[here].sum(1, keepdim=True)
+        vectors = torch.linalg.lstsq(share, found[here]).solution  # what the codes must have drawn
+        used = own.sum(0) > 0.1
+        torch.testing.assert_close(vectors[used].norm(dim=1), torch.ones(int(used.sum())), atol=1e-3, rtol=0)
+        torch.testing.assert_close(share @ vectors, found[here], atol=1e-4, rtol=0)
+        assert torch.equal(found[own.sum(1) == 0], random[own.sum(1) == 0])  # no vote: as drawn
+
+
 # --------------------------------------------------------------------------- bad input
 @pytest.mark.parametrize(
     "change, message",

@@ -515,6 +515,12 @@ def test_the_benchmark_writes_a_row_per_scene(scene_folder, tmp_path, monkeypatc
         assert varied.ensure("evaluation").reused and row.miou == 100 * varied.evaluation()["aggregates"]["pooled"]["miou"]
     assert rows[3].miou == index_map_miou(run.vary(seed=3, front_end__simulation__seed=3)) and rows[3].label == run.front_end.label
     assert f"{rows[-1].miou:.1f}" in (tables / "benchmark.md").read_text() and "needs two scenes" in (tables / "benchmark_contrasts.md").read_text()
+    assert b.outdated(rows, small) == []  # not bundled, so nobody can say
+    monkeypatch.setattr(b, "bundled_scenes", lambda: [run.scene.name])
+    monkeypatch.setattr(b, "Run", lambda scene, c: Run(scene_folder if scene == run.scene.name else scene, c))
+    assert b.outdated(rows, small) == []
+    assert {r.measured for r in b.outdated(rows, small.with_settings({"field.iterations": 2}))} >= {"field"}
+    assert len(b.outdated(rows, small.with_settings({"codebook.margin": 0.5}))) == len(rows)
     # a second run measures nothing again and keeps what other scenes have in the file
     other = replace(rows[0], scene="other", key="of another scene")
     b._write(tables / b.ROWS, [*rows, other], {})

@@ -87,9 +87,11 @@ def test_a_stopped_sweep_goes_on_and_changed_code_starts_over(file, tmp_path, al
     assert len(alone.seen) == len(set(alone.seen)) == 8 and "small: 8 runs, 3 found" in lines
     sweeps.run_sweep(sweep, tmp_path, Config(), report=lines.append)
     assert len(alone.seen) == 8 and (tmp_path / "small.csv").read_bytes() == whole
+    assert sweeps.outdated(tmp_path / "small.csv", Config(), file.parent) == 0
     monkeypatch.setattr(sweeps, "code_version", lambda *code: "changed")
+    assert sweeps.outdated(tmp_path / "small.csv", Config(), file.parent) == 8
     sweeps.run_sweep(sweep, tmp_path, Config(), report=lines.append)
-    assert len(alone.seen) == 16
+    assert len(alone.seen) == 16 and sweeps.outdated(tmp_path / "small.csv", Config(), file.parent) == 0
 
 
 def test_two_sweeps_in_one_folder_keep_each_other_s_rows(file, tmp_path, alone, capfd):
@@ -160,5 +162,5 @@ def test_committed_sweeps_can_run():
         sweep = sweeps.load_sweep(f)
         assert len(sweep.grid["seed"]) >= 5, "bands need repetitions"
         varied |= set(sweep.grid)
-    assert varied >= {"codebook.margin", "codebook.lambda_pull", "codebook.lambda_push", "codebook.n_prototypes", "simulation.confuser_drift", "simulation.between_object_cosine"}
+    assert varied >= {"codebook.margin", "codebook.lambda_pull", "codebook.lambda_push", "codebook.n_prototypes", "codebook.batch", "codebook.steps", "codebook.temperature", "simulation.confuser_drift", "simulation.between_object_cosine"}
     assert varied >= {f"population.{name}" for name in ("incomplete", "unlabelled", "observed", "split", "merged")}

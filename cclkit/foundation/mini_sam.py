@@ -13,8 +13,9 @@ from segment_anything.modeling.common import LayerNorm2d
 from torch import nn
 from torch.nn import functional as F
 
-IMAGE_SIZE = 256
-"""Longest side of the image the encoder sees, pixels."""
+IMAGE_SIZE, CLICK_SIZE = 256, 320
+"""Longest side of the image the encoder sees, pixels: in training, and in use. On 32 views of scenes that neither trained nor score
+the weights, IoU of clicks was .43/.47/.68 (subpart/part/whole) at 256 and .45/.49/.69 at 320: small regions gain from larger maps."""
 STRIDE, COARSEST = 8, 32
 """Pixels of one cell of the image embedding, and of the encoder's coarsest level."""
 WIDTH = 64

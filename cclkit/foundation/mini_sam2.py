@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from .mini_sam import Pyramid
 
-IMAGE_SIZE = 256
+IMAGE_SIZE, FOLLOW_SIZE = 256, 320
+"""Pixels a side in training, and when views are followed. On four orbits of seeds that neither trained nor score the
+weights, J was .42 at 256, .46 at 320, .45 at 352 and .44 at 384: small regions gain from larger maps."""
 WIDTH = 64
 STRIDE = 16
 """Of the maps that memory attends over; masks come at a quarter of it."""

@@ -97,10 +97,10 @@ def load_sam(model: str, checkpoint: str = "") -> torch.nn.Module:
 
 def load_mini_sam(path: Path | None = None) -> torch.nn.Module:
     """mini-SAM from a file (None: the bundled weights, whose digest is checked)."""
-    from .mini_sam import build_mini_sam
+    from .mini_sam import CLICK_SIZE, build_mini_sam
 
     weights = load_weights(*_bundled(MINI_SAM, "mini-SAM")) if path is None else load_weights(path, "mini-SAM")
-    return fill(build_mini_sam(), weights, path or folder() / MINI_SAM, "mini-SAM")
+    return fill(build_mini_sam(CLICK_SIZE), weights, path or folder() / MINI_SAM, "mini-SAM")
 
 
 def load_mini_clip(path: Path | None = None):
@@ -120,10 +120,10 @@ def load_mini_clip(path: Path | None = None):
 
 def load_mini_sam2(path: Path | None = None):
     """mini-SAM2 from a file (None: the bundled weights, whose digest is checked)."""
-    from .mini_sam2 import build_mini_sam2
+    from .mini_sam2 import FOLLOW_SIZE, build_mini_sam2
 
     weights = load_weights(*_bundled(MINI_SAM2, "mini-SAM2")) if path is None else load_weights(path, "mini-SAM2")
-    return fill(build_mini_sam2(), weights, path or folder() / MINI_SAM2, "mini-SAM2")
+    return fill(build_mini_sam2(FOLLOW_SIZE), weights, path or folder() / MINI_SAM2, "mini-SAM2")
 
 
 def load_clip(model: str, checkpoint: str = ""):
