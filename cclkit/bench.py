@@ -275,11 +275,12 @@ def bench_codebook(
     }  # fmt: skip
 
 
-def field_problem(*, n_gaussians: int = 300_000, width: int = 988, height: int = 731, n_codes: int = 64, seed: int = 0) -> tuple[Gaussians, View, np.ndarray]:
-    """The seeded problem: Gaussians as in `rasterize_problem`, one view, and its index map [1, H, W] int32 of ``n_codes`` upright stripes."""
+def field_problem(*, n_gaussians: int = 300_000, width: int = 988, height: int = 731, n_codes: int = 64, levels: int = 1, seed: int = 0) -> tuple[Gaussians, View, np.ndarray]:
+    """The seeded problem: Gaussians as in `rasterize_problem`, one view, and its index maps [levels, H, W] int32 of ``n_codes`` stripes, upright and then level."""
     gaussians, camera = rasterize_problem(n_gaussians=n_gaussians, width=width, height=height, sh_degree=0, seed=seed)
-    stripes = (np.arange(width) * n_codes // width).astype(np.int32)
-    return gaussians, View("seeded", Path("seeded"), camera), np.broadcast_to(stripes, (1, height, width)).copy()
+    upright = np.broadcast_to(np.arange(width) * n_codes // width, (height, width))
+    level = np.broadcast_to((np.arange(height) * n_codes // height)[:, None], (height, width))
+    return gaussians, View("seeded", Path("seeded"), camera), np.stack([upright, level][:levels]).astype(np.int32)
 
 
 def _field_steps(pixels: Callable, n_gaussians: int, config: FieldConfig, n_codes: int, repeats: int, generator: torch.Generator) -> dict[str, list[float]]:
@@ -353,10 +354,10 @@ def bench_field(
 
 
 def bench_field_size(
-    *, n_gaussians: int = 1_000_000, width: int = 988, height: int = 731, n_views: int = 10, target_views: int = 300, cached_pixels: int = 7_000_000, top_k: int = 16, batch: int = 4096, n_codes: int = 64,
+    *, n_gaussians: int = 1_000_000, width: int = 988, height: int = 731, n_views: int = 10, target_views: int = 300, cached_pixels: int = 7_000_000, top_k: int = 16, batch: int = 4096, n_codes: int = 64, levels: int = 2,
     iterations: int = 300, target_iterations: int = 30_000, seed: int = 0,
 ) -> dict:  # fmt: skip
-    """Build a cache of ``n_views`` views of paper's size and train one level on it, then say what the whole would take.
+    """Build a cache of ``n_views`` views of paper's size and train one or both levels on it, then say what the whole would take.
 
     The cache holds as many pixels as ``target_views`` views would bring, drawn from fewer of them, so that memory and
     steps are those of the whole; only time is extrapolated: linearly, from the measured mean step and view. Every view moves sideways.
@@ -364,13 +365,17 @@ def bench_field_size(
     """
     if min(n_gaussians, width, height, n_views, target_views, cached_pixels, top_k, batch, n_codes, iterations, target_iterations) < 1:
         raise ConfigError(f"gaussians {n_gaussians}, size {width}x{height}, views {n_views}, cached pixels {cached_pixels}, iterations {iterations}: expected at least 1 of each")
-    gaussians, first, index_map = field_problem(n_gaussians=n_gaussians, width=width, height=height, n_codes=n_codes, seed=seed)
+    if levels not in (1, 2):
+        raise ConfigError(f"levels {levels}: expected 1 or 2")
+    gaussians, first, index_map = field_problem(n_gaussians=n_gaussians, width=width, height=height, n_codes=n_codes, levels=levels, seed=seed)
+    # masks of both levels have numbers of their own in the cache, codes start at 0 in each
+    masks = index_map + n_codes * np.arange(levels, dtype=np.int32)[:, None, None]
     views = []
     for i in range(n_views):
         pose = np.eye(4)
         pose[0, 3] = 0.05 * i
         views.append(View(f"seeded_{i:03d}", Path(f"seeded_{i:03d}"), Camera(first.camera.K, pose, width, height)))
-    maps = {v.name: index_map for v in views}
+    maps, labels = ({v.name: m for v in views} for m in (index_map, masks))
     config = FieldConfig(mode="cached", top_k=top_k, batch=batch, iterations=iterations)
     built, cpu = [time.perf_counter()], [time.process_time()]
     with tempfile.TemporaryDirectory() as folder:
@@ -379,15 +384,15 @@ def bench_field_size(
             built.append(time.perf_counter())
             cpu.append(time.process_time())
 
-        cache = build_blending_cache(folder, gaussians, views, maps, top_k=top_k, pixels_per_mask=max(1, cached_pixels // n_views // n_codes), seed=seed, progress=lap)
+        cache = build_blending_cache(folder, gaussians, views, labels, top_k=top_k, pixels_per_mask=max(1, cached_pixels // n_views // n_codes // levels), seed=seed, progress=lap)
         on_disk = sum(p.stat().st_size for p in Path(folder).iterdir())
         start, start_cpu = time.perf_counter(), time.process_time()
-        train_field(gaussians, views, maps, [n_codes], config, seed=seed, cache=cache)
+        train_field(gaussians, views, maps, [n_codes] * levels, config, seed=seed, cache=cache)
         step, step_cpu = (time.perf_counter() - start) / iterations, (time.process_time() - start_cpu) / iterations
         n_cached = len(cache)
     per_view = np.diff(built)
     return {
-        "benchmark": "field_size", "gaussians": n_gaussians, "width": width, "height": height, "views": n_views, "cached_pixels": n_cached, "cache_mb": round(on_disk / 2**20), "top_k": top_k, "batch": batch, "codes": n_codes,
+        "benchmark": "field_size", "gaussians": n_gaussians, "width": width, "height": height, "views": n_views, "cached_pixels": n_cached, "cache_mb": round(on_disk / 2**20), "top_k": top_k, "batch": batch, "codes": n_codes, "levels": levels,
         "iterations": iterations, "seed": seed, "threads": torch.get_num_threads(), "build_s_by_view": [round(float(s), 2) for s in per_view], "build_cpu_s_by_view": [round(float(s), 2) for s in np.diff(cpu)],
         "step_s": round(step, 4), "step_cpu_s": round(step_cpu, 4), "peak_memory_mb": round(peak_memory_mb()),
         "target_views": target_views, "target_iterations": target_iterations, "extrapolated_build_min": round(target_views * float(per_view.mean()) / 60, 1),
@@ -626,7 +631,7 @@ def _described(result: dict) -> str:
     if result["benchmark"] == "field_size":
         r = result
         caption = (
-            f"Cached training at full size, one level: {r['gaussians']:,} Gaussians, K = {r['top_k']}, {r['batch']:,} pixels per step, {r['cached_pixels']:,} cached pixels ({r['cache_mb']:,} MB) of {r['views']} views of {r['width']}×{r['height']}, {r['threads']} threads. "
+            f"Cached training at full size, {'both levels together' if r['levels'] == 2 else 'one level'}: {r['gaussians']:,} Gaussians, K = {r['top_k']}, {r['batch']:,} pixels per step, {r['cached_pixels']:,} cached pixels ({r['cache_mb']:,} MB) of {r['views']} views of {r['width']}×{r['height']}, {r['threads']} threads. "
             f"Measured: {r['iterations']} iterations and {r['views']} views; extrapolated from them: {r['target_iterations']:,} iterations and {r['target_views']} views."
         )
         header = ["step ms", "build per view, s", "peak memory MB", "training, min", "cache build, min"]
@@ -726,6 +731,7 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--top-k", type=int, default=16)
     p.add_argument("--batch", type=int, default=4096)
     p.add_argument("--codes", type=int, default=64, dest="n_codes")
+    p.add_argument("--levels", type=int, default=2, choices=(1, 2), help="levels that are trained together")
     p.add_argument("--iterations", type=int, default=300, help="iterations that are run")
     p.add_argument("--target-iterations", type=int, default=30_000, help="iterations that the training is extrapolated to")
     p.add_argument("--seed", type=int, default=0)

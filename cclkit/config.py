@@ -70,11 +70,11 @@ class SamConfig:
     points_per_batch: int = 64
     """Clicks decoded at once; memory grows with it, results do not change."""
     crop_layers: int = 0
-    """Extra passes over 4, 16, … overlapping crops of the image. Paper does not say (ours: none)."""
+    """Extra passes over 4, 16, … overlapping crops of the image. Paper does not say (ours: none, because each layer costs several times the pass before)."""
     box_nms_iou: float = 0.7
-    """Within one output, of two masks whose boxes overlap more than this the one with the lower predicted IoU is dropped. Paper does not say (ours: 0.7, segment_anything's)."""
+    """Within one output, of two masks whose boxes overlap more than this the one with the lower predicted IoU is dropped. Paper does not say (ours: 0.7, because segment_anything has it)."""
     stability_offset: float = 1.0
-    """Stability is the IoU of the mask at logits above +offset and above -offset. Paper does not say (ours: 1, segment_anything's)."""
+    """Stability is the IoU of the mask at logits above +offset and above -offset. Paper does not say (ours: 1, because segment_anything has it)."""
     precision: str = "float32"
     """"float32" or "bfloat16" (autocast; half the memory on a GPU)."""
 
@@ -88,9 +88,9 @@ class ClipConfig:
     checkpoint: str = ""
     """Path of the weights; empty: the bundled ones of mini, else what `cclkit data fetch` brought. The file's sha256 counts for artefact keys, not its path."""
     crop: str = "complete"
-    """"complete" (the whole box of a mask, averaged when it shrinks) or "langsplat" (its published pixels exactly, which lose the last row and column). Paper does not say (ours: complete)."""
+    """"complete" (the whole box of a mask, averaged when it shrinks) or "langsplat" (its published pixels exactly, which lose the last row and column). Paper does not say (ours: complete, because nothing is gained by losing pixels)."""
     prompts: str = "raw"
-    """"raw" (the query itself, as LERF and LangSplat do) or "ensemble" (mean over a few templates). Paper does not say (ours: raw)."""
+    """"raw" (the query itself, as LERF and LangSplat do) or "ensemble" (mean over a few templates). Paper does not say (ours: raw, because the methods it compares with do)."""
     batch: int = 64
     """Crops encoded at once."""
     precision: str = "float32"
@@ -106,7 +106,7 @@ class Sam2Config:
     checkpoint: str = ""
     """Path of the weights; empty: the bundled ones of mini, else what `cclkit data fetch` brought. The file's sha256 counts for artefact keys, not its path."""
     image_size: int = 1024
-    """Side of the square that views are resized to, pixels; a multiple of 32. Paper does not say (ours: 1024, what the weights were trained with)."""
+    """Side of the square that views are resized to, pixels; a multiple of 32. Paper does not say (ours: 1024, because the public weights were trained with it; mini-SAM2 has a size of its own)."""
     objects_per_chunk: int = 16
     """Objects carried through the views at once; memory grows with it, and with fewer the images are encoded more often."""
     offload: bool = True
@@ -146,15 +146,15 @@ class MaskConfig:
     overlap_iou_max: float = 0.8
     """Within one SAM output, drop a mask whose IoU with a better one is above this. Paper: "overlap rate", value not given (ours: 0.8, LangSplat's)."""
     score_min: float = 0.7
-    """Drop masks whose IoU×stability is not above this. Paper does not say (ours: 0.7, LangSplat's value; 0.25 in the profile mini, the product of its other two)."""
+    """Drop masks whose IoU×stability is not above this. Paper does not say (ours: 0.7, because LangSplat has it; 0.25 in the profile mini, the product of its other two)."""
     inner_max: float = 0.5
-    """LangSplat's rule for a mask inside a much larger one of the same SAM output (protocol E). Paper does not say (ours: 0.5, LangSplat's)."""
+    """LangSplat's rule for a mask inside a much larger one of the same SAM output (protocol E). Paper does not say (ours: 0.5, because LangSplat has it)."""
     overlap_across_outputs: bool = True
-    """Apply the overlap rule to the union of two outputs too. Paper does not say (ours: on; an object without parts is found by several outputs, and its twins would get two tracks, which push then drives apart)."""
+    """Apply the overlap rule to the union of two outputs too. Paper does not say (ours: on, because an object without parts is found by several outputs, and its twins would get two tracks, which push then drives apart)."""
     inner_across_outputs: bool = False
-    """Apply that rule to the union of two outputs too. Off, because it would delete every part inside its whole."""
+    """Apply that rule to the union of two outputs too. Paper does not say (ours: off, because it would delete every part inside its whole)."""
     min_area_px: int = 20
-    """Drop masks that keep fewer visible pixels than this in their label map. Paper does not say (ours: 20; smaller crops carry no feature)."""
+    """Drop masks that keep fewer visible pixels than this in their label map. Paper does not say (ours: 20, because smaller crops carry no feature)."""
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ class CodebookConfig:
     """Stage 3: contrastive codebook learning."""
 
     n_prototypes: int = 64
-    """Codebook size N per level. Paper does not say (ours: 64, LangSplatV2's value per level)."""
+    """Codebook size N per level. Paper does not say (ours: 64, because LangSplatV2 has as many per level)."""
     lambda_pull: float = 0.25
     """Weight of the pull loss. Paper: 0.25."""
     lambda_push: float = 0.25
@@ -194,7 +194,7 @@ class CodebookConfig:
     ema_decay: float = 0.99
     """Share of a prototype that one step of "ema" keeps. Paper does not say (ours: 0.99, because vector quantisers commonly use it)."""
     steps: int = 400
-    """Optimisation steps. Paper does not say for this stage (ours: 400; from a k-means start the losses are flat after about 100)."""
+    """Optimisation steps. Paper does not say (not for this stage; ours: 400, because from a k-means start the losses are flat after about 100)."""
     batch: int = 0
     """Masks per step, drawn without repetition until all were seen; 0 = all. Memory falls with it; a minibatch's mean over pairs is noisier than the whole's. Paper does not say (ours: 0, because counting pairs makes all masks affordable)."""
     lr: float = 1e-3
@@ -206,7 +206,7 @@ class CodebookConfig:
     collisions: str = "ignore"
     """Two labels on one prototype, where push has no gradient: "ignore" (the paper's form), "split" (a label that shares gets an unused prototype at its centroid) "centroids" (pull and push compare prototypes with label centroids instead of with each other) or "soft" (a mask stands in a pair for all prototypes, weighted by a softmax of its cosines, instead of for its nearest). Paper does not say (ours: ignore, because its formulas do, a k-means start leaves split no unused prototype, and at the paper's weights centroids gained less in the mechanism experiment; at weights of 1 they gained more)."""
     load_balance: float = 0.0
-    """Weight of LEGaussians' term against uneven use of the codes: share of masks on a code times its mean softmax weight, summed. Paper does not say, it names no such term (ours: 0, because from a k-means start it changed little in the mechanism experiment; from a random start it helps)."""
+    """Weight of LEGaussians' term against uneven use of the codes: share of masks on a code times its mean softmax weight, summed. Paper does not say (it names no such term; ours: 0, because from a k-means start it changed little in the mechanism experiment; from a random start it helps)."""
     temperature: float = 0.02
     """Temperature of the softmax over cosines, with collisions "soft" or a load balance. Paper does not say (ours: 0.02, because cosines of masks lie so close that LEGaussians' 1 gives all codes nearly the same weight; of 0.01 to 0.1 the small ones did best in the mechanism experiment)."""
     split_every: int = 50
@@ -224,17 +224,17 @@ class GaussiansConfig:
     """RGB reconstruction."""
 
     init: str = "auto"
-    """"points" (the scene's points, what 3DGS starts from), "depth" (back-projected depth), "random", or "auto": depth, else points, else random."""
+    """"points" (the scene's points, what 3DGS starts from), "depth" (back-projected depth), "random", or "auto": depth, else points, else random. Paper does not say (3DGS starts from points; ours: auto, because rendered scenes have depth, which needs fewer steps)."""
     start_gaussians: int = 12_000
-    """Number of Gaussians to start from at most, by sampling depth, points or random places. Paper does not say (ours: 12,000 in mini)."""
+    """Number of Gaussians to start from at most, by sampling depth, points or random places. Paper does not say (ours: 12,000 in mini, because its photographs are small and a CPU has to keep up)."""
     max_gaussians: int = 30_000
-    """Densification stops growing once this many are reached, with one step's overshoot. Paper does not say (ours: 30,000 in mini)."""
+    """Densification stops growing once this many are reached, with one step's overshoot. Paper does not say (ours: 30,000 in mini, because its photographs are small and a CPU has to keep up)."""
     iterations: int = 700
     """Optimisation steps, one view each. Paper: 30,000 (jointly with semantics)."""
     sh_degree: int = 1
-    """Degree of the spherical harmonics. Paper does not say (3DGS uses 3; ours: 1 in mini, which saves 3/4 of the coefficients)."""
+    """Degree of the spherical harmonics. Paper does not say (3DGS uses 3; ours: 1 in mini, because that saves 3/4 of the coefficients)."""
     densify: bool = True
-    """Clone, split and prune as 3DGS does (gsplat's DefaultStrategy)."""
+    """Clone, split and prune as 3DGS does (gsplat's DefaultStrategy). Paper does not say (ours: on, because it builds on 3DGS)."""
 
 
 @dataclass(frozen=True)
@@ -248,7 +248,7 @@ class FieldConfig:
     dim: int = 8
     """Length d_f of the feature carried by each Gaussian. Paper: 8."""
     hidden: tuple[int, ...] = (64,)
-    """Hidden widths of the MLP decoder. Paper does not say (ours: 64 in mini; 128, 256 in paper as in LEGaussians)."""
+    """Hidden widths of the MLP decoder. Paper does not say (ours: 64 in mini because it is fast; 128, 256 in paper because LEGaussians has them)."""
     iterations: int = 200
     """Steps, both levels at once, of one view each or of `batch` pixels (see mode); with mode "joint", gaussians.iterations count instead. Paper: 30,000."""
     lr: float = 2e-3
@@ -258,19 +258,19 @@ class FieldConfig:
     betas: tuple[float, float] = (0.9, 0.999)
     """Adam betas. Paper: (0.9, 0.999)."""
     normalise: bool = True
-    """L2-normalise the rendered feature before decoding, as LEGaussians does. Paper does not say (ours: on, so that the decoder does not see how opaque a pixel is)."""
+    """L2-normalise the rendered feature before decoding, as LEGaussians does. Paper does not say (ours: on, because the decoder should not see how opaque a pixel is)."""
     joint_geometry: bool = True
     """With mode "joint": let the semantic loss move, shape and densify the Gaussians too. Paper: its framework figure marks position, rotation, scale and opacity as trained along (on)."""
     joint_weight: float = 1.0
     """With mode "joint": weight of the semantic loss beside the colour's. Paper does not say (ours: 1, because LEGaussians adds them as they are)."""
     batch: int = 4096
-    """Pixels per step, with mode "cached". Paper does not say, since it renders whole views (ours: 4,096, enough for stable gradients and about as long as the update of 300,000 Gaussians)."""
+    """Pixels per step, with mode "cached". Paper does not say (it renders whole views; ours: 4,096, because that takes about as long as the update of 300,000 Gaussians)."""
     top_k: int = 16
-    """Gaussians kept per cached pixel, those with the largest weights; disk and time grow with it. Paper does not say, since it has no cache (ours: 16; what they miss is reported)."""
+    """Gaussians kept per cached pixel, those with the largest weights; disk and time grow with it. Paper does not say (it has no cache; ours: 16, because disk and time grow with it; what they miss is reported)."""
     pixels_per_mask: int = 128
-    """Pixels sampled from every mask of every view for the cache; disk and build time grow with it. Paper does not say, since it has no cache (ours: 128, so that a small object counts as much as a large one)."""
+    """Pixels sampled from every mask of every view for the cache; disk and build time grow with it. Paper does not say (it has no cache; ours: 128, because a small object should count as much as a large one)."""
     area_weighted: bool = False
-    """Sample as many pixels uniformly over all masked ones instead, which keeps the loss's weights. Paper does not say, since it uses all pixels (ours: off, because a small object then hardly counts)."""
+    """Sample as many pixels uniformly over all masked ones instead, which keeps the loss's weights. Paper does not say (it uses all pixels; ours: off, because a small object then hardly counts)."""
 
 
 @dataclass(frozen=True)
@@ -278,13 +278,13 @@ class QueryConfig:
     """Stage 5: text -> relevancy -> mask."""
 
     rule: str = "relevancy"
-    """"relevancy" (LERF's pairwise rule against canonical phrases) or "softmax" (the paper's formula), for looking at a scene. A named evaluation protocol brings its own rule."""
+    """"relevancy" (LERF's pairwise rule against canonical phrases) or "softmax", for looking at a scene. Paper: a softmax over phrases (ours: relevancy, because the phrase set is unpublished). A named evaluation protocol brings its own rule."""
     scale: float = 10.0
-    """Factor before the pairwise softmax, for looking at a scene. LERF's code: 10 (in no formula of any paper); evaluation protocols use that always."""
+    """Factor before the pairwise softmax, for looking at a scene. Paper does not say (ours: 10, because LERF's code has it, though no paper's formula does); evaluation protocols use that always."""
     decoding: str = "hard"
     """"hard" (a pixel has its most likely code) or "soft" (the mean relevancy of the codes, weighted by the decoder's softmax; each query then decodes the view again). Paper: hard, the prototype at the index map's code."""
     canonical: tuple[str, ...] = ("object", "things", "stuff", "texture")
-    """Canonical phrases; also the phrase set of the protocol "paper". LERF's, and fixed in the other protocols; the paper does not list its phrase set."""
+    """Canonical phrases; also the phrase set of the protocol "paper". Paper does not say (ours: LERF's four, because the other protocols have them fixed)."""
     temperature: float = 0.1
     """Temperature of the softmax rule, in the protocol "paper" too. Paper shows none, which is 1 (ours: 0.1, because over cosines a temperature of 1 is almost flat)."""
 
@@ -300,7 +300,7 @@ class EvaluationConfig:
     truth: str = "labels"
     """"labels" of the data set, or "dense": exact ids of every view, in scenes that have them. Paper: labels."""
     level: str = "wp"
-    """Level that protocols for fields of one level score (ovs3d_argmax, legaussians). Paper does not say (ours: wp, since classes are mostly whole objects)."""
+    """Level that protocols for fields of one level score (ovs3d_argmax, legaussians). Paper does not say (ours: wp, because classes are mostly whole objects)."""
     paper_threshold: float = 0.5
     """Threshold of the protocol "paper". Paper does not say (ours: 0.5, because it is the middle of a map after min-max)."""
     paper_min_max: bool = True

@@ -19,6 +19,7 @@ from .errors import ExerciseError
 from .evaluation import ovs3d
 from .masks import mask_nms
 from .query import relevancy, select_level_by_mask_mean
+from .scenes import Camera
 from .statistics import sign_flip_p
 from .tracking import associate, iou_matrix
 
@@ -33,6 +34,31 @@ def attempt(check: Callable[[Callable], None], function: Callable) -> None:
         print(f"{function.__name__}: not yet. {e}")
     else:
         print(f"{function.__name__}: right, every property holds")
+
+
+# ----------------------------------------------------------------- 00: a scene
+
+
+def check_projection(function: Callable[[np.ndarray, np.ndarray, np.ndarray], Any]) -> None:
+    """``function(K, world_to_camera, points)``: pixel positions [P, 2] (x, y) of world points [P, 3]; K [3, 3], world_to_camera [4, 4], x right, y down, z forward."""
+    K, here = np.array([[100.0, 0, 40], [0, 120.0, 30], [0, 0, 1]]), np.eye(4)
+    at = lambda pose, *points: _array(function, K, pose, np.array(points, float), shape=(len(points), 2))
+    found = at(here, (0, 0, 2))[0]
+    _expect(found[0], 40, "A point straight ahead falls on the principal point (K[0, 2], K[1, 2]). Its x")
+    _expect(found[1], 30, "A point straight ahead falls on the principal point (K[0, 2], K[1, 2]). Its y")
+    found = at(here, (1, 0, 2), (0, 1, 2))
+    _expect(found[0, 0], 40 + 100 / 2, "One unit to the right at distance 2, focal length 100: things shrink with distance. The x")
+    _expect(found[1, 1], 30 + 120 / 2, "One unit down at distance 2: y points down, and has a focal length of its own. The y")
+    moved = np.eye(4)
+    moved[0, 3] = 1  # the camera stands at x = -1
+    _expect(at(moved, (0, 0, 2))[0, 0], 40 + 100 / 2, "world_to_camera says where the world's origin stands before the camera; this one puts it one unit to the right. The x of a point 2 before it")
+    rolled = np.array([[0.0, -1, 0, 0], [1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+    _expect(at(rolled, (1, 0, 2))[0, 1], 30 + 120 / 2, "A camera rolled by a quarter turn, before which the world's x points down: rotate with world_to_camera[:3, :3] itself, not with its transpose. The y")
+    rng = np.random.default_rng(12)
+    pose = np.eye(4)
+    pose[:3, :3], pose[:3, 3] = np.linalg.qr(rng.normal(size=(3, 3)))[0], (0.3, -0.2, 6)
+    points = rng.normal(size=(9, 3))
+    _same(at(pose, *points), Camera(K, pose, 80, 60).project(points)[0], "Camera.project on random points")
 
 
 # ----------------------------------------------------------------- 01: masks
@@ -307,6 +333,54 @@ def check_draw(function: Callable[[list[np.ndarray], np.random.Generator], Any],
 
 
 # ----------------------------------------------------------------- calling a reader's function
+
+
+# ----------------------------------------------------------------- 08: a codebook seen from its tracks
+
+
+def check_own_prototypes(function: Callable[[np.ndarray, np.ndarray, int], Any]) -> None:
+    """``function(codes, labels, n)``: which of n prototypes [n] bool serve exactly one track; codes [M] of all masks, labels [M] their tracks, -1 without one."""
+    case = lambda codes, labels, n=5: _array(function, np.array(codes), np.array(labels), n, shape=(n,))
+    found = case([0, 0, 1, 1, 2, 3], [7, 7, 7, 8, -1, 9])
+    _expect(found[0], 1, "Two masks of one track. Whether their prototype serves exactly one track")
+    _expect(found[1], 0, "Masks of two tracks. Whether their prototype serves exactly one track")
+    _expect(found[2], 0, "A single mask without a track (-1 names none). Whether its prototype serves exactly one track")
+    _expect(found[3], 1, "One mask, with a track. Whether its prototype serves exactly one track")
+    _expect(found[4], 0, "No mask at all. Whether that prototype serves exactly one track")
+    _expect(case([0, 0], [7, -1])[0], 1, "A mask of a track beside one without: -1 is no second track. Whether the prototype serves exactly one track")
+    _expect(case([0, 1], [7, 7])[1], 1, "A track that is spread over two prototypes: each serves that track alone. The second")
+    rng = np.random.default_rng(13)
+    codes, labels = rng.integers(0, 12, 40), rng.integers(0, 9, 40) - 1
+    labels[labels == 0] = -1
+    wanted = np.array([len(set(labels[(codes == c) & (labels > 0)].tolist())) == 1 for c in range(12)])
+    _same(case(codes, labels, 12).astype(int), wanted.astype(int), "a count of different tracks per prototype on random codes")
+
+
+# ----------------------------------------------------------------- 90: scoring a tracker
+
+
+def check_j(function: Callable[[np.ndarray, np.ndarray, int], Any]) -> None:
+    """``function(carried, truth, min_px)``: mean IoU of carried masks [V, H, W] with the true ones over the views after the first in which the object is visible with min_px pixels or more; NaN without such a view."""
+    truth, carried = _strip("1111", "1110", "1000", "0000")[:, 0][:, None], _strip("0000", "1100", "1000", "0110")[:, 0][:, None]
+    score = lambda a, b, n: _score(function, a, b, n)
+    _expect(score(carried[:2], truth[:2], 1), 2 / 3, "Two views; in the first the mask is given, so only the second counts. J")
+    _expect(score(carried[:3], truth[:3], 1), (2 / 3 + 1) / 2, "Three views, IoU 2/3 and 1 in the two that count. J")
+    _expect(score(carried[:3], truth[:3], 2), 2 / 3, "The same with min_px = 2: a view that shows one pixel of the object does not count. J")
+    _expect(score(carried, truth, 1), (2 / 3 + 1) / 2, "A fourth view hides the object, and something is answered there: J leaves it out (false answers are counted apart). J")
+    _expect(score(carried[:, :, ::-1][:2], truth[:2], 1), 1 / 4, "A mask that is one pixel too far to the right in the second view. J")
+    if not np.isnan(score(carried[[0, 3]], truth[[0, 3]], 1)):
+        raise ExerciseError("Where no later view shows the object there is nothing to take a mean of: return NaN.")
+    rng = np.random.default_rng(14)
+    carried, truth = rng.random((2, 6, 5, 5)) < 0.5
+    _expect(score(carried, truth, 3), float(np.mean(np.diagonal(iou_matrix(carried[1:], truth[1:])))), "On random masks J, the mean IoU of views 2 to 6,")
+
+
+def _score(function: Callable, *args: Any) -> float:
+    """A number that may be NaN."""
+    value = _call(function, *args)
+    if np.shape(value) != () or np.asarray(value).dtype.kind not in "biuf":
+        raise ExerciseError(f"For inputs of shapes {_shapes(args)} the result should be one number, found {value!r:.80}.")
+    return float(value)
 
 
 def _call(function: Callable, *args: Any) -> Any:

@@ -278,8 +278,10 @@ FIELD_ARMS: dict[str, dict] = {
     "frozen, cached, K = 16": {"field__mode": "cached", "field__area_weighted": True, "field__top_k": 16},
     "frozen, cached, K = 4": {"field__mode": "cached", "field__area_weighted": True, "field__top_k": 4},
     "frozen, cached per mask, K = 16": {"field__mode": "cached", "field__area_weighted": False, "field__top_k": 16},
+    "frozen, whole views, from votes": {"field__mode": "rasterised", "field__init": "votes"},
+    "frozen, cached, K = 16, from votes": {"field__mode": "cached", "field__area_weighted": True, "field__top_k": 16, "field__init": "votes"},
 }
-"""Ways to train the field, each one change away from the one before: the semantic gradient, then joint training, then whole views are given up, then blending entries (twice), then the weights by area."""
+"""Ways to train the field, each one change away from the one before: the semantic gradient, then joint training, then whole views are given up, then blending entries (twice), then the weights by area. The last two begin with the closed form."""
 
 
 def field_study(run: Run, *, iterations: int, arms: Sequence[str] = tuple(FIELD_ARMS), same_time: bool = True) -> list[dict]:

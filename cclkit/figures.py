@@ -401,6 +401,19 @@ def scene_figure(scene: Scene, views: Sequence[View]) -> Figure:
     return fig
 
 
+def landing_figure(view: View, panels: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> Figure:
+    """Where points fall in a photograph, once per panel: title, positions [P, 2] (x, y) and colours [P, 3] uint8."""
+    fig, axes = grid(1, len(panels), width=3.4)
+    h, w = view.camera.height, view.camera.width
+    grey = np.repeat(view.image().mean(2, keepdims=True), 3, 2) / 255.0
+    for ax, (title, xy, colors) in zip(axes[0], panels):
+        picture(ax, 0.6 + 0.4 * grey, title)
+        inside = ((xy >= 0) & (xy <= [w, h])).all(1)
+        ax.scatter(*(xy[inside] - 0.5).T, c=colors[inside] / 255.0, s=4, linewidths=0)  # imshow puts a pixel's centre at whole numbers
+        ax.set(xlim=(-0.5, w - 0.5), ylim=(h - 0.5, -0.5))
+    return fig
+
+
 def scene_points(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
     """Points [P, 3] and colours [P, 3] uint8: the scene's own, or a few from depth where it has none."""
     if len(scene.points):

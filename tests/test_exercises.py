@@ -15,6 +15,7 @@ from cclkit.errors import ExerciseError
 ROOT = Path(__file__).parent.parent
 SOLUTIONS = {p.stem: p for p in sorted((ROOT / "solutions").glob("*.py"))}
 CHECKS = {
+    "00_start_here": {"my_projection": "check_projection"},
     "01_mask_extraction": {"my_stability": "check_stability", "my_nms": "check_nms"},
     "02_tracking": {"my_iou": "check_iou", "my_association": "check_association"},
     "03_ccl_training": {"my_assign": "check_assign", "my_l_max": "check_l_max", "my_l_pull": "check_l_pull", "my_l_push": "check_l_push"},
@@ -22,6 +23,8 @@ CHECKS = {
     "05_lerf_evaluation": {"my_relevancy": "check_relevancy"},
     "06_3dovs_evaluation": {"my_class_ious": "check_class_ious", "my_level": "check_level"},
     "07_ablations": {"my_sign_flip_p": "check_sign_flip", "my_draw": "check_draw"},
+    "08_playground": {"my_own_prototypes": "check_own_prototypes"},
+    "90_small_models": {"my_j": "check_j"},
 }
 
 
@@ -122,7 +125,28 @@ def once(d, rng):
     return rng.choice(means, len(d)).mean()
 
 
+def project(K, pose, points, rotation=lambda R: R.T, divide=lambda z: z, sign=1):
+    x = points @ rotation(pose[:3, :3]) + pose[:3, 3]
+    return x[:, :2] * [1, sign] / divide(x[:, 2:]) * K.diagonal()[:2] + K[:2, 2]
+
+
+def js(carried, truth, n, first=1):
+    views = [v for v in range(first, len(truth)) if truth[v].sum() >= n]
+    return np.mean([(carried[v] & truth[v]).sum() / max(1, (carried[v] | truth[v]).sum()) for v in views]) if views else float("nan")
+
+
+def tracks_of(codes, labels, n, keep=lambda y: y > 0):
+    return np.array([len(set(labels[(codes == c) & keep(labels)])) for c in range(n)])
+
+
 WRONG = [
+    # 00
+    ("check_projection", lambda K, w, p: project(K, w, p, divide=np.ones_like), "shrink with distance"),
+    ("check_projection", lambda K, w, p: project(K, w, p, sign=-1), "y points down"),
+    ("check_projection", lambda K, w, p: project(K, w, p, rotation=lambda R: R), "not with its transpose"),
+    ("check_projection", lambda K, w, p: project(K, np.linalg.inv(w), p), "where the world's origin stands"),
+    ("check_projection", lambda K, w, p: project(K, w, p) - K[:2, 2], "principal point"),
+    ("check_projection", lambda K, w, p: project(K[[0, 0, 2]][:, [0, 1, 2]] * [[1, 1, 1], [0, 0, 1], [1, 1, 1]] + np.diag([0, K[0, 0], 0]), w, p), "Its y|focal length of its own"),
     # 01
     ("check_stability", lambda x, o: (x > o).sum((1, 2)) / np.maximum(1, (x > 0).sum((1, 2))), "four above"),
     ("check_stability", lambda x, o: (x > o).sum((1, 2)) / (x > -o).sum((1, 2)), "no finite number"),
@@ -134,6 +158,17 @@ WRONG = [
     ("check_nms", lambda m, s, t: stay(m, s, 0.7), "exactly"),
     ("check_nms", lambda m, s, t: ~((s[None] > s[:, None]) & (safe(m, m) >= t)).any(1), "exactly"),
     ("check_nms", lambda m, s, t: np.flatnonzero(stay(m, s, t)), "shape"),
+    # 08 and 90
+    ("check_own_prototypes", lambda c, y, n: tracks_of(c, y, n, lambda y: y == y) == 1, "names none|no second track"),
+    ("check_own_prototypes", lambda c, y, n: tracks_of(c, y, n) <= 1, "without a track|No mask at all"),
+    ("check_own_prototypes", lambda c, y, n: tracks_of(c, y, n) >= 1, "two tracks"),
+    ("check_own_prototypes", lambda c, y, n: np.flatnonzero(tracks_of(c, y, n) == 1), "shape"),
+    ("check_j", lambda a, b, n: js(a, b, n, first=0), "only the second counts"),
+    ("check_j", lambda a, b, n: js(a, b, 1), "min_px = 2"),
+    ("check_j", lambda a, b, n: js(a, b, n + 1), "min_px = 2|fourth|second counts|Three views"),
+    ("check_j", lambda a, b, n: js(a, b, 0) if n == 1 else js(a, b, n), "hides the object"),
+    ("check_j", lambda a, b, n: np.nan_to_num(js(a, b, n)), "return NaN"),
+    ("check_j", lambda a, b, n: a, "one number"),
     # 02
     ("check_iou", lambda a, b: iou(a, b)[0] / np.maximum(1, iou(a, b)[1] + iou(a, b)[2]), "union 3|with itself"),
     ("check_iou", lambda a, b: iou(a, b)[0] / np.maximum(1, iou(a, b)[1]), "union 3"),

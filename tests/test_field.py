@@ -470,10 +470,13 @@ def test_bench_of_the_full_size_extrapolates_from_what_it_measured(tmp_path):
     options = ["--gaussians", "300", "--width", "64", "--height", "48", "--views", "3", "--codes", "4", "--cached-pixels", "1200", "--iterations", "5", "--target-iterations", "500", "--batch", "32"]
     assert bench.main(["field_size", *options, "--json", str(path)]) == 0
     r = json.loads(path.read_text())
-    assert r["cached_pixels"] == 1200 and len(r["build_s_by_view"]) == 3 and r["extrapolated_training_min"] == pytest.approx(500 * r["step_s"] / 60, abs=0.06)
+    assert r["levels"] == 2 and 1000 < r["cached_pixels"] <= 1200 and len(r["build_s_by_view"]) == 3  # a pixel drawn at both levels is kept once and r["extrapolated_training_min"] == pytest.approx(500 * r["step_s"] / 60, abs=0.06)
     assert "extrapolated from them: 500 iterations and 300 views" in path.with_suffix(".md").read_text()
-    with pytest.raises(ConfigError, match="views 0"):
-        bench.bench_field_size(n_views=0)
+    assert bench.main(["field_size", *options, "--levels", "1", "--json", str(path)]) == 0
+    assert json.loads(path.read_text())["cached_pixels"] == 1200 and "one level" in path.with_suffix(".md").read_text()
+    for change, message in (({"n_views": 0}, "views 0"), ({"levels": 3}, "levels 3")):
+        with pytest.raises(ConfigError, match=message):
+            bench.bench_field_size(**change)
 
 
 # --------------------------------------------------------------------------- colours, geometry and features together

@@ -65,16 +65,15 @@ def test_reads_like_a_chapter(notebook):
 
 
 def test_asks_for_predictions_and_answers_them(notebook):
-    """A prediction stands right before the cell that answers it; from 01 to 07 something is broken on purpose, after a prediction, and there is an exercise."""
+    """A prediction stands right before the cell that answers it; something is broken on purpose, after a prediction, and there is an exercise."""
     path, nb = notebook
     asked = [(i, c.source) for i, c in enumerate(nb.cells) if c.cell_type == "markdown" and "**Predict, then " in c.source]
     assert asked
     for i, text in asked:
         assert nb.cells[i + 1].cell_type == "code", text[-80:]
         assert text.rstrip().split("\n\n")[-1].startswith("> **Predict, then "), f"something stands between a prediction and its answer: {text[-80:]}"
-    if "01" <= path.stem[:2] <= "07":
-        assert any(re.search(r"^#+ Break it", text, flags=re.M) for _, text in asked)
-        assert any("exercise" in c.metadata.get("tags", []) for c in code_cells(nb))
+    assert any(re.search(r"^#+ Break it", text, flags=re.M) for _, text in asked)
+    assert any("exercise" in c.metadata.get("tags", []) for c in code_cells(nb))
 
 
 def test_contains_nothing_that_breaks_elsewhere(notebook):
