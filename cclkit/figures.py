@@ -771,7 +771,8 @@ def embedding_figure(features: np.ndarray, labels: np.ndarray, names: Mapping[in
     """Mask features [M, d] on two directions, coloured by track ([K, 3], track 1 first), with prototypes before and after.
 
     ``names``: the tracks in colour, by label; the rest is grey. A panel: title, prototypes before and after [N, d],
-    only those in use. The directions separate the named tracks best (two principal ones of their centroids).
+    only those in use; a prototype's cross has the colour of most of its masks, black where those have no name. The
+    directions separate the named tracks best (two principal ones of their centroids).
     """
     centroids = np.stack([features[labels == y].mean(0) for y in names])
     centre = centroids.mean(0)
@@ -787,7 +788,11 @@ def embedding_figure(features: np.ndarray, labels: np.ndarray, names: Mapping[in
         a, b = at(before), at(after)
         ax.plot(np.stack([a[:, 0], b[:, 0]]), np.stack([a[:, 1], b[:, 1]]), color="0.2", lw=0.7, zorder=2)
         ax.scatter(*a.T, s=14, facecolors="white", edgecolors="0.2", lw=0.8, zorder=3)
-        ax.scatter(*b.T, s=30, marker="x", color="black", lw=1.4, zorder=4)
+        codes = (features @ after.T).argmax(1)
+        for n, place in enumerate(b):
+            own, count = np.unique(labels[codes == n], return_counts=True)
+            most = int(own[count.argmax()]) if len(own) else -1
+            ax.scatter(*place, s=46, marker="X", facecolor=colors[most - 1] if most in names else "black", edgecolor="black", lw=0.8, zorder=4)
         ax.set(title=title, xticks=[], yticks=[])
     axes[0, -1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), title="track of", title_fontsize=9)
     return fig
@@ -1043,8 +1048,9 @@ def occam_figure(name: str, relevancy: np.ndarray, mask: np.ndarray, thresholds:
     picture(a, relevancy, f"relevancy of “{name}”, stretched", cmap="inferno", vmin=0, vmax=1)
     b.plot(thresholds, curves.mean, color=BLUE, label="mean of what is above")
     b.plot(thresholds, curves.fraction, color=ORANGE, label="share of pixels above")
-    b.axhline(limits[1], color="0.6", lw=0.8, ls=":")
-    b.axhline(limits[2], color="0.6", lw=0.8, ls=":")
+    for share, word in ((limits[1], "smallest share allowed"), (limits[2], "largest share allowed")):
+        b.axhline(share, color="0.4", lw=0.8, ls=":")
+        b.text(0.99, share + 0.015, word, fontsize=7.5, color="0.3", ha="right", va="bottom")
     b.set(title="two curves over all thresholds", xlabel="threshold", xlim=(0, 1), ylim=(0, 1.02))
     c.plot(thresholds, np.minimum(curves.mean_slope, 2), color=BLUE)
     c.plot(thresholds, np.minimum(curves.fraction_slope, 2), color=ORANGE)
