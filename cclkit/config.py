@@ -267,10 +267,10 @@ class FieldConfig:
     """Pixels per step, with mode "cached". Paper does not say (it renders whole views; ours: 4,096, because that takes about as long as the update of 300,000 Gaussians)."""
     top_k: int = 16
     """Gaussians kept per cached pixel, those with the largest weights; disk and time grow with it. Paper does not say (it has no cache; ours: 16, because disk and time grow with it; what they miss is reported)."""
-    pixels_per_mask: int = 128
-    """Pixels sampled from every mask of every view for the cache; disk and build time grow with it. Paper does not say (it has no cache; ours: 128, because a small object should count as much as a large one)."""
-    area_weighted: bool = False
-    """Sample as many pixels uniformly over all masked ones instead, which keeps the loss's weights. Paper does not say (it uses all pixels; ours: off, because a small object then hardly counts)."""
+    pixels_per_mask: int = 1024
+    """Pixels sampled from every mask of every view for the cache; disk and build time grow with it. Paper does not say (it has no cache; ours: 1,024, because Gaussians between sparser pixels stay untrained: with 128 per mask mIoU fell by 6 and 13 points on two bundled scenes)."""
+    area_weighted: bool = True
+    """Sample as many pixels uniformly over all masked ones instead of the same number from each mask, which keeps the loss's weights. Paper does not say (it uses all pixels; ours: on, because whole views weigh so too, and mIoU was 1 and 3 points higher on two bundled scenes; off, small objects count as much as large ones)."""
 
 
 @dataclass(frozen=True)
