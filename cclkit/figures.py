@@ -873,11 +873,11 @@ def pixel_figure(image: np.ndarray, pixel: tuple[int, int], weights: np.ndarray,
 def modes_figure(curves: Mapping[str, Mapping[str, np.ndarray]], *, window: int = 15) -> Figure:
     """Share of right codes over steps for several ways to train the field, as running means."""
     fig, axes = plots(1, 1, size=(5.2, 2.8))
-    for (name, c), color, style in zip(curves.items(), (BLUE, ORANGE, GREEN, VERMILION), ("-", "--", ":", "-.")):
+    for (name, c), color, style in zip(curves.items(), (BLUE, ORANGE, GREEN, VERMILION, "black"), ("-", "--", ":", "-.", "-"), strict=False):
         smooth = np.convolve(100 * c["accuracy"], np.ones(window) / window, "valid")
         axes[0, 0].plot(np.arange(len(smooth)) + window, smooth, color=color, ls=style, label=name)
     axes[0, 0].set(xlabel="step", ylabel="pixels with the right code, %", ylim=(0, 100))
-    axes[0, 0].legend(fontsize=9, loc="lower right")
+    axes[0, 0].legend(fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return fig
 
 
@@ -1155,6 +1155,10 @@ def contrasts_figure(panels: Sequence[tuple[str, Sequence[tuple[str, float, floa
         ax.axvline(0, color="0.3", lw=0.8, zorder=0)
         ax.set_yticks(places, [r[0] for r in rows])
         ax.set(xlabel="Δ mIoU, points", title=title, ylim=(-0.6, most - 0.4))
+        if max((abs(v) for r in rows for v in r[4]), default=0) > 10:  # one wide contrast would hide the others
+            ax.set_xscale("symlog", linthresh=2)
+            ax.set_xticks([-50, -10, -2, -1, 0, 1, 2, 10, 50], ["−50", "−10", "−2", "", "0", "", "2", "10", "50"])
+            ax.set_xlabel("Δ mIoU, points (beyond ±2 logarithmic)")
     return fig
 
 
