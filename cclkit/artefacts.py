@@ -285,10 +285,10 @@ def atomic_write(path: Path, content: bytes) -> None:
     os.replace(temporary, path)
 
 
-def save_npz(path: Path, **arrays: np.ndarray) -> None:
-    """Compressed .npz, written atomically; equal arrays give equal bytes."""
+def save_npz(path: Path, *, compress: bool = True, **arrays: np.ndarray) -> None:
+    """An .npz, written atomically; equal arrays give equal bytes."""
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
+    (np.savez_compressed if compress else np.savez)(buffer, **arrays)
     atomic_write(path, buffer.getvalue())
 
 

@@ -141,7 +141,8 @@ def build_blending_cache(
                 labels = np.asarray(label_maps[view.name])
                 pixels = _uniform_sample(labels, per_view, rng) if area_weighted else _stratified_sample(labels, pixels_per_mask, rng)
                 ids, weights, residual = (t.numpy().reshape(labels[0].size, -1)[pixels] for t in blending_weights(project(gaussians, view.camera), top_k))
-                save_npz(path, pixel=pixels, ids=ids, weights=weights, residual=residual[:, 0])
+                # a part lives until the build ends: compressing it took longer than finding the weights
+                save_npz(path, compress=False, pixel=pixels, ids=ids, weights=weights, residual=residual[:, 0])
             progress()
         _join(folder, views, usable)
         save_json(folder / ABOUT, {"made_from": about, "names": [v.name for v in views], "complete": True})

@@ -171,6 +171,8 @@ class TrackConfig:
     """Every how many views the carried masks are propagated back to the check before; 0 = never. Paper: no such check (0)."""
     check_iou_min: float = 0.5
     """A carried mask that overlaps the one propagated back by a smaller IoU is withdrawn. Paper: no such check (ours: 0.5, as for labels)."""
+    both_ways: bool = False
+    """Where the capture ends beside where it began, carry masks both ways round until they meet, so that none goes farther than half of it. Paper does not say (ours: off, because SAM2 sees a video in its order; on in the profile mini, whose small SAM2 drifts)."""
 
 
 @dataclass(frozen=True)
@@ -440,7 +442,7 @@ def _check_ranges(config: "Config") -> None:
 def profile(name: str = "mini", **settings: Any) -> Config:
     """The settings of a profile. Raises ConfigError if it does not exist."""
     if name == "mini":
-        base = Config(front_end=FrontEndConfig(sam=SamConfig(points_per_side=24)), masks=MaskConfig(predicted_iou_min=0.5, stability_min=0.5, score_min=0.25))
+        base = Config(front_end=FrontEndConfig(sam=SamConfig(points_per_side=24)), masks=MaskConfig(predicted_iou_min=0.5, stability_min=0.5, score_min=0.25), tracks=TrackConfig(both_ways=True))
     elif name == "paper":
         base = Config(
             profile="paper",

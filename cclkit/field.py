@@ -202,7 +202,8 @@ def field_loss(
             continue
         logits, wanted = (decoder(own), codes) if inside.all() else (decoder(own[inside]), codes[inside])
         loss = loss + nn.functional.cross_entropy(logits, wanted)
-        right += int((logits.detach().argmax(-1) == wanted).sum())
+        logits = logits.detach()
+        right += int((logits.gather(1, wanted[:, None])[:, 0] == logits.amax(1)).sum())  # argmax takes several times as long
         counted += len(wanted)
     return loss, right / max(counted, 1)
 

@@ -25,7 +25,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from .artefacts import atomic_write, save_json
-from .colors import BLUE, GREEN, ORANGE, SKY, UNLABELLED, VERMILION, YELLOW, label_colors
+from .colors import BLUE, GREEN, ORANGE, PURPLE, SKY, UNLABELLED, VERMILION, YELLOW, label_colors
 from .errors import ConfigError
 from .evaluation.track_quality import GRANULARITIES as GRANULARITIES_OF_LEVEL, best_region
 from .masks import LEVELS, ViewMasks
@@ -1204,7 +1204,7 @@ def tracking_figure(rows: Sequence[Mapping[str, float]], step_degrees: float, ai
     fig, axes = plots(1, 1, size=(6.2, 3.2))
     ax = axes[0, 0]
     angle = [r["view"] * step_degrees for r in rows]
-    for key, label, color, width in (("j", "tracker", BLUE, 2.0), ("j_of_copying_the_truth", "true mask, one view late", GREEN, 1.2), ("j_of_copying", "first mask, kept", ORANGE, 1.2)):
+    for key, label, color, width in (("j", "tracker, both ways round", BLUE, 2.0), ("j_one_way", "tracker, one way", PURPLE, 1.4), ("j_of_copying_the_truth", "true mask, one view late", GREEN, 1.2), ("j_of_copying", "first mask, kept", ORANGE, 1.2)):
         ax.plot(angle, [r[key] for r in rows], color=color, lw=width, label=label)
     ax.axhline(aim, color="0.4", ls="--", lw=0.9)
     ax.set(xlabel="degrees round the scene", ylabel="mean J", ylim=(0, 1), xticks=range(0, 361, 60))

@@ -18,10 +18,8 @@ from .rle import pack_masks, unpack_masks
 LEVELS = ("sp", "wp")
 OUTPUTS_OF_LEVEL = {"sp": (0, 1), "wp": (2, 1)}
 """SAM outputs that make up a level."""
-
-
-PIXELS_AT_ONCE = 2**18
-"""Pixels of all masks that are turned into numbers at a time: bounds memory, not results."""
+TILE = 64
+"""Side in pixels of the squares in which masks are intersected; of no influence on results."""
 
 
 @dataclass(frozen=True)
@@ -140,10 +138,13 @@ def _nms(masks, predicted_iou, stability, config) -> tuple[np.ndarray, dict[str,
     M = len(masks)
     if M == 0:
         return np.zeros(0, bool), {rule: np.zeros(0, bool) for rule in ("score", "overlap", "inner")}
-    flat, inter = masks.reshape(M, -1), np.zeros((M, M))
-    for start in range(0, flat.shape[1], PIXELS_AT_ONCE):
-        part = flat[:, start : start + PIXELS_AT_ONCE].astype(np.float32)
-        inter += part @ part.T  # counts, exact
+    inter = np.zeros((M, M))
+    for y in range(0, masks.shape[1], TILE):
+        for x in range(0, masks.shape[2], TILE):
+            tile = masks[:, y : y + TILE, x : x + TILE].reshape(M, -1)
+            here = np.flatnonzero(tile.any(1))  # most masks are small: few meet in a tile
+            part = tile[here].astype(np.float32)
+            inter[np.ix_(here, here)] += part @ part.T  # counts, exact
     area = np.diag(inter).copy()
     score = predicted_iou.astype(np.float64) * stability.astype(np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -509,6 +509,7 @@ class Run:
             for n in LEVELS:
                 _array(t[f"prototypes.{n}"].numpy(), "f", None, t[f"prototypes.{LEVELS[0]}"].shape[1])
                 _array(t[f"initial.{n}"].numpy(), "f", *t[f"prototypes.{n}"].shape)
+                _check(bool(t[f"prototypes.{n}"].norm(dim=1).isfinite().all()), "prototypes whose length is not finite")  # of finite numbers too: squares overflow
             return {
                 n: Codebook(t[f"prototypes.{n}"], t[f"initial.{n}"], {k: t[f"curve.{k}.{n}"].numpy() for k in ("max", "pull", "push", "total") if f"curve.{k}.{n}" in t})
                 for n in LEVELS

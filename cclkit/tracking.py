@@ -3,8 +3,9 @@
 Per level, mask M_i of a view takes the label of the propagated mask with the largest IoU if that
 IoU exceeds 0.5, else -1 (paper §3; labels are 1..K in the order of the first view's masks).
 
-Two additions, off by default: `TrackConfig.check_every` withdraws carried masks that don't come back to
-where they started, `TrackConfig.reseed_every` starts tracks in later views from what has none yet.
+Three additions: `TrackConfig.check_every` withdraws carried masks that don't come back to where they started,
+`TrackConfig.reseed_every` starts tracks in later views from what has none yet, `TrackConfig.both_ways` goes round
+a closed capture in both directions.
 """
 
 from __future__ import annotations
@@ -54,6 +55,32 @@ def iou_matrix(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     inter = (fa @ fb.T).astype(np.float64)
     union = fa.sum(1, dtype=np.float64)[:, None] + fb.sum(1, dtype=np.float64)[None, :] - inter
     return np.divide(inter, union, out=np.zeros_like(inter), where=union > 0)
+
+
+def ways(views: Sequence[View], start: int, both_ways: bool) -> dict[str, list[int]]:
+    """Orders in which masks of view ``start`` reach all views: "forward" and "backward", each from that view on.
+
+    In the order of the capture to its last and its first view; with ``both_ways`` on a closed capture halfway
+    round in each direction. Closed: the last camera is no farther from the first, in place and in viewing axis, than the
+    farthest two neighbours are from each other.
+    """
+    n = len(views)
+    if both_ways and _closed(views):
+        half = n // 2
+        return {"forward": [(start + i) % n for i in range(half + 1)], "backward": [(start - i) % n for i in range(n - half)]}
+    return {"forward": list(range(start, n)), "backward": list(range(start, -1, -1))}
+
+
+def _closed(views: Sequence[View]) -> bool:
+    if len(views) < 3:
+        return False
+    poses = np.stack([v.camera.world_to_camera for v in views])
+    centres, axes = -np.einsum("nji,nj->ni", poses[:, :3, :3], poses[:, :3, 3]), poses[:, 2, :3]
+    for a in (centres, axes):
+        steps = np.linalg.norm(a - np.roll(a, 1, 0), axis=1)  # the first is that from the last view to the first
+        if steps[0] > steps[1:].max() * (1 + 1e-6):  # equal steps differ by rounding
+            return False
+    return True
 
 
 @dataclass(frozen=True)
@@ -116,13 +143,14 @@ class _Level:
             return
         self.starts += [s] * len(seeds)
         new: dict[int, dict[str, np.ndarray]] = {}
-        for way, order in (("forward", range(s, len(self.views))), ("backward", range(s, -1, -1))):
+        for way, order in ways(self.views, s, self.config.both_ways).items():
             if len(order) == 1 and new:
                 continue
             folder = self.keep and (self.keep / f"{s:04d}_{way}")
             for t, (_, found) in zip(order, self._propagate(order, seeds, folder)):
+                if t not in new:  # both ways begin in the view of the seeds
+                    progress(1)
                 new[t] = _packed(found)
-                progress(1)
             if self.config.check_every:
                 self._withdraw(new, order, folder)
         for t, packed in sorted(new.items()):
@@ -133,7 +161,7 @@ class _Level:
             self.match[t] = np.where(take & (match >= 0), match + first, self.match[t])
             self.iou[t] = np.where(take, iou, self.iou[t])
 
-    def _withdraw(self, new: dict[int, dict[str, np.ndarray]], order: range, keep: Path | None) -> None:
+    def _withdraw(self, new: dict[int, dict[str, np.ndarray]], order: list[int], keep: Path | None) -> None:
         """Empty the carried masks that a propagation the other way does not find again.
 
         From every ``check_every``-th view the carried masks go back to the check before; where forth and
@@ -151,7 +179,7 @@ class _Level:
                 forth[there[same < self.config.check_iou_min]] = False
                 new[t] = _packed(forth)
 
-    def _propagate(self, order: range, masks: np.ndarray, keep: Path | None):
+    def _propagate(self, order: list[int], masks: np.ndarray, keep: Path | None):
         return self.propagator.propagate([self.views[t] for t in order], masks, keep)
 
     def _unpacked(self, packed: dict[str, np.ndarray], t: int) -> np.ndarray:

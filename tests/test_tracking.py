@@ -10,7 +10,7 @@ from cclkit.foundation.geometric import GeometricPropagation
 from cclkit.masks import LEVELS, build_view_masks
 from cclkit.rle import unpack_masks
 from cclkit.scenes import Camera, View
-from cclkit.tracking import associate, iou_matrix, track_masks
+from cclkit.tracking import associate, iou_matrix, track_masks, ways
 
 
 def boxes(*corners, shape=(20, 30)):
@@ -89,6 +89,45 @@ def test_a_view_without_a_mask_file_is_an_error():
     views = make_views(2)
     with pytest.raises(MaskError, match="1.jpg"):
         track_masks(views, {"0.jpg": view_masks(boxes((2, 2, 10, 10)))}, Shifting(), TrackConfig())
+
+
+def orbit(angles):
+    """Views that look at a centre from one unit away, at these degrees."""
+    views = []
+    for i, a in enumerate(np.radians(angles)):
+        pose = np.eye(4)
+        pose[:3] = [[np.cos(a), 0, -np.sin(a), 0], [0, 1, 0, 0], [np.sin(a), 0, np.cos(a), 1]]
+        views.append(View(f"{i}.jpg", None, Camera(np.eye(3), pose, 30, 20)))
+    return views
+
+
+def test_a_closed_capture_is_gone_round_both_ways_and_no_other():
+    closed = orbit(range(0, 360, 60))
+    assert ways(closed, 0, True) == {"forward": [0, 1, 2, 3], "backward": [0, 5, 4]}
+    assert ways(closed, 4, True) == {"forward": [4, 5, 0, 1], "backward": [4, 3, 2]}
+    assert ways(orbit(range(0, 360, 72)), 0, True) == {"forward": [0, 1, 2], "backward": [0, 4, 3]}
+    plain = {"forward": [2, 3, 4], "backward": [2, 1, 0]}
+    assert ways(closed[:5], 2, False) == plain  # only where it is asked for
+    assert ways(orbit(range(0, 150, 30)), 2, True) == plain  # half a round
+    pose = closed[5].camera.world_to_camera.copy()  # beside the first view, but looking elsewhere
+    pose[[0, 2]] = pose[[2, 0]] * [[1], [-1]]
+    assert ways([*closed[:5], View("5.jpg", None, Camera(np.eye(3), pose, 30, 20))], 0, True)["backward"] == [0]
+    assert ways(closed[:2], 0, True) == {"forward": [0, 1], "backward": [0]}
+
+
+def test_both_ways_reach_every_view_from_the_nearer_side():
+    """The propagator drifts off after three views: forward only, later views have no label; both ways none is that far."""
+
+    class Tiring:
+        def propagate(self, views, masks, keep=None):
+            for n, v in enumerate(views):
+                yield v, masks if n <= 3 else np.zeros_like(masks)
+
+    views = orbit(range(0, 360, 60))
+    masks = {v.name: view_masks(boxes((2, 2, 10, 10), (14, 2, 22, 10))) for v in views}
+    one_way, both_ways = (track_masks(views, masks, Tiring(), TrackConfig(both_ways=b)).views for b in (False, True))
+    assert [one_way[v.name].label.max() for v in views] == [2, 2, 2, 2, -1, -1]
+    assert all(np.array_equal(both_ways[v.name].label, one_way["0.jpg"].label) for v in views)
 
 
 def test_reseeding_starts_tracks_where_something_new_appears():

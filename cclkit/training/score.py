@@ -16,8 +16,9 @@ from ..foundation.sam import SamMasks
 from ..foundation.simulated import cut
 from ..masks import build_view_masks, recall
 from ..scenes.scene import Camera, View
+from ..tracking import ways
 from .clip import MIN_AREA_PX, regions
-from .data import HELD_OUT_BLOCKS, LEVELS, SCENES_PER_BLOCK, Scenes
+from .data import HELD_OUT_BLOCKS, LEVELS, SCENES_PER_BLOCK, STEP_DEGREES, Scenes
 
 CLICK_AREA_PX = 60
 """Regions from this size on count for the click score."""
@@ -182,13 +183,14 @@ def context_crop(image: np.ndarray, mask: np.ndarray) -> np.ndarray:  # [S, S, 3
 def score_sam2(predictor, scenes: Scenes) -> dict:
     """J of masks of the first view followed around held-out orbits, orbit by orbit, beside two ways to follow nothing.
 
-    Those are: a propagator that copies the mask it gave for the view before (it ends at the first view's mask everywhere),
+    Masks go round the orbit as the profile mini carries them, both ways; "j_one_way" are the same weights forward only.
+    The two ways to follow nothing are: a propagator that copies the mask it gave for the view before (it ends at the first view's mask everywhere),
     and, knowing more than any propagator may, copying the true mask of the view before. J is the mean IoU over objects and later views in which the object is visible with `TRACK_AREA_PX` pixels or more.
     """
     from ..foundation.sam2 import Sam2Propagation
 
     adapter = Sam2Propagation(predictor, Sam2Config(model="mini"))
-    j: dict[str, list[tuple[float, ...]]] = {l: [] for l in LEVELS}  # rows (orbit, view, tracker, copied, true mask copied)
+    j: dict[str, list[tuple[float, ...]]] = {l: [] for l in LEVELS}  # rows (orbit, view, tracker, copied, true mask copied, tracker in one direction)
     alarms = absent = 0
     with tempfile.TemporaryDirectory() as folder:
         for orbit in range(len(scenes.nodes)):
@@ -198,29 +200,38 @@ def score_sam2(predictor, scenes: Scenes) -> dict:
                 path = Path(folder) / f"{orbit}_{n:03d}.png"
                 cv2.imwrite(str(path), scenes.images[v][..., ::-1])
                 h, w = scenes.images[v].shape[:2]
-                views.append(View(path.name, path, Camera(np.array([[w, 0, w / 2], [0, w, h / 2], [0, 0, 1.0]]), np.eye(4), w, h)))
+                views.append(View(path.name, path, Camera(np.array([[w, 0, w / 2], [0, w, h / 2], [0, 0, 1.0]]), _orbit_pose(n), w, h)))
             first = scenes.ids[where[0]]
             seeds = [(k, i) for k in range(3) for i in np.unique(first[k][first[k] > 0]).tolist() if not scenes.nodes[orbit][i]["stuff"] and (first[k] == i).sum() >= TRACK_AREA_PX]
-            carried = adapter.propagate(views, np.stack([first[k] == i for k, i in seeds]))
-            for n, (_, masks) in enumerate(carried):
-                if n == 0:
-                    continue
-                for m, (k, i) in zip(masks, seeds):
+            masks_of = np.stack([first[k] == i for k, i in seeds])
+            carried = lambda both: {t: m for order in ways(views, 0, both).values() if len(order) > 1 for t, (_, m) in zip(order, adapter.propagate([views[t] for t in order], masks_of))}  # noqa: B023, E731
+            one_way, both_ways = carried(False), carried(profile("mini").tracks.both_ways)
+            for n in range(1, len(views)):
+                for m, m_one_way, (k, i) in zip(both_ways[n], one_way[n], seeds):
                     truth, before, start = (scenes.ids[where[t], k] == i for t in (n, n - 1, 0))
                     if not truth.any():
                         absent += 1
                         alarms += bool(m.any())
                     elif truth.sum() >= TRACK_AREA_PX:
-                        j[LEVELS[k]].append((orbit, n, _overlap(m, truth), _overlap(start, truth), _overlap(before, truth)))
+                        j[LEVELS[k]].append((orbit, n, _overlap(m, truth), _overlap(start, truth), _overlap(before, truth), _overlap(m_one_way, truth)))
     every = np.array([row for rows in j.values() for row in rows])
     out = {"orbits": len(scenes.nodes), "views": int(len(scenes.images) / len(scenes.nodes)), "min_area_px": TRACK_AREA_PX, "false_alarms_where_absent": round(alarms / max(1, absent), 4)}
-    columns = {2: "j", 3: "j_of_copying", 4: "j_of_copying_the_truth"}
+    columns = {2: "j", 3: "j_of_copying", 4: "j_of_copying_the_truth", 5: "j_one_way"}
     out["by_view"] = [{"view": int(n)} | {column: round(float(every[every[:, 1] == n, c].mean()), 4) for c, column in columns.items()} for n in np.unique(every[:, 1])]
     for name, a in (("all", every), *((l, np.array(rows)) for l, rows in j.items())):
         for c, column in columns.items():
             per = [float(a[a[:, 0] == o, c].mean()) for o in range(len(scenes.nodes)) if (a[:, 0] == o).any()]
             out[f"{column}_{name}"] = {"mean": round(float(np.mean(per)), 4), "per_orbit": [round(p, 4) for p in per], "n": int(len(a))}
     return out
+
+
+def _orbit_pose(n: int) -> np.ndarray:
+    """Pose of the n-th view of an orbit, as far as `ways` asks: neighbours are neighbours, and the last is one of the first."""
+    a = np.radians(n * STEP_DEGREES)
+    pose = np.eye(4)
+    pose[:3, :3] = [[np.cos(a), 0, -np.sin(a)], [0, 1, 0], [np.sin(a), 0, np.cos(a)]]
+    pose[2, 3] = 1.0  # looks at the centre from one unit away
+    return pose
 
 
 def _overlap(a: np.ndarray, b: np.ndarray) -> float:
