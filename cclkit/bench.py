@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import sys
 import tempfile
@@ -659,6 +660,52 @@ def _described(result: dict) -> str:
     return f"{table}\n\nOver the number of Gaussians on the same image:\n\n" + markdown_table(["Gaussians", "tile intersections", "total s", "ns per intersection"], rows)
 
 
+def _reached(rows: list[dict]) -> dict:
+    """Of the trainings to equal mIoU, the first that reached it; if none did, the last."""
+    return next((r for r in rows[1:] if r["reached"]), rows[-1])
+
+
+SUMMARY: dict[str, Callable[[dict], list[tuple[str, str, str]]]] = {
+    "rasterize": lambda r: [(f"rasterise {r['gaussians']:,} Gaussians at {r['width']}×{r['height']}, forward and backward", f"{1e3 * r['total_s']:.0f} ms", "≤ 150 ms")],
+    "mask_nms": lambda r: [(f"filter {r['masks']} masks of {r['width']}×{r['height']}", f"{1e3 * r['matrix_s']:.0f} ms, {r['times_faster']:.0f} × as fast as a double loop", "≥ 60 ×")],
+    "propagation": lambda r: [(f"carry {r['objects']} masks through {r['views']} views of {r['width']}×{r['height']} (mini-SAM2)", f"{r['seconds']:.0f} s, {r['peak_memory_mb'] / 1024:.1f} GB", "≤ 4 GB")],
+    "codebook": lambda r: [
+        (f"CCL losses of {r['masks']:,} masks, {r['prototypes']} prototypes, forward and backward", f"{1e3 * r['histogram_s']:.1f} ms, {r['times_faster']:.0f} × as fast as all pairs", "≥ 100 ×"),
+        (f"the same for {r['growing'][-1]['masks']:,} masks", f"{1e3 * r['growing'][-1]['step_s']:.0f} ms, {r['peak_memory_mb'] / 1024:.1f} GB", "≤ 2 GB"),
+        (f"{r['steps']:,} steps on a scene of {r['scene_masks']:,} masks", f"{r['training_s']:.0f} s", "≤ 30 s"),
+    ],
+    "field": lambda r: [
+        (f"field: a cached step of {r['batch']:,} pixels against a rasterised view of {r['width']}×{r['height']}, {r['gaussians']:,} Gaussians", f"{1e3 * r['cached_step_s']:.1f} ms against {1e3 * r['rasterised_step_s']:,.0f} ms, {r['steps_ratio']:.0f} ×", "≥ 200 ×"),
+    ],
+    "modes": lambda r: [(f"field of {r['scene']}: time to the mIoU of {r['iterations']} whole views, the cache's build included", f"{_reached(r['to_equal'])['times_faster']:.1f} × less" if _reached(r["to_equal"])["reached"] else "not reached", "≥ 10 ×")],
+    "field_size": lambda r: [(f"field: {r['target_iterations']:,} cached steps of {r['levels']} levels, {r['gaussians']:,} Gaussians (time extrapolated from {r['iterations']})", f"{r['extrapolated_training_min']:.0f} min, {r['peak_memory_mb'] / 1024:.1f} GB", "≤ 20 min a level, ≤ 6 GB")],
+    "query": lambda r: [
+        (f"decode a {r['width']}×{r['height']} view, one level", f"{r['decode_per_level_s']:.2f} s", "≤ 5 s"),
+        ("ask it a text", f"{1e3 * r['query_s']:.1f} ms", "≤ 20 ms"),
+        (f"evaluate {r['units']} of them", f"{r['units_s']:.1f} s, a query {r['times_faster']:.0f} × as fast as loops over pixels", "≤ 30 s, ≥ 30 ×"),
+    ],
+    "widgets": lambda r: [("slowest redraw of a control in the playground", f"{r['slowest_ms']:.0f} ms", "≤ 150 ms")],
+}  # fmt: skip
+"""What a visitor wants to know of a benchmark: (what, measured, aim)."""
+
+
+def summary(folder: Path) -> str:
+    """One table of the benchmarks whose ``bench_NAME.json`` the folder holds. Raises ArtefactError for files that are no results of theirs."""
+    rows, threads = [], set()
+    for name, lines in SUMMARY.items():
+        path = Path(folder) / f"bench_{name}.json"
+        if not path.is_file():
+            continue
+        try:
+            result = json.loads(path.read_text(encoding="utf-8"))
+            rows += lines(result)
+            threads.add(result["threads"])
+        except (OSError, ValueError, LookupError, TypeError) as e:
+            raise ArtefactError(f"{path}: no result of `cclkit bench {name}` ({type(e).__name__}: {e}); run it again with --json {path}") from e
+    caption = f"Measured on the CPU with {' or '.join(str(t) for t in sorted(threads, key=str))} threads; sizes, medians and whole curves stand in the tables of the single benchmarks. Aim: what we wanted."
+    return f"{caption}\n\n" + markdown_table(["what", "measured", "aim"], rows)
+
+
 def main(argv: list[str] | None = None) -> int:
     """``cclkit bench NAME [--json PATH] [...]``: print the measurements, and write them if asked."""
     parser = argparse.ArgumentParser(prog="cclkit bench", description=__doc__)
@@ -757,6 +804,8 @@ def main(argv: list[str] | None = None) -> int:
         try:
             save_json(path, result)
             atomic_write(path.with_suffix(".md"), f"{_described(result)}\n".encode())
+            if path.name == f"bench_{result['benchmark']}.json":
+                atomic_write(path.with_name("bench.md"), f"{summary(path.parent)}\n".encode())
         except OSError as e:
             raise ArtefactError(f"{path}: cannot be written ({e.strerror or e}); choose another --json path") from e
     return 0

@@ -7,7 +7,7 @@ import pytest
 
 from cclkit import bench
 from cclkit.config import MaskConfig
-from cclkit.errors import MaskError
+from cclkit.errors import ArtefactError, MaskError
 from cclkit.foundation import Candidates
 from cclkit.masks import build_view_masks, mask_box, mask_nms, pack, paint, recall, unpack
 from cclkit.rle import rle_decode, rle_encode
@@ -182,3 +182,14 @@ def test_recall_counts_regions_found():
     out, _ = build_view_masks(candidates(boxes((0, 0, 9, 10)), [1]), MaskConfig())
     assert recall(out, "sp", truth) == (1, 2)
     assert recall(out, "sp", truth, min_area=60) == (1, 1)
+
+
+def test_one_table_of_all_benchmarks_names_a_file_that_is_none(tmp_path):
+    """The README's table: a line per measurement, from the files beside it."""
+    options = ["--masks", "20", "--width", "64", "--height", "48", "--repeats", "1"]
+    assert bench.main(["mask_nms", *options, "--json", str(tmp_path / "bench_mask_nms.json")]) == 0
+    r, table = json.loads((tmp_path / "bench_mask_nms.json").read_text()), (tmp_path / "bench.md").read_text()
+    assert "filter 20 masks of 64×48" in table and f"{r['times_faster']:.0f} × as fast" in table and len(table.strip().splitlines()) == 5
+    (tmp_path / "bench_query.json").write_text('{"benchmark": "query"}')
+    with pytest.raises(ArtefactError, match="bench_query.json: no result of `cclkit bench query`"):
+        bench.summary(tmp_path)
