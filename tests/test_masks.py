@@ -193,3 +193,5 @@ def test_one_table_of_all_benchmarks_names_a_file_that_is_none(tmp_path):
     (tmp_path / "bench_query.json").write_text('{"benchmark": "query"}')
     with pytest.raises(ArtefactError, match="bench_query.json: no result of `cclkit bench query`"):
         bench.summary(tmp_path)
+    rows = [{"reached": True, "seconds": 8.0}, {"arm": "a", "reached": False, "seconds": 0.5, "times_faster": 16.0}, {"arm": "b", "reached": True, "seconds": 2.0, "times_faster": 4.0}]
+    assert bench._fastest(rows) == "2.0 s against 8.0 s, 4.0 × less (b)" and bench._fastest(rows[:2]) == "not reached"
