@@ -662,7 +662,7 @@ def propagation_figure(views: Sequence[View], carried: Sequence[np.ndarray], tra
             label[masks[k]] = n
         image = np.where((label >= 0)[..., None], overlay(view.image(), paint(label, colors[list(tracks)]), 0.65), 0.5 * view.image() / 255)
         empty = [name for k, name in zip(tracks, names) if not masks[k].any()]
-        picture(axes[0, c], image, view.name + (" (where the tracks start)" if c == 0 else "\nempty: " + ", ".join(empty) if empty else "\nall carried"))
+        picture(axes[0, c], image, view.name + ("\nwhere the tracks start" if c == 0 else "\nempty: " + ", ".join(empty) if empty else "\nall carried"))
     return fig
 
 
@@ -709,7 +709,7 @@ def quality_figure(names: Sequence[str], j: np.ndarray, copied: np.ndarray, caus
         below += share
     for a, b in zip(at, below):
         ax.text(a, b + 0.6, f"{b:.0f} %", ha="center", fontsize=9)
-    ax.set_xticks(at, [name for name, _, _ in causes], fontsize=8)
+    ax.set_xticks(at, [name for name, _, _ in causes], fontsize=7)
     ax.set(ylabel="masks without a label, %", title="why y = −1", ylim=(0, 1.45 * max(below.max(), 1)))
     ax.legend(fontsize=7.5, loc="upper right")
     return fig
