@@ -254,11 +254,11 @@ class FieldConfig:
     iterations: int = 200
     """Steps, both levels at once, of one view each or of `batch` pixels (see mode); with mode "joint", gaussians.iterations count instead. Paper: 30,000."""
     lr: float = 2e-3
-    """Adam learning rate of the decoder. Paper: 0.001 over 30,000 steps (ours in mini: 0.002 over few steps)."""
+    """Adam learning rate of the decoder. Paper: 0.001 over 30,000 steps, without saying for which stage (ours in mini: 0.002 over few steps)."""
     feature_lr: float = 5e-2
-    """Adam learning rate of the Gaussians' features. Paper: 0.001 over 30,000 steps (ours in mini: 0.05, since a feature cannot move further than rate × steps)."""
+    """Adam learning rate of the Gaussians' features. Paper: 0.001 over 30,000 steps, without saying for which stage (ours in mini: 0.05, since a feature cannot move further than rate × steps)."""
     betas: tuple[float, float] = (0.9, 0.999)
-    """Adam betas. Paper: (0.9, 0.999)."""
+    """Adam betas. Paper: (0.9, 0.999), without saying for which stage."""
     normalise: bool = True
     """L2-normalise the rendered feature before decoding, as LEGaussians does. Paper does not say (ours: on, because the decoder should not see how opaque a pixel is)."""
     joint_geometry: bool = True

@@ -600,13 +600,14 @@ def masks_figure(views: Sequence[View], masks: Sequence[ViewMasks]) -> Figure:
 
 
 def incompleteness_figure(pairs: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray, str]]) -> Figure:
-    """Some masks and the true regions they stand for: (photograph, mask, region, title)."""
+    """Some masks and the true regions they stand for: (photograph, mask, region, title). Orange: missed; blue: of other things."""
     fig, axes = grid(1, len(pairs), width=2.3, aspect=1.0)
     for ax, (image, mask, region, title) in zip(axes[0], pairs):
         image = image / 255.0
         out = 0.3 * image + 0.05
         out[region & ~mask] = 0.45 * image[region & ~mask] + 0.55 * np.array([0.84, 0.37, 0.0])
         out[mask] = image[mask]
+        out[mask & ~region] = 0.45 * image[mask & ~region] + 0.55 * np.array([0.0, 0.45, 0.7])
         y, x = np.nonzero(region | mask)
         side = max(np.ptp(y), np.ptp(x)) / 2 + 10  # square windows of equal size on the page
         cy, cx = (y.min() + y.max()) / 2, (x.min() + x.max()) / 2
@@ -662,7 +663,7 @@ def propagation_figure(views: Sequence[View], carried: Sequence[np.ndarray], tra
             label[masks[k]] = n
         image = np.where((label >= 0)[..., None], overlay(view.image(), paint(label, colors[list(tracks)]), 0.65), 0.5 * view.image() / 255)
         empty = [name for k, name in zip(tracks, names) if not masks[k].any()]
-        picture(axes[0, c], image, view.name + ("\nwhere the tracks start" if c == 0 else "\nempty: " + ", ".join(empty) if empty else "\nall carried"))
+        picture(axes[0, c], image, view.name + ("\nwhere the tracks start" if c == 0 else "\nempty: " + ", ".join(empty) if empty else "\n"))
     return fig
 
 
@@ -690,7 +691,7 @@ def quality_figure(names: Sequence[str], j: np.ndarray, copied: np.ndarray, caus
     colors.set_bad("0.88")
     shown = ax.imshow(np.ma.masked_invalid(j), cmap=colors, vmin=0, vmax=1, aspect="auto", extent=(0.5, j.shape[1] + 0.5, len(names) - 0.5, -0.5))
     ax.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
-    ax.set_yticks(range(len(names)), names, fontsize=7)
+    ax.set_yticks(range(len(names)), [f"{n} ({k + 1})" if list(names).count(n) > 1 else n for k, n in enumerate(names)], fontsize=7)
     ax.set(xlabel="view, in capture order", title="J of each track (grey: hidden, or its first view)")
     fig.colorbar(shown, ax=ax, fraction=0.05)
     ax = axes[0, 1]
@@ -929,10 +930,10 @@ def query_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
         for n, level in enumerate(LEVELS):
             chosen = " (chosen)" if n == row["level"] else ""
             im = axes[r, 1 + n].imshow(row["relevancy"][n], vmin=0, vmax=1, cmap="inferno")
-            axes[r, 1 + n].set_title(f"relevancy, {level}{chosen}", fontsize=9.5)
+            axes[r, 1 + n].set_title(f"relevancy, {level}{chosen}, at most {row['relevancy'][n].max():.2f}", fontsize=9.5)
             axes[r, 1 + n].axis("off")
         picture(axes[r, 3], highlight(row["image"], row["mask"]), f"answer, IoU {100 * row['iou']:.0f} %" + (f"\n{row['note']}" if row.get("note") else ""))
-    bar = fig.colorbar(im, ax=axes[-1, 1:3], location="bottom", shrink=0.6, aspect=40, pad=0.02)
+    bar = fig.colorbar(im, ax=axes, location="bottom", shrink=0.3, aspect=40, pad=0.02, label="relevancy")
     bar.ax.tick_params(labelsize=8)
     return fig
 
@@ -1088,10 +1089,10 @@ def ablation_figure(panels: Sequence[tuple[str, Mapping[str, Sequence[float]]]])
         for i, (arm, values) in enumerate(arms.items()):
             ax.plot(i + np.linspace(-0.18, 0.18, len(values)), values, "o", ms=6, color=ARM_COLORS[arm], mec="0.2", mew=0.6, zorder=3)
             ax.plot([i - 0.33, i + 0.33], [np.mean(values)] * 2, "-", color="0.1", lw=2)
-            ax.annotate(f"{np.mean(values):.1f}", (i + 0.02, np.mean(values)), (0, 2), textcoords="offset points", ha="left", va="bottom", fontsize=9, zorder=4)
+            ax.annotate(f"{np.mean(values):.1f}", (i + 0.33, np.mean(values)), (2, 0), textcoords="offset points", ha="left", va="center", fontsize=8, zorder=4)
         ax.axhline(np.mean(arms["baseline"]), color="0.6", lw=0.8, ls="--", zorder=0)
         ax.set_xticks(range(len(arms)), arms, fontsize=9)
-        ax.set(ylabel="mIoU, %", title=title, xlim=(-0.6, len(arms) - 0.4))
+        ax.set(ylabel="mIoU, %", title=title, xlim=(-0.6, len(arms) - 0.1))
     return fig
 
 
@@ -1119,7 +1120,8 @@ def gains_figure(panels: Sequence[tuple[str, Mapping[str, Mapping[float, Sequenc
         ax.set(xlabel=title, ylim=(min(-6, 1.3 * min(span)), 1.4 * max(span)))
         ratios = [v for of_x in arms.values() for v in of_x if v > 0]
         if max(ratios, default=1) > 10 * min(ratios, default=1):  # values that double lie evenly apart
-            ax.set_xscale("symlog", linthresh=min(ratios))
+            every = [v for of_x in arms.values() for v in of_x]
+            ax.set_xscale("log") if min(every) > 0 else ax.set_xscale("symlog", linthresh=min(ratios))
             ax.set_xticks(sorted({v for of_x in arms.values() for v in of_x}), [f"{v:g}" for v in sorted({v for of_x in arms.values() for v in of_x})], fontsize=7)
             ax.minorticks_off()
         if len(arms) > 1 or ax is flat[0]:
@@ -1208,7 +1210,7 @@ def tracking_figure(rows: Sequence[Mapping[str, float]], step_degrees: float, ai
         ax.plot(angle, [r[key] for r in rows], color=color, lw=width, label=label)
     ax.axhline(aim, color="0.4", ls="--", lw=0.9)
     ax.set(xlabel="degrees round the scene", ylabel="mean J", ylim=(0, 1), xticks=range(0, 361, 60))
-    ax.legend(fontsize=9, loc="upper right")
+    ax.legend(fontsize=9, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncol=2)
     return fig
 
 
