@@ -611,7 +611,7 @@ def incompleteness_figure(pairs: Sequence[tuple[np.ndarray, np.ndarray, np.ndarr
         y, x = np.nonzero(region | mask)
         side = max(np.ptp(y), np.ptp(x)) / 2 + 10  # square windows of equal size on the page
         cy, cx = (y.min() + y.max()) / 2, (x.min() + x.max()) / 2
-        window = np.ones((int(2 * side), int(2 * side), 3))
+        window = np.full((int(2 * side), int(2 * side), 3), 0.05)  # beyond the photograph: as dark as what is around the object
         y0, x0 = int(cy - side), int(cx - side)
         inside = out[max(0, y0) : y0 + len(window), max(0, x0) : x0 + len(window)]
         window[max(0, -y0) :, max(0, -x0) :][: inside.shape[0], : inside.shape[1]] = inside
