@@ -26,7 +26,7 @@ from torch import Tensor
 
 from .artefacts import KEY_LENGTH, load_npz, read_array, save_json, save_npz
 from .errors import ArtefactError, FieldError
-from .gaussians import Gaussians, blending_weights, project, splat_entries
+from .gaussians import Gaussians, RowGradient, blending_weights, project, splat_entries
 from .scenes.scene import View
 
 ABOUT = "cache.json"
@@ -49,7 +49,7 @@ class BlendingCache:
     def __len__(self) -> int:
         return len(self.pixel)
 
-    def splat(self, features: Tensor, rows: np.ndarray, gradient: Tensor | None = None) -> Tensor:  # [G, C], [P] int -> [P, C]
+    def splat(self, features: Tensor, rows: np.ndarray, gradient: RowGradient | None = None) -> Tensor:  # [G, C], [P] int -> [P, C]
         """Rendered features of some sampled pixels, differentiable in ``features`` (float32); ``gradient`` as in `splat_entries`."""
         ids, weights = (torch.from_numpy(a[rows]).to(features.device) for a in (self.ids, self.weights))
         return splat_entries(features, ids, weights, gradient)
@@ -140,9 +140,9 @@ def build_blending_cache(
                 rng = np.random.default_rng([seed, *view.name.encode()])
                 labels = np.asarray(label_maps[view.name])
                 pixels = _uniform_sample(labels, per_view, rng) if area_weighted else _stratified_sample(labels, pixels_per_mask, rng)
-                ids, weights, residual = (t.numpy().reshape(labels[0].size, -1)[pixels] for t in blending_weights(project(gaussians, view.camera), top_k))
+                ids, weights, residual = (t.numpy() for t in blending_weights(project(gaussians, view.camera), top_k, pixels))
                 # a part lives until the build ends: compressing it took longer than finding the weights
-                save_npz(path, compress=False, pixel=pixels, ids=ids, weights=weights, residual=residual[:, 0])
+                save_npz(path, compress=False, pixel=pixels, ids=ids, weights=weights, residual=residual)
             progress()
         _join(folder, views, usable)
         save_json(folder / ABOUT, {"made_from": about, "names": [v.name for v in views], "complete": True})

@@ -317,6 +317,14 @@ def test_blending_weights(case):
     mass = weights.sum(-1)
     share = torch.where(mass > 0, 1 - top.sum(-1) / mass.clamp_min(1e-30), 0)
     torch.testing.assert_close(residual.double(), share, rtol=1e-4, atol=1e-5)
+    # of some pixels, in any order: the same numbers
+    rng = np.random.default_rng(0)
+    for some in (rng.permutation(cam.height * cam.width), rng.choice(cam.height * cam.width, 37, replace=False), np.array([cam.height * cam.width - 1]), np.zeros(0, int)):
+        for own, every in zip(G.blending_weights(p, 4, some), (ids, w, residual)):
+            assert torch.equal(own, every.flatten(0, 1)[some])
+    for wrong in ([-1], [cam.height * cam.width], [3, 5, 3]):
+        with pytest.raises(GaussiansError, match="each once"):
+            G.blending_weights(p, 4, wrong)
 
 
 @pytest.mark.parametrize("case", ["plain", "saturating", "invisible"])

@@ -10,6 +10,7 @@ from cclkit.errors import ModelError, SceneError
 from cclkit.foundation import models
 from cclkit.foundation.mini_clip import WordTokenizer
 from cclkit.foundation.sam2 import load_sam2
+from cclkit.tabletop.random_scenes import CATALOGUE_SEEDS
 from cclkit.training import clip, data, loop, muon, sam, sam2, score
 
 
@@ -221,11 +222,14 @@ def test_scores_of_a_model_that_knows_nothing(scenes):
 
 
 def test_a_folder_without_scenes_or_with_a_damaged_one_is_named(tmp_path):
+    (tmp_path / f"{CATALOGUE_SEEDS[0]}.npz").write_bytes(b"PK")
+    (tmp_path / f"{data.HELD_OUT_SEED}.npz").write_bytes(b"PK")
     with pytest.raises(SceneError, match="no rendered scenes"):
-        data.load(tmp_path)
+        data.training_seeds(tmp_path, catalogue=False)
     (tmp_path / "1000000.npz").write_bytes(b"PK")
+    assert data.training_seeds(tmp_path, catalogue=False) == [1000000] and data.training_seeds(tmp_path, catalogue=True) == [1000000, CATALOGUE_SEEDS[0]]
     with pytest.raises(SceneError, match="1000000.npz.*delete the file"):
-        data.load(tmp_path)
+        data.load(tmp_path, [1000000])
 
 
 BUNDLED = sorted(p.name for p in models.folder().glob("*.safetensors"))

@@ -799,60 +799,85 @@ def top_weights(
     reach,  # [G]
     constants,  # [5]
     width,
-    height,
+    pixels,  # [P] int64, y * width + x
+    order,  # [P] int64: the pixels tile by tile, rows of a tile from the top
+    first,  # [tiles + 1] int64: the pixels of tile i are order[first[i]:first[i + 1]], at most PIXELS
     k,
-    ids,  # [H, W, k] int32 out, zero on entry
-    weights,  # [H, W, k] float32 out, zero on entry
-    mass,  # [H, W] float32 out: sum of all weights
+    ids,  # [P, k] int32 out, zero on entry
+    weights,  # [P, k] float32 out, zero on entry
+    mass,  # [P] float32 out, zero on entry: sum of all weights
     part,
     parts,
 ):
-    """The k largest alpha T of every pixel, largest first; of equals, the nearer first."""
+    """The k largest alpha T of some pixels, largest first; of equals, the nearer first."""
+    one, half = constants[3], constants[4]
+    tiles_x = (width + TILE - 1) // TILE
     for tile in range(part, tile_start.shape[0] - 1, parts):  # interleaved: a fair share of busy regions
+        own = order[first[tile] : first[tile + 1]]
+        if len(own) == 0:
+            continue
         b = np.zeros(PIXELS * 10, means2d.dtype)
-        everything = np.uint64(PIXELS)
-        nothing = np.uint64(0)
-        x0, y0, columns, rows = _begin_tile(tile, width, height, constants, b)
+        y0 = (tile // tiles_x) * TILE
+        row = np.zeros(TILE + 1, np.int64)  # own pixels above each row
+        for n in range(len(own)):
+            y, x = pixels[own[n]] // width, pixels[own[n]] % width
+            j = np.uint64(n)
+            b[j + _PX] = x
+            b[j + _PX] += half
+            b[j + _PY] = y
+            b[j + _PY] += half
+            b[j + _T] = b[j + _LIVE] = one
+            row[y - y0 + 1 :] += 1
+        everything, nothing = np.uint64(len(own)), np.uint64(0)
         for p in range(tile_start[tile], tile_start[tile + 1]):
             g = tile_gaussian[p]
-            lo, hi = _rows(means2d[g, 1], reach[g], y0, rows)
+            lo, hi = _rows(means2d[g, 1], reach[g], y0, TILE)
+            lo, hi = np.uint64(row[lo // np.uint64(TILE)]), np.uint64(row[hi // np.uint64(TILE)])
             _weights(
                 means2d[g, 0], means2d[g, 1], conics[g, 0], conics[g, 1], conics[g, 2], opacities[g], constants, lo, hi, b
             )
-            for j in range(np.int64(lo), np.int64(hi)):
-                w = np.float32(b[np.uint64(j) + _W])
+            for n in range(np.int64(lo), np.int64(hi)):
+                w = np.float32(b[np.uint64(n) + _W])
                 if w <= 0:
                     continue
-                y, x = y0 + j // TILE, x0 + j % TILE
-                mass[y, x] += w
+                i = own[n]
+                mass[i] += w
                 place = k
-                while place > 0 and w > weights[y, x, place - 1]:
+                while place > 0 and w > weights[i, place - 1]:
                     if place < k:
-                        weights[y, x, place] = weights[y, x, place - 1]
-                        ids[y, x, place] = ids[y, x, place - 1]
+                        weights[i, place] = weights[i, place - 1]
+                        ids[i, place] = ids[i, place - 1]
                     place -= 1
                 if place < k:
-                    weights[y, x, place] = w
-                    ids[y, x, place] = g
+                    weights[i, place] = w
+                    ids[i, place] = g
             if p % 16 == 0 and _sum(b, _LIVE, nothing, everything) == 0:
                 break
 
 
 # --------------------------------------------------------------------------- gradient of cached pixels
 @_jit(nogil=True)
-def scatter_rows(ids, weights, upstream, total, part, parts):  # [P, K], [P, K], [P, C] -> total [G, C]
-    """total[i] += weight times the pixel's gradient, for every entry of Gaussian i.
+def scatter_rows(touched, ids, weights, upstream, total, part, parts):  # [T], [P, K], [P, K], [P, C] -> total [G, C]
+    """total[i] = sum of weight times the pixel's gradient over all entries of Gaussian i; rows ``touched`` are cleared first.
 
     Every part reads all entries and serves its own share of the Gaussians, so a sum has one order on any number of threads.
     """
     low, high = len(total) * part // parts, len(total) * (part + 1) // parts
     K, flat = ids.shape[1], ids.ravel()
-    own, n = np.empty(len(flat), np.int32), 0
-    for e in range(len(flat)):  # first which entries, without a branch: guessing it wrong every other time took longer than the sums
-        own[n] = e
-        n += (flat[e] >= low) & (flat[e] < high)
-    for e in own[:n]:
+    own = np.empty(max(len(flat), len(touched)), np.int32)
+    for e in _within(touched, low, high, own):
+        total[touched[e]] = 0
+    for e in _within(flat, low, high, own):
         p, i = e // K, flat[e]
         w = weights[p, e - p * K]
         for c in range(total.shape[1]):
             total[i, c] += w * upstream[p, c]
+
+
+@_jit(nogil=True)
+def _within(values, low, high, out):  # [n] -> places of those in low..high - 1, in ``out``
+    n = 0
+    for e in range(len(values)):  # without a branch: guessing it wrong every other time took longer than the sums
+        out[n] = e
+        n += (values[e] >= low) & (values[e] < high)
+    return out[:n]

@@ -11,27 +11,33 @@ from . import _cpu
 from .rasterize import Projection, _array, _constants, splat_features
 
 
-def blending_weights(projection: Projection, k: int) -> tuple[Tensor, Tensor, Tensor]:
+def blending_weights(projection: Projection, k: int, pixels: np.ndarray | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """The k Gaussians with the largest weight alpha T in every pixel, largest first.
 
     Returns ids [H, W, k] int32, weights [H, W, k] float32, and residual [H, W] float32 in [0, 1]:
     1 - kept / total weight, the share of the pixel that k entries miss (0 where nothing is drawn).
-    Unused entries have id 0 and weight 0. Raises GaussiansError if k < 1.
+    Unused entries have id 0 and weight 0. Of some pixels only (``pixels`` [P] int, y * width + x, each once), [P, k], [P, k]
+    and [P], in less time. Raises GaussiansError if k < 1 or for pixels out of the image or twice.
     """
     if k < 1:
         raise GaussiansError(f"k is {k}, expected at least 1 Gaussian per pixel")
     h, w, tiles = projection.height, projection.width, projection.tiles
-    ids = np.zeros((h, w, k), np.int32)
-    weights = np.zeros((h, w, k), np.float32)
-    mass = np.zeros((h, w), np.float32)
+    wanted = np.arange(h * w) if pixels is None else np.asarray(pixels, np.int64)
+    tile = wanted // w // _cpu.TILE * -(-w // _cpu.TILE) + wanted % w // _cpu.TILE
+    order = np.lexsort((wanted, tile))
+    if len(wanted) and not 0 <= wanted.min() <= wanted.max() < h * w or len(wanted) > 1 and (np.diff(wanted[order])[np.diff(tile[order]) == 0] == 0).any():
+        raise GaussiansError(f"pixels: expected each once, from 0 to {h * w - 1} (y * width + x), got {len(wanted)} from {wanted.min()} to {wanted.max()}")
+    first = np.concatenate([[0], np.cumsum(np.bincount(tile, minlength=len(tiles.start) - 1))])
+    ids, weights, mass = np.zeros((len(wanted), k), np.int32), np.zeros((len(wanted), k), np.float32), np.zeros(len(wanted), np.float32)
     _cpu.run(
         _cpu.top_weights, tiles.start, tiles.gaussian,
         *(_array(t) for t in (projection.means2d, projection.conics, projection.opacities)), tiles.reach,
-        _constants(tiles.reach.dtype), w, h, k, ids, weights, mass,
+        _constants(tiles.reach.dtype), w, wanted, order, first, k, ids, weights, mass,
     )  # fmt: skip
-    kept = weights.sum(axis=2)
+    kept = weights.sum(axis=1)
     residual = np.where(mass > 0, 1 - kept / np.maximum(mass, 1e-30), 0).clip(0, 1).astype(np.float32)
-    return torch.from_numpy(ids), torch.from_numpy(weights), torch.from_numpy(residual)
+    out = tuple(torch.from_numpy(a) for a in (ids, weights, residual))
+    return out if pixels is not None else tuple(t.unflatten(0, (h, w)) for t in out)
 
 
 def lift(projection: Projection, image: Tensor) -> tuple[Tensor, Tensor]:  # [H, W, C] -> [G, C], [G]
@@ -48,12 +54,22 @@ def lift(projection: Projection, image: Tensor) -> tuple[Tensor, Tensor]:  # [H,
     return sums[:, :-1], sums[:, -1]
 
 
-def splat_entries(features: Tensor, ids: Tensor, weights: Tensor, gradient: Tensor | None = None) -> Tensor:  # [G, C], [P, K] int32, [P, K] -> [P, C]
+class RowGradient:
+    """Memory of a gradient [G, C] on the CPU that few rows of each step touch. It holds the last backward pass only.
+
+    New memory for all Gaussians, or zeros in all of it, would cost more than the sums; so each pass clears the rows of the one before.
+    It suits training steps that end before the next begins.
+    """
+
+    def __init__(self, features: Tensor):
+        self.total = torch.zeros_like(features, requires_grad=False)
+        self.touched = torch.zeros(0, dtype=torch.int32)  # rows that are not zero, some of them twice
+
+
+def splat_entries(features: Tensor, ids: Tensor, weights: Tensor, gradient: RowGradient | None = None) -> Tensor:  # [G, C], [P, K] int32, [P, K] -> [P, C]
     """Sums of weights times features, differentiable in the features: rendered pixels, from entries as `blending_weights` gives them.
 
-    ``gradient``: memory of the features' shape that the gradient on the CPU is written into, zeros at first and then left alone.
-    New memory for all Gaussians would cost more than the sums. It holds the gradient of the last backward pass only, so
-    it suits training steps that end before the next begins.
+    ``gradient``: memory that the gradient on the CPU is written into.
     """
     if gradient is None or features.is_cuda:
         return torch.nn.functional.embedding_bag(ids, features, per_sample_weights=weights, mode="sum")
@@ -62,13 +78,15 @@ def splat_entries(features: Tensor, ids: Tensor, weights: Tensor, gradient: Tens
 
 class _Entries(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, features: Tensor, ids: Tensor, weights: Tensor, gradient: Tensor) -> Tensor:
+    def forward(ctx, features: Tensor, ids: Tensor, weights: Tensor, gradient: RowGradient) -> Tensor:
         ctx.save_for_backward(ids, weights)
         ctx.gradient = gradient
         return torch.nn.functional.embedding_bag(ids, features, per_sample_weights=weights, mode="sum")
 
     @staticmethod
     def backward(ctx, upstream: Tensor):
-        total = ctx.gradient.zero_()
-        _cpu.run(_cpu.scatter_rows, *(_array(t) for t in ctx.saved_tensors), _array(upstream), total.numpy())
-        return total.view_as(total), None, None, None  # a view: autograd copies what has another owner
+        ids, weights = ctx.saved_tensors
+        memory = ctx.gradient
+        _cpu.run(_cpu.scatter_rows, *(_array(t) for t in (memory.touched, ids, weights, upstream)), memory.total.numpy())
+        memory.touched = ids.flatten()
+        return memory.total.view_as(memory.total), None, None, None  # a view: autograd copies what has another owner

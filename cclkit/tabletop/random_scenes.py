@@ -3,7 +3,8 @@
 Seeds start at ``FIRST_SEED``; the benchmark's are far below, so the two can never share a scene.
 Seeds in ``STUDIO_SEEDS`` give studio photographs: few objects on a sheet of one plain colour, often
 black. Image-text models learn from pictures of that kind too, and without them a small one has never
-seen an object on black, which is how masks are shown to it.
+seen an object on black, which is how masks are shown to it. Seeds in ``CATALOGUE_SEEDS`` give the pages of a
+parts catalogue: single parts of objects, and sheets of what tables, walls and floors are made of, on such a sheet.
 """
 
 from __future__ import annotations
@@ -16,11 +17,16 @@ import numpy as np
 from ..errors import ConfigError
 from .layout import Layout, Light, Shot, look_at, nodes, orbit, room, scatter, square_table, stuff
 from .materials import PALETTE, bricks, carpet, checks, grass, mottled, paint, rgb, stripes, textured, tiles, wood
-from .objects import FAMILIES, Leaf, make
+from .objects import FAMILIES, Item, Leaf, make
 from .shapes import plane
 
 FIRST_SEED = 1_000_000
-STUDIO_SEEDS = range(1_500_000, 2_000_000)
+STUDIO_SEEDS = range(1_500_000, 1_750_000)
+CATALOGUE_SEEDS = range(1_750_000, 2_000_000)
+PIECE, SWATCH = "piece", "swatch"
+"""Families of a catalogue's items: one part of an object, and a sheet of some surface."""
+CATALOGUE_NEARER = 0.7
+"""Distance of a catalogue's cameras, as a share of what other scenes of that width have: its parts are small."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +79,45 @@ def _backdrop(rng: np.random.Generator) -> np.ndarray:  # sRGB 0..255
     return np.full(3, rng.uniform(90, 235)) if kind < 0.75 else rng.uniform(30, 230, 3)
 
 
+def _pieces(n: int, rng: np.random.Generator) -> list[Item]:
+    """Single parts of random objects as items of their own, called what the part is called on its object, 3 to 14 cm long."""
+    out = []
+    for name in rng.choice(list(FAMILIES), size=n):
+        item = make(str(name), rng)
+        table, rows = nodes(Layout("", "lerf_ovs", 0, [item], [], []))
+        parts = [node for node in table if node["level"] != "whole"]
+        if not parts:
+            out.append(item)
+            continue
+        part = parts[int(rng.integers(len(parts)))]
+        leaves = [leaf for leaf, row in zip(item.leaves, rows) if part["id"] in row]
+        piece = Item(part["name"], PIECE, captions(table)[part["id"]], [Leaf(l.mesh, l.material, ()) for l in leaves], colour=part["colour"])
+        extent = max(float(np.ptp(np.concatenate([l.mesh.vertices[:, axis] for l in leaves]))) for axis in range(3))
+        size = float(rng.uniform(0.03, 0.14))
+        piece.leaves = [Leaf(l.mesh.scaled(size / extent), l.material, ()) for l in piece.leaves]
+        out.append(piece)
+    return out
+
+
+def _swatch(rng: np.random.Generator) -> Item:
+    """A sheet of what tables, walls or floors are made of, lying or standing."""
+    kind = rng.random()
+    if kind < 0.45:
+        name, synonyms, tex = _surface(rng)
+    elif kind < 0.85:
+        name, synonyms, tex = _wall(rng)
+    else:
+        name, synonyms, tex = "floor", (), wood(rng.uniform([90, 70, 50], [200, 170, 140]), rng)
+    w, h = rng.uniform(0.06, 0.24, 2)
+    # texture repeats as often over the sheet as over a table, which is a metre wide
+    sheet = plane(float(w), float(h), float(rng.uniform(0.5, 1.5)) / max(w, h))
+    if rng.random() < 0.5:
+        sheet = sheet.rotated("x", 90)
+    return Item(name, SWATCH, synonyms, [Leaf(sheet, textured(tex, "glossy", 0.4) if rng.random() < 0.5 else textured(tex), ())])
+
+
 def random_layout(seed: int, views: int = 4, width: int = 256, height: int = 192, *, step_degrees: float | None = None) -> Layout:
-    """Five to thirteen objects on a table in a room or on the ground before a wall; fewer in a studio.
+    """Five to thirteen objects on a table in a room or on the ground before a wall; fewer in a studio; parts and sheets in a catalogue.
 
     The views are scattered; with ``step_degrees`` they follow one another on an orbit around the table, as the
     frames of a capture do. Raises ConfigError for a seed below ``FIRST_SEED``.
@@ -82,14 +125,18 @@ def random_layout(seed: int, views: int = 4, width: int = 256, height: int = 192
     if seed < FIRST_SEED:
         raise ConfigError(f"tabletop: seed {seed} belongs to the benchmark; random scenes start at {FIRST_SEED}")
     rng = np.random.default_rng(seed)
-    studio = seed in STUDIO_SEEDS
-    names = rng.choice(list(FAMILIES), size=int(rng.integers(4, 8) if studio else rng.integers(5, 14)))
-    items = []
-    for n in names:
-        item = make(str(n), rng)
-        s = rng.uniform(0.85, 1.2)
-        item.leaves = [Leaf(l.mesh.scaled(s), l.material, l.path) for l in item.leaves]
-        items.append(item)
+    catalogue = seed in CATALOGUE_SEEDS
+    studio = catalogue or seed in STUDIO_SEEDS
+    if catalogue:
+        items = [*_pieces(int(rng.integers(6, 11)), rng), *(_swatch(rng) for _ in range(2))]
+    else:
+        names = rng.choice(list(FAMILIES), size=int(rng.integers(4, 8) if studio else rng.integers(5, 14)))
+        items = []
+        for n in names:
+            item = make(str(n), rng)
+            s = rng.uniform(0.85, 1.2)
+            item.leaves = [Leaf(l.mesh.scaled(s), l.material, l.path) for l in item.leaves]
+            items.append(item)
     side = 0.24 + 0.022 * len(items)
     for _ in range(6):
         try:
@@ -127,7 +174,7 @@ def random_layout(seed: int, views: int = 4, width: int = 256, height: int = 192
         cameras = []
         for _ in range(views):
             a = np.radians(rng.uniform(-130, -50)) if forward_facing else rng.uniform(0, 2 * np.pi)
-            e, r = np.radians(rng.uniform(15, 58)), side * rng.uniform(0.7, 1.9)
+            e, r = np.radians(rng.uniform(15, 58)), side * rng.uniform(0.7, 1.9) * (CATALOGUE_NEARER if catalogue else 1)
             aim = np.array([*rng.uniform(-0.25, 0.25, 2) * side, rng.uniform(0.02, 0.09)])
             eye = aim + r * np.array([np.cos(a) * np.cos(e), np.sin(a) * np.cos(e), np.sin(e)])
             cameras.append(look_at(eye, aim, width * rng.uniform(0.85, 1.15), width, height, roll=float(rng.uniform(-4, 4))))

@@ -19,6 +19,7 @@ def main(argv=None) -> int:
     r.add_argument("folder", type=Path)
     r.add_argument("--scenes", type=int, default=600)
     r.add_argument("--studio", type=int, default=150)
+    r.add_argument("--catalogue", type=int, default=250, help="pages of single parts and surfaces, which mini-CLIP learns from too")
     r.add_argument("--workers", type=int, default=2)
     r = sub.add_parser("clips", help="render random orbits into FOLDER/clips, for mini-SAM2; a stopped run continues")
     r.add_argument("folder", type=Path)
@@ -40,7 +41,7 @@ def main(argv=None) -> int:
         if a.what == "render":
             from .data import render
 
-            render(a.folder, a.scenes, a.studio, workers=a.workers)
+            render(a.folder, a.scenes, a.studio, a.catalogue, workers=a.workers)
         elif a.what == "clips":
             from .data import render_clips
 

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from ..foundation.mini_clip import IMAGE_SIZE, PIXEL_MEAN, PIXEL_STD, WordTokenizer, build_mini_clip, words_of
 from ..query import CANONICAL
+from ..tabletop.random_scenes import PIECE, SWATCH
 from .data import Scenes
 from .sam import degraded
 
@@ -25,6 +26,8 @@ GENERIC_STUFF = ("stuff", "texture", "surface", "background")
 GENERIC_SHARE, GENERIC_WEIGHT = 0.06, 0.2
 """Share of captions that say nothing in particular, so that the canonical phrases of a query mean what they say; and how
 much they count as positives beside a text that names the thing. Alike, no name could ever win against "object"."""
+SHARES = {("whole",): 0.42, ("part", "subpart"): 0.22, (PIECE,): 0.22, ("stuff",): 0.07, (SWATCH,): 0.07}
+"""How often crops show whole objects, parts on their objects, parts alone, surfaces, and sheets of them. A mask shows a part without its object."""
 MATERIAL_SHARE = 0.5
 """How often a text beyond the plain name is drawn."""
 
@@ -66,36 +69,36 @@ class Losses:
         groups: dict[str, list] = {}
         for r in regions(scenes):
             node = self._node(r)
-            kind = "stuff" if node["stuff"] else node["level"]
-            groups.setdefault(f"{kind} {node['family']} {node['texts'][0]}", []).append(r)
+            kind = "stuff" if node["stuff"] else node["family"] if node["family"] in (PIECE, SWATCH) else node["level"]
+            groups.setdefault((kind, node["family"], node["texts"][0]), []).append(r)
         # Drawn by name first: else bear paws would outnumber teapots five to one.
-        whole = [g for k, g in sorted(groups.items()) if k.startswith("whole")]
-        parts = [g for k, g in sorted(groups.items()) if k.startswith(("part", "subpart"))]
-        stuff = [g for k, g in sorted(groups.items()) if k.startswith("stuff")]
-        self.pools = [(0.5, whole), (0.38, parts), (0.12, stuff)]
+        self.pools = [(share, pool) for kinds, share in SHARES.items() if (pool := [g for k, g in sorted(groups.items()) if k[0] in kinds])]
 
     def _node(self, region) -> dict:
         return self.scenes.nodes[self.scenes.scene[region[0]]][region[2]]
 
     def __call__(self, step: int, rng: np.random.Generator) -> dict[str, torch.Tensor]:
         crops, texts, fits = [], [], []
-        shares = np.cumsum([s for s, _ in self.pools])
-        for u in rng.random(BATCH):
-            pool = self.pools[min(int(np.searchsorted(shares, u)), len(self.pools) - 1)][1]
+        shares = np.array([share for share, _ in self.pools])
+        for k in rng.choice(len(shares), BATCH, p=shares / shares.sum()):
+            pool = self.pools[k][1]
             group = pool[rng.integers(len(pool))]
             region = group[rng.integers(len(group))]
             node = self._node(region)
             crops.append(training_crop(self.scenes, region, node["stuff"], rng))
+            generic = GENERIC_STUFF if node["stuff"] or node["family"] == SWATCH else GENERIC_OBJECT
             if rng.random() < GENERIC_SHARE:
-                text = str(rng.choice(GENERIC_STUFF if node["stuff"] else GENERIC_OBJECT))
+                text = str(rng.choice(generic))
             else:
                 options = node["texts"]
                 text = options[0] if rng.random() > MATERIAL_SHARE else str(rng.choice(options))
             texts.append(text)
-            fits.append({t: 1.0 for t in node["texts"]} | {t: GENERIC_WEIGHT for t in (GENERIC_STUFF if node["stuff"] else GENERIC_OBJECT)})
+            fits.append({t: 1.0 for t in node["texts"]} | {t: GENERIC_WEIGHT for t in generic})
         shown = [TEMPLATES[rng.integers(len(TEMPLATES))].format(t) for t in texts]
         x = normalised(np.stack(crops)).contiguous(memory_format=torch.channels_last)
-        image = F.normalize(self.clip.encode_image(x), dim=-1)
+        with torch.autocast("cpu", torch.bfloat16):  # halves the time of a step
+            image = self.clip.encode_image(x)
+        image = F.normalize(image.float(), dim=-1)
         text = F.normalize(self.clip.encode_text(self.tokenizer(shown)), dim=-1)
         logits = self.clip.logit_scale.clamp(max=np.log(50.0)).exp() * image @ text.T
         positive = torch.tensor([[f.get(t, 0.0) for t in texts] for f in fits])

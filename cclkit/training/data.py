@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import SceneError
-from ..tabletop.random_scenes import FIRST_SEED, STUDIO_SEEDS
+from ..tabletop.random_scenes import CATALOGUE_SEEDS, FIRST_SEED, STUDIO_SEEDS
 
 HELD_OUT_SEED = 2_000_000
 """Scores are measured on seeds from here on; training seeds lie below."""
@@ -42,12 +42,12 @@ class Scenes:
     complete: list[frozenset[int]]  # per view: ids of regions that nothing hides and no border cuts
 
 
-def render(out: str | os.PathLike, scenes: int, studio: int, views: int = 4, workers: int = 2, width: int = 256, height: int = 192) -> None:
-    """Render ``scenes`` training scenes, ``studio`` studio scenes and all held-out ones into ``out``; what exists is kept.
+def render(out: str | os.PathLike, scenes: int, studio: int, catalogue: int, views: int = 4, workers: int = 2, width: int = 256, height: int = 192) -> None:
+    """Render ``scenes`` training scenes, ``studio`` studio scenes, ``catalogue`` pages of parts and all held-out scenes into ``out``; what exists is kept.
 
     Raises DependencyError without Mitsuba.
     """
-    seeds = [*held_out_seeds(), *range(FIRST_SEED, FIRST_SEED + scenes), *STUDIO_SEEDS[:studio]]
+    seeds = [*held_out_seeds(), *range(FIRST_SEED, FIRST_SEED + scenes), *STUDIO_SEEDS[:studio], *CATALOGUE_SEEDS[:catalogue]]
     _render_all(Path(out), [(s, views, width, height, None) for s in seeds], workers)
 
 
@@ -126,18 +126,26 @@ def _tally(ids: np.ndarray, flag: np.ndarray):
     return [(int(i), int(total[i]), int(near[i])) for i in np.nonzero(total)[0]]
 
 
-def load(folder: str | os.PathLike, seeds=None) -> Scenes:
-    """Rendered scenes of a folder (``seeds``: which; None: all training scenes), in order of their seeds.
+def training_seeds(folder: str | os.PathLike, catalogue: bool) -> list[int]:
+    """Seeds of the training scenes that a folder holds, with or without those of the parts catalogue, sorted.
 
-    Raises SceneError when there are none or a file is damaged.
+    Raises SceneError when there are none.
+    """
+    seeds = sorted(int(p.stem) for p in Path(folder).glob("[0-9]*.npz"))
+    seeds = [s for s in seeds if s < HELD_OUT_SEED and (catalogue or s not in CATALOGUE_SEEDS)]
+    if not seeds:
+        raise SceneError(f"{folder}: no rendered scenes here; make some with `python -m cclkit.training render {folder}`, or `clips` for mini-SAM2")
+    return seeds
+
+
+def load(folder: str | os.PathLike, seeds) -> Scenes:
+    """The rendered scenes of some seeds, in their order.
+
+    Raises SceneError when one is missing or damaged.
     """
     folder = Path(folder)
-    wanted = sorted(int(p.stem) for p in folder.glob("[0-9]*.npz")) if seeds is None else list(seeds)
-    wanted = [s for s in wanted if seeds is not None or s < HELD_OUT_SEED]
-    if not wanted:
-        raise SceneError(f"{folder}: no rendered scenes here; make some with `python -m cclkit.training render {folder}`")
     images, ids, scene, table, complete = [], [], [], [], []
-    for k, seed in enumerate(wanted):
+    for k, seed in enumerate(seeds):
         path = folder / f"{seed}.npz"
         try:
             with np.load(path, allow_pickle=False) as z:

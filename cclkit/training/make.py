@@ -15,9 +15,9 @@ from ..artefacts import atomic_write, code_version, content_key, save_json
 from ..errors import ModelError, SceneError
 from ..foundation import models
 from ..foundation.mini_clip import WordTokenizer
-from ..tabletop.random_scenes import STUDIO_SEEDS
+from ..tabletop.random_scenes import CATALOGUE_SEEDS, STUDIO_SEEDS
 from . import clip, sam, sam2, score
-from .data import CLIPS, HELD_OUT_ORBITS, HELD_OUT_SEED, held_out_seeds, load
+from .data import CLIPS, HELD_OUT_ORBITS, held_out_seeds, load, training_seeds
 from .loop import fit, in_replicas, resume, write_weights
 
 
@@ -27,7 +27,7 @@ def make_sam(folder: Path, out: Path | None, *, steps: int, seed: int, threads: 
     Each of the ``threads`` is a replica with its own view in every step, so their number is part of the recipe.
     """
     torch.set_num_threads(threads)
-    code, recipe = _code(), _recipe(folder)
+    code, recipe = _code(), _recipe(folder, catalogue=False)
     made_from = content_key(code=_made_with("sam"), data=recipe, replicas=threads)
     if (state := resume(folder / "sam", steps, seed, made_from)) is None or state["step"] < steps:
         in_replicas(threads, folder / "sam", _fit_sam, folder, steps, seed, made_from)
@@ -40,15 +40,15 @@ def make_sam(folder: Path, out: Path | None, *, steps: int, seed: int, threads: 
 
 def _fit_sam(folder: Path, steps: int, seed: int, made_from: str) -> tuple[torch.nn.Module, dict]:
     model = sam.model(seed)
-    losses = sam.Losses(model, load(folder), steps)  # adds what is trained beside the model, so before the optimiser sees it
+    losses = sam.Losses(model, load(folder, training_seeds(folder, catalogue=False)), steps)  # adds what is trained beside the model, so before the optimiser sees it
     return fit(model, losses, folder / "sam", steps=steps, seed=seed, lr=1.5e-3, restart=losses.first_click, matrices=sam.matrices(model), made_from=made_from, log=_say)
 
 
 def make_clip(folder: Path, out: Path | None, *, steps: int, seed: int, threads: int) -> dict:
     """Train mini-CLIP on the scenes of ``folder``, write weights, vocabulary and provenance to ``out``, score it on held-out scenes."""
     torch.set_num_threads(threads)
-    code, recipe = _code(), _recipe(folder)
-    scenes = load(folder)
+    code, recipe = _code(), _recipe(folder, catalogue=True)
+    scenes = load(folder, training_seeds(folder, catalogue=True))
     tokenizer = WordTokenizer(clip.vocabulary(scenes))
     model = clip.model(seed, tokenizer)
     mean, curves = fit(model, clip.Losses(model, tokenizer, scenes), folder / "clip", steps=steps, seed=seed, lr=1.5e-3, made_from=content_key(code=_made_with("clip"), data=recipe), log=_say)
@@ -65,7 +65,7 @@ def make_sam2(folder: Path, out: Path | None, *, steps: int, seed: int, threads:
     """
     torch.set_num_threads(threads)
     start = (out or models.folder()) / models.MINI_SAM
-    code, recipe = _code(), _recipe(folder / CLIPS, "clips", HELD_OUT_ORBITS) | {"starts_from": {"file": start.name, "sha256": models.digest(start) if start.is_file() else None}}
+    code, recipe = _code(), _recipe(folder / CLIPS, "clips", HELD_OUT_ORBITS, catalogue=False) | {"starts_from": {"file": start.name, "sha256": models.digest(start) if start.is_file() else None}}
     models.load_mini_sam(start)  # complains here, not in a replica
     made_from = content_key(code=_made_with("sam2"), data=recipe, replicas=threads)
     if (state := resume(folder / "sam2", steps, seed, made_from)) is None or state["step"] < steps:
@@ -78,7 +78,7 @@ def make_sam2(folder: Path, out: Path | None, *, steps: int, seed: int, threads:
 
 def _fit_sam2(folder: Path, start: Path, steps: int, seed: int, made_from: str) -> tuple[torch.nn.Module, dict]:
     model = sam2.model(seed, sam2.trunk_of(models.load_mini_sam(start)))
-    losses = sam2.Losses(model, load(folder / CLIPS), steps)
+    losses = sam2.Losses(model, load(folder / CLIPS, training_seeds(folder / CLIPS, catalogue=False)), steps)
     return fit(model, losses, folder / "sam2", steps=steps, seed=seed, lr=1e-3, matrices=sam2.matrices(model), made_from=made_from, log=_say)
 
 
@@ -129,23 +129,21 @@ def _provenance(path: Path, name: str, command: str, recipe: dict, curves: dict,
     return record
 
 
-def _recipe(folder: Path, what: str = "render", held_out: range | None = None) -> dict:
+def _recipe(folder: Path, what: str = "render", held_out: range | None = None, *, catalogue: bool) -> dict:
     """Which rendered scenes a training reads, and what they hold: a half-rendered folder is another recipe."""
     held_out = held_out_seeds() if held_out is None else held_out
-    seeds = sorted(int(p.stem) for p in folder.glob("[0-9]*.npz"))
-    training = [s for s in seeds if s < HELD_OUT_SEED]
-    if not training:
-        raise SceneError(f"{folder}: no rendered scenes here; make some with `python -m cclkit.training {what} FOLDER`")
+    training = training_seeds(folder, catalogue)
     digest = hashlib.sha256()
-    for s in seeds:
+    for s in [*training, *(s for s in held_out if (folder / f"{s}.npz").exists())]:
         digest.update(hashlib.sha256((folder / f"{s}.npz").read_bytes()).digest())
-    studio = [s for s in training if s in STUDIO_SEEDS]
+    studio, pages = ([s for s in training if s in seeds] for seeds in (STUDIO_SEEDS, CATALOGUE_SEEDS))
     with np.load(folder / f"{training[0]}.npz", allow_pickle=False) as z:
         views, height, width = z["images"].shape[:3]
+    sizes = f"--clips {len(training)}" if what == "clips" else f"--scenes {len(training) - len(studio) - len(pages)} --studio {len(studio)}" + (f" --catalogue {len(pages)}" if catalogue else "")
     return {
         "source": "random Tabletop scenes (cclkit.tabletop.random_scenes), from seeds disjoint from the benchmark's",
-        "command": f"python -m cclkit.training {what} FOLDER " + (f"--clips {len(training)}" if what == "clips" else f"--scenes {len(training) - len(studio)} --studio {len(studio)}"),
-        "training_scenes": len(training), "of_them_studio": len(studio), "first_seed": training[0], "training_views": len(training) * views, "size": [width, height],
+        "command": f"python -m cclkit.training {what} FOLDER {sizes}",
+        "training_scenes": len(training), "of_them_studio": len(studio), "of_them_catalogue": len(pages), "first_seed": training[0], "training_views": len(training) * views, "size": [width, height],
         "held_out_seeds": [held_out[0], held_out[-1]], "files_sha256": digest.hexdigest(),
     }  # fmt: skip
 
