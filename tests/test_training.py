@@ -219,6 +219,26 @@ def test_scores_of_a_model_that_knows_nothing(scenes):
     got = score.score_clip(clip.model(0, tokenizer).eval(), tokenizer, scenes)
     assert got["classes"] == 2 and set(got["texts"]) == {"red box", "blue ball"}
     assert got["top1_complete"]["n"] == 8 and 0 <= got["cross_object_pairs_above_0.7"] <= 1
+    assert got["found_in_view_whole"]["n"] == 8 and got["found_in_view_subpart"]["n"] == 4 and "found_in_view_part" not in got
+
+
+def test_a_text_finds_its_region_among_all_of_its_view(scenes):
+    """An encoder that knows every region finds all of them; one to which all look alike finds the first of each view, the red box."""
+    names = ["red box", "box dot", "blue ball", "grey table"]
+
+    class Encoder:
+        def __init__(self, knows: bool):
+            self.knows = knows
+
+        def encode_text(self, texts):
+            return np.eye(4)[[names.index(t) for t in texts]]
+
+        def encode_crops(self, crops):
+            assert len(crops) == 4
+            return self.encode_text(["red box", "blue ball", "grey table", "box dot"]) if self.knows else np.ones((4, 4))
+
+    assert {k: (g["mean"], g["n"]) for k, g in score.found_in_view(Encoder(True), scenes).items()} == {"found_in_view_whole": (1.0, 8), "found_in_view_subpart": (1.0, 4), "found_in_view_surface": (1.0, 4)}
+    assert [g["mean"] for g in score.found_in_view(Encoder(False), scenes).values()] == [0.5, 0.0, 0.0]
 
 
 def test_a_folder_without_scenes_or_with_a_damaged_one_is_named(tmp_path):

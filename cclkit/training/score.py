@@ -167,7 +167,30 @@ def score_clip(model, tokenizer, scenes: Scenes) -> dict:
     out["cross_object_pairs_above_0.7"] = round(float((cos[other] > 0.7).mean()), 4)
     same = (features["masked"] * features["incomplete"]).sum(1)
     out["complete_to_incomplete_cosine"] = round(float(same.mean()), 4)
-    return out
+    return out | found_in_view(encoder, scenes)
+
+
+def found_in_view(encoder: ClipEncoder, scenes: Scenes) -> dict:
+    """How often a region's plainest text finds it, or another that may be called so, among the masked crops of all regions of its view.
+
+    What a query asks for, with perfect masks; harder than naming an object, because an object competes with its own parts, with others' and with walls.
+    """
+    hits: dict[str, list[tuple[int, bool]]] = {kind: [] for kind in ("whole", "part", "subpart", "surface")}
+    for v in range(len(scenes.images)):
+        nodes, masks = scenes.nodes[scenes.scene[v]], {}
+        for ids in scenes.ids[v][::-1]:  # whole first: the finer maps repeat it where it has no parts
+            for i, count in zip(*np.unique(ids[ids > 0], return_counts=True)):
+                if count >= MIN_AREA_PX:
+                    masks.setdefault(int(i), ids == i)
+        found = list(masks)
+        if not found:
+            continue
+        features = encoder.encode_crops([masked_crop(scenes.images[v], m, IMAGE_SIZE) for m in masks.values()])
+        asked = [i for i in found if nodes[i]["stuff"] or i in scenes.complete[v]]
+        best = (encoder.encode_text([nodes[i]["texts"][0] for i in asked]) @ features.T).argmax(1)
+        for i, b in zip(asked, best):
+            hits["surface" if nodes[i]["stuff"] else nodes[i]["level"]].append((block(scenes, v), nodes[i]["texts"][0] in nodes[found[b]]["texts"]))
+    return {f"found_in_view_{kind}": _blocks(*np.array(rows, float).T) for kind, rows in hits.items() if rows}
 
 
 def context_crop(image: np.ndarray, mask: np.ndarray) -> np.ndarray:  # [S, S, 3] uint8
