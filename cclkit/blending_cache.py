@@ -26,7 +26,7 @@ from torch import Tensor
 
 from .artefacts import KEY_LENGTH, load_npz, read_array, save_json, save_npz
 from .errors import ArtefactError, FieldError
-from .gaussians import Gaussians, RowGradient, blending_weights, project, splat_entries
+from .gaussians import Gaussians, blending_weights, project, splat_entries
 from .scenes.scene import View
 
 ABOUT = "cache.json"
@@ -49,9 +49,9 @@ class BlendingCache:
     def __len__(self) -> int:
         return len(self.pixel)
 
-    def splat(self, features: Tensor, rows: np.ndarray, gradient: RowGradient | None = None) -> Tensor:  # [G, C], [P] int -> [P, C]
+    def splat(self, features: Tensor, rows: np.ndarray, gradient: Tensor | None = None) -> Tensor:  # [G, C], [P] int -> [P, C]
         """Rendered features of some sampled pixels, differentiable in ``features`` (float32); ``gradient`` as in `splat_entries`."""
-        ids, weights = (torch.from_numpy(a[rows]).to(features.device) for a in (self.ids, self.weights))
+        ids, weights = (torch.from_numpy(a.take(rows, axis=0)).to(features.device) for a in (self.ids, self.weights))
         return splat_entries(features, ids, weights, gradient)
 
     def codes(self, index_maps: Mapping[str, np.ndarray]) -> np.ndarray:  # view name -> [L, H, W] int; [L, S] int32

@@ -20,7 +20,7 @@ from .blending_cache import BlendingCache
 from .closed_form import VOTERS_AT_ONCE
 from .config import FieldConfig
 from .errors import FieldError
-from .gaussians import Companion, Gaussians, RowGradient, fit_rgb, project, rasterize, splat_features
+from .gaussians import Companion, Gaussians, fit_rgb, project, rasterize, splat_features
 from .masks import LEVELS
 from .scenes.scene import Camera, View
 
@@ -275,9 +275,9 @@ def pixels_of_all_views(cache: BlendingCache, codes: np.ndarray, batch: int, gen
     def next_pixels(features: Tensor) -> tuple[Tensor, Tensor]:
         nonlocal gradient
         if gradient is None:
-            gradient = RowGradient(features)
+            gradient = torch.zeros_like(features, requires_grad=False)
         # sorted: neighbours in the cache share Gaussians, which are then still in the processor's cache
-        rows = torch.randint(len(cache), (batch,), generator=generator).sort().values.numpy()
+        rows = np.sort(torch.randint(len(cache), (batch,), generator=generator).numpy())
         return cache.splat(features, rows, gradient), torch.from_numpy(codes[:, rows]).long().to(features.device)
 
     return next_pixels

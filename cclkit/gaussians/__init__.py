@@ -1,6 +1,6 @@
 """Gaussians: parameters and PLY files, the rasteriser, blending weights, RGB reconstruction."""
 
-from .blending import RowGradient, blending_weights, lift, splat_entries
+from .blending import blending_weights, lift, splat_entries
 from .model import Gaussians, load_ply, save_ply
 from .rasterize import Projection, Rendering, project, rasterize, splat_features
 from .reconstruct import Companion, fit_rgb, from_depth, from_frusta, from_points, from_scene, psnr, scene_extent, ssim
@@ -10,7 +10,6 @@ __all__ = [
     "Gaussians",
     "Projection",
     "Rendering",
-    "RowGradient",
     "blending_weights",
     "fit_rgb",
     "from_depth",

@@ -857,27 +857,20 @@ def top_weights(
 
 # --------------------------------------------------------------------------- gradient of cached pixels
 @_jit(nogil=True)
-def scatter_rows(touched, ids, weights, upstream, total, part, parts):  # [T], [P, K], [P, K], [P, C] -> total [G, C]
-    """total[i] = sum of weight times the pixel's gradient over all entries of Gaussian i; rows ``touched`` are cleared first.
+def scatter_rows(ids, weights, upstream, total, part, parts):  # [P, K], [P, K], [P, C] -> total [G, C]
+    """total[i] += weight times the pixel's gradient, for every entry of Gaussian i.
 
     Every part reads all entries and serves its own share of the Gaussians, so a sum has one order on any number of threads.
     """
     low, high = len(total) * part // parts, len(total) * (part + 1) // parts
-    K, flat = ids.shape[1], ids.ravel()
-    own = np.empty(max(len(flat), len(touched)), np.int32)
-    for e in _within(touched, low, high, own):
-        total[touched[e]] = 0
-    for e in _within(flat, low, high, own):
-        p, i = e // K, flat[e]
-        w = weights[p, e - p * K]
-        for c in range(total.shape[1]):
-            total[i, c] += w * upstream[p, c]
-
-
-@_jit(nogil=True)
-def _within(values, low, high, out):  # [n] -> places of those in low..high - 1, in ``out``
-    n = 0
-    for e in range(len(values)):  # without a branch: guessing it wrong every other time took longer than the sums
-        out[n] = e
-        n += (values[e] >= low) & (values[e] < high)
-    return out[:n]
+    P, K = ids.shape
+    own = np.empty(K, np.int32)
+    for p in range(P):
+        n = 0
+        for k in range(K):  # first which entries, without a branch: guessing it wrong every other time took longer than the sums
+            own[n] = k
+            n += (ids[p, k] >= low) & (ids[p, k] < high)
+        for k in own[:n]:
+            i, w = ids[p, k], weights[p, k]
+            for c in range(total.shape[1]):
+                total[i, c] += w * upstream[p, c]

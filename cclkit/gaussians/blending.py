@@ -54,22 +54,12 @@ def lift(projection: Projection, image: Tensor) -> tuple[Tensor, Tensor]:  # [H,
     return sums[:, :-1], sums[:, -1]
 
 
-class RowGradient:
-    """Memory of a gradient [G, C] on the CPU that few rows of each step touch. It holds the last backward pass only.
-
-    New memory for all Gaussians, or zeros in all of it, would cost more than the sums; so each pass clears the rows of the one before.
-    It suits training steps that end before the next begins.
-    """
-
-    def __init__(self, features: Tensor):
-        self.total = torch.zeros_like(features, requires_grad=False)
-        self.touched = torch.zeros(0, dtype=torch.int32)  # rows that are not zero, some of them twice
-
-
-def splat_entries(features: Tensor, ids: Tensor, weights: Tensor, gradient: RowGradient | None = None) -> Tensor:  # [G, C], [P, K] int32, [P, K] -> [P, C]
+def splat_entries(features: Tensor, ids: Tensor, weights: Tensor, gradient: Tensor | None = None) -> Tensor:  # [G, C], [P, K] int32, [P, K] -> [P, C]
     """Sums of weights times features, differentiable in the features: rendered pixels, from entries as `blending_weights` gives them.
 
-    ``gradient``: memory that the gradient on the CPU is written into.
+    ``gradient``: memory of the features' shape that the gradient on the CPU is written into, zeros at first and then left alone.
+    New memory for all Gaussians would cost more than the sums. It holds the gradient of the last backward pass only, so
+    it suits training steps that end before the next begins.
     """
     if gradient is None or features.is_cuda:
         return torch.nn.functional.embedding_bag(ids, features, per_sample_weights=weights, mode="sum")
@@ -78,15 +68,13 @@ def splat_entries(features: Tensor, ids: Tensor, weights: Tensor, gradient: RowG
 
 class _Entries(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, features: Tensor, ids: Tensor, weights: Tensor, gradient: RowGradient) -> Tensor:
+    def forward(ctx, features: Tensor, ids: Tensor, weights: Tensor, gradient: Tensor) -> Tensor:
         ctx.save_for_backward(ids, weights)
         ctx.gradient = gradient
         return torch.nn.functional.embedding_bag(ids, features, per_sample_weights=weights, mode="sum")
 
     @staticmethod
     def backward(ctx, upstream: Tensor):
-        ids, weights = ctx.saved_tensors
-        memory = ctx.gradient
-        _cpu.run(_cpu.scatter_rows, *(_array(t) for t in (memory.touched, ids, weights, upstream)), memory.total.numpy())
-        memory.touched = ids.flatten()
-        return memory.total.view_as(memory.total), None, None, None  # a view: autograd copies what has another owner
+        total = ctx.gradient.zero_()
+        _cpu.run(_cpu.scatter_rows, *(_array(t) for t in ctx.saved_tensors), _array(upstream), total.numpy())
+        return total.view_as(total), None, None, None  # a view: autograd copies what has another owner
