@@ -6,6 +6,7 @@ recipes are in ``recipes.py``; this file holds what they share.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 
 import cv2
@@ -254,15 +255,20 @@ def round_table(name: str, top: Material, radius: float, repeat: float = 1.0, fl
 
 
 def look_at(eye, target, f: float, width: int, height: int, centre=(0.5, 0.5), roll: float = 0.0) -> Camera:
-    """Camera at ``eye`` looking at ``target``; ``centre`` is the principal point as shares of the size."""
+    """Camera at ``eye`` looking at ``target``; ``centre`` is the principal point as shares of the size.
+
+    Without products of matrices: BLAS sums in another order on another processor, and a recipe's cameras are compared bit for bit.
+    """
     eye, target = np.asarray(eye, float), np.asarray(target, float)
     z = target - eye
-    z /= np.linalg.norm(z)
-    x = np.cross(z, [0.0, 0, 1])
-    x /= np.linalg.norm(x)
-    R = rotation("z", roll) @ np.stack([x, np.cross(z, x), z])
+    z /= math.hypot(*z)
+    x = np.array([z[1], -z[0], 0.0])  # across the view direction, level
+    x /= math.hypot(*x)
+    y = np.cross(z, x)
+    c, s = math.cos(math.radians(roll)), math.sin(math.radians(roll))
+    R = np.stack([c * x - s * y, s * x + c * y, z])
     w2c = np.eye(4)
-    w2c[:3, :3], w2c[:3, 3] = R, -R @ eye
+    w2c[:3, :3], w2c[:3, 3] = R, -(R[:, 0] * eye[0] + R[:, 1] * eye[1] + R[:, 2] * eye[2])
     K = np.array([[f, 0, centre[0] * width], [0, f, centre[1] * height], [0, 0, 1.0]])
     return Camera(K, w2c, width, height)
 
@@ -272,9 +278,9 @@ def orbit(n: int, target, radius: float, rng, *, start: float = 0.0, sweep: floa
     out = []
     for k in range(n):
         a = np.radians(start + sweep * k / n + rng.uniform(-1.5, 1.5))
-        e = np.radians(np.interp(np.sin(2 * np.pi * 2.5 * k / n), [-1, 1], elevations) + rng.uniform(-1, 1))
+        e = np.radians(np.interp(math.sin(2 * math.pi * 2.5 * k / n), [-1, 1], elevations) + rng.uniform(-1, 1))
         r = radius * rng.uniform(0.93, 1.07)
-        eye = np.asarray(target) + r * np.array([np.cos(e) * np.cos(a), np.cos(e) * np.sin(a), np.sin(e)])
+        eye = np.asarray(target) + r * np.array([math.cos(e) * math.cos(a), math.cos(e) * math.sin(a), math.sin(e)])
         aim = np.asarray(target) + rng.uniform(-jitter, jitter, 3)
         out.append(look_at(eye, aim, f, width, height, centre, float(rng.uniform(-1.5, 1.5))))
     return out
