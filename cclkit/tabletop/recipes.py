@@ -1,7 +1,8 @@
 """The benchmark's scenes: one function per scene, from a seed to a Layout.
 
 Positions are set by hand for composition and checked for interpenetration; shapes, cameras and
-textures come from the seed.
+textures come from the seed. Label files ask for all whole objects and for four parts or subparts a scene: of the
+67 things LERF-OVS asks for, about one in five is a part of another (a nose, what is in a glass). The dense ground truth asks for every part.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ def tea_party(seed: int = 11) -> Layout:
         [Light((0.9, -0.7, 1.45), (0, 0, 0), 0.75, (10.5, 9.6, 8.4))], sky=(0.62, 0.70, 0.80), exposure=1.55,
         held_out=HELD_OUT,
         labelled=("frame_00003.jpg", "frame_00006.jpg", "frame_00009.jpg", "frame_00013.jpg", "frame_00018.jpg"),
-        parts=("bear head", "bear ear", "bear nose", "bear paw", "tea in a mug", "mug handle", "teapot lid", "teapot spout", "camera lens", "plant pot", "plant leaves", "cookie", "plate", "car wheel", "duck head", "book pages"),
+        parts=("bear nose", "tea in a mug", "plate", "cookie"),
         difficulties={
             "near_duplicates": ["red apple", "green apple"],
             "motion_blurred": ["frame_00010.jpg"], "under_exposed": ["frame_00017.jpg"],
@@ -140,7 +141,7 @@ def study_desk(seed: int = 12) -> Layout:
         [Light((-0.9, -0.6, 1.45), (0, 0, 0), 0.8, (8.0, 7.6, 7.2))], sky=(0.52, 0.58, 0.66), exposure=1.6,
         held_out=("frame_00003.jpg", "frame_00013.jpg", "frame_00017.jpg"),  # not 22: from 19 on the camera looks into the lamp
         labelled=("frame_00003.jpg", "frame_00007.jpg", "frame_00010.jpg", "frame_00013.jpg", "frame_00018.jpg"),
-        parts=("lamp shade", "lamp base", "lamp stem", "clock face", "clock bell", "camera lens", "camera top plate", "lens glass", "mug handle", "coffee in a mug", "headband", "ear cup", "die pips", "yellow pencil", "cactus pot", "book pages", "water"),
+        parts=("lamp shade", "lamp stem", "camera lens", "coffee in a mug"),
         difficulties={
             "near_duplicates": ["white chess piece", "black chess piece", "dark blue book", "orange book"],
             "identical_instances": ["white die"], "glass": ["glass of water"],
@@ -184,7 +185,7 @@ def toy_carpet(seed: int = 13) -> Layout:
         [Light((0.8, -0.9, 1.5), (0, 0, 0), 0.8, (10, 9.3, 8.4))], sky=(0.62, 0.68, 0.76), exposure=1.5,
         held_out=HELD_OUT,
         labelled=("frame_00003.jpg", "frame_00006.jpg", "frame_00009.jpg", "frame_00013.jpg", "frame_00018.jpg"),
-        parts=("house roof", "chimney", "house window", "elephant head", "elephant trunk", "elephant ear", "car wheel", "windscreen", "rocket fin", "rocket tip", "mushroom cap", "white spots", "snowman hat", "carrot nose", "duck head", "duck beak", "bear head", "bear nose"),
+        parts=("house roof", "elephant trunk", "mushroom cap", "snowman hat"),
         difficulties={
             "identical_instances": ["red toy car", "toy mushroom (shape)"], "near_duplicates": ["red toy car", "blue toy car", "tennis ball", "basketball"],
             "cluttered_texture": ["patterned rug"], "motion_blurred": ["frame_00008.jpg"], "under_exposed": ["frame_00014.jpg"],
@@ -229,7 +230,7 @@ def kitchen_counter(seed: int = 14) -> Layout:
         [Light((-0.8, -0.9, 1.5), (0, 0, 0), 0.8, (9.5, 9.0, 8.4))], sky=(0.60, 0.66, 0.74), exposure=1.35,
         held_out=HELD_OUT,
         labelled=("frame_00003.jpg", "frame_00006.jpg", "frame_00009.jpg", "frame_00013.jpg", "frame_00018.jpg"),
-        parts=("teapot lid", "teapot spout", "teapot handle", "mug handle", "coffee in a mug", "cherries", "bottle label", "bottle cap", "orange juice", "apple leaf", "banana stem", "mill head", "icing", "vase", "red flower", "flower centre", "spoon bowl", "duck head", "duck beak"),
+        parts=("coffee in a mug", "cherries", "bottle label", "duck beak"),
         difficulties={
             "near_duplicates": ["red apple", "green apple", "yellow apple", "oil bottle", "milk bottle"],
             "identical_instances": ["coffee mug"], "glass": ["glass of orange juice"], "occluders": "the vase of flowers and the bottles",
