@@ -70,7 +70,9 @@ class SamConfig:
     points_per_batch: int = 64
     """Clicks decoded at once; memory grows with it, results do not change."""
     crop_layers: int = 0
-    """Extra passes over 4, 16, … overlapping crops of the image. Paper does not say (ours: none, because each layer costs several times the pass before)."""
+    """Extra passes over 4, 16, … overlapping crops of the image. Paper does not say (ours: none, because each layer costs several times the pass before; 1, as LangSplat has, in the profile mini, whose small SAM sees 256 pixels and finds small objects only enlarged)."""
+    crop_points_divisor: int = 1
+    """Clicks per side of a crop: points_per_side divided by this, once per layer. Paper does not say (ours: 1, because LangSplat has it; 2 in the profile mini, which clicks the crops as densely as the image for a quarter of the time)."""
     box_nms_iou: float = 0.7
     """Within one output, of two masks whose boxes overlap more than this the one with the lower predicted IoU is dropped. Paper does not say (ours: 0.7, because segment_anything has it)."""
     stability_offset: float = 1.0
@@ -91,6 +93,8 @@ class ClipConfig:
     """"complete" (the whole box of a mask, averaged when it shrinks) or "langsplat" (its published pixels exactly, which lose the last row and column). Paper does not say (ours: complete, because nothing is gained by losing pixels)."""
     prompts: str = "raw"
     """"raw" (the query itself, as LERF and LangSplat do) or "ensemble" (mean over a few templates). Paper does not say (ours: raw, because the methods it compares with do)."""
+    cone: float = 0.0
+    """Component that all features of crops share, and all texts at a right angle to it, as a share of a unit feature's square: cosines of crops grow from x to cone + (1 - cone) x, those with texts shrink to (1 - cone) x. Paper: none, since CLIP's features lie in a narrow cone by themselves (0; 0.5 in the profile mini, whose small CLIP spreads features four times as wide, so that neither the push margin nor LERF's scale would mean what they mean with CLIP)."""
     batch: int = 64
     """Crops encoded at once."""
     precision: str = "float32"
@@ -358,7 +362,7 @@ class Config:
 _POSITIVE = (
     "codebook.n_prototypes", "codebook.lr", "codebook.temperature", "codebook.split_every", "gaussians.start_gaussians", "gaussians.max_gaussians", "field.dim", "field.iterations", "field.lr", "field.feature_lr",
     "field.joint_weight", "field.batch", "field.top_k", "field.pixels_per_mask",
-    "query.scale", "query.temperature", "front_end.simulation.dim", "front_end.sam2.objects_per_chunk", "front_end.sam2.image_size", "front_end.sam.points_per_side", "front_end.sam.points_per_batch", "front_end.sam.stability_offset", "front_end.clip.batch",
+    "query.scale", "query.temperature", "front_end.simulation.dim", "front_end.sam2.objects_per_chunk", "front_end.sam2.image_size", "front_end.sam.points_per_side", "front_end.sam.points_per_batch", "front_end.sam.crop_points_divisor", "front_end.sam.stability_offset", "front_end.clip.batch",
 )
 _NOT_NEGATIVE = (
     "codebook.lambda_pull", "codebook.lambda_push", "codebook.steps", "codebook.batch", "codebook.load_balance", "codebook.revive_every", "gaussians.iterations", "gaussians.sh_degree", "masks.min_area_px",
@@ -423,8 +427,12 @@ def _check_ranges(config: "Config") -> None:
         raise ConfigError("setting gaussians.iterations=0 leaves nothing to train with field.mode=joint; expected a number above 0, or another mode")
     if values["field.mode"] == "joint" and values["field.init"] == "votes":
         raise ConfigError("setting field.init=votes needs Gaussians to vote for, and with field.mode=joint there are none yet; use field.mode=rasterised or cached, or field.init=random")
-    if not 0 <= values["codebook.ema_decay"] < 1:
-        raise ConfigError(f"setting codebook.ema_decay={values['codebook.ema_decay']} is out of range; expected a number of at least 0 and below 1")
+    for name in ("codebook.ema_decay", "front_end.clip.cone"):
+        if not 0 <= values[name] < 1:
+            raise ConfigError(f"setting {name}={values[name]} is out of range; expected a number of at least 0 and below 1")
+    sam = {k: values[f"front_end.sam.{k}"] for k in ("points_per_side", "crop_layers", "crop_points_divisor")}
+    if sam["crop_layers"] > 8 or sam["points_per_side"] < sam["crop_points_divisor"] ** sam["crop_layers"]:
+        raise ConfigError(f"setting front_end.sam.crop_points_divisor={sam['crop_points_divisor']} leaves no click of {sam['points_per_side']} per side in a crop of layer {sam['crop_layers']}; expected a smaller divisor, fewer layers (at most 8) or more points_per_side")
     if values["codebook.n_prototypes"] > 2**16:
         raise ConfigError(f"setting codebook.n_prototypes={values['codebook.n_prototypes']} is out of range; expected at most {2**16}")
     if not values["query.canonical"] or not all(c.strip() for c in values["query.canonical"]):
@@ -442,7 +450,7 @@ def _check_ranges(config: "Config") -> None:
 def profile(name: str = "mini", **settings: Any) -> Config:
     """The settings of a profile. Raises ConfigError if it does not exist."""
     if name == "mini":
-        base = Config(front_end=FrontEndConfig(sam=SamConfig(points_per_side=24)), masks=MaskConfig(predicted_iou_min=0.5, stability_min=0.5, score_min=0.25), tracks=TrackConfig(both_ways=True))
+        base = Config(front_end=FrontEndConfig(sam=SamConfig(points_per_side=24, crop_layers=1, crop_points_divisor=2), clip=ClipConfig(cone=0.5)), masks=MaskConfig(predicted_iou_min=0.5, stability_min=0.5, score_min=0.25), tracks=TrackConfig(both_ways=True))
     elif name == "paper":
         base = Config(
             profile="paper",

@@ -111,8 +111,8 @@ def test_outputs_keep_their_identity(picture):
     assert counts["unstable"] == counts["crop_edge"] == 0  # nothing is asked of stability here, and there are no crops
 
 
-@pytest.mark.parametrize("crop_layers", [0, 1])
-def test_each_output_is_filtered_as_the_package_filters_it(picture, crop_layers):
+@pytest.mark.parametrize(("crop_layers", "divisor"), [(0, 1), (1, 1), (1, 2)])
+def test_each_output_is_filtered_as_the_package_filters_it(picture, crop_layers, divisor):
     """Output k alone, through segment_anything's own generator: the same masks in the same order."""
     model = random_mini_sam()
 
@@ -127,7 +127,7 @@ def test_each_output_is_filtered_as_the_package_filters_it(picture, crop_layers)
 
     model.mask_decoder.__class__ = Discs
     filters = MaskConfig(predicted_iou_min=0.0, stability_min=0.0)
-    c = sam.SamMasks(model, SamConfig(points_per_side=5, crop_layers=crop_layers), filters).propose_image(picture)
+    c = sam.SamMasks(model, SamConfig(points_per_side=5, crop_layers=crop_layers, crop_points_divisor=divisor), filters).propose_image(picture)
     assert set(c.output.tolist()) == {0, 1, 2} and len(c.masks) > 20
     for k in (0, 1, 2):
 
@@ -139,7 +139,7 @@ def test_each_output_is_filtered_as_the_package_filters_it(picture, crop_layers)
         own = type(model.mask_decoder)
         model.mask_decoder.__class__ = Alone
         try:
-            g = SamAutomaticMaskGenerator(model, points_per_side=5, pred_iou_thresh=0.0, stability_score_thresh=0.0, crop_n_layers=crop_layers, box_nms_thresh=0.7, crop_nms_thresh=0.7)
+            g = SamAutomaticMaskGenerator(model, points_per_side=5, pred_iou_thresh=0.0, stability_score_thresh=0.0, crop_n_layers=crop_layers, crop_n_points_downscale_factor=divisor, box_nms_thresh=0.7, crop_nms_thresh=0.7)
             want = g.generate(picture)
         finally:
             model.mask_decoder.__class__ = own
@@ -312,8 +312,25 @@ def test_settings_of_the_models_are_checked():
         config.profile("mini", **{"front_end.sam.model": "vit_x"})
     with pytest.raises(ConfigError, match="points_per_side"):
         config.profile("mini", **{"front_end.sam.points_per_side": 0})
+    with pytest.raises(ConfigError, match="crop_points_divisor=3 leaves no click of 2 per side"):
+        config.profile("mini", **{"front_end.sam.points_per_side": 2, "front_end.sam.crop_points_divisor": 3})
+    with pytest.raises(ConfigError, match="front_end.clip.cone=1.0 is out of range"):
+        config.profile("mini", **{"front_end.clip.cone": 1.0})
     paper = config.profile("paper").front_end
-    assert (paper.sam.model, paper.sam.points_per_side, paper.clip.model, paper.clip.prompts) == ("vit_h", 32, "ViT-B-16", "raw")
+    assert (paper.sam.model, paper.sam.points_per_side, paper.sam.crop_layers, paper.clip.model, paper.clip.prompts, paper.clip.cone) == ("vit_h", 32, 0, "ViT-B-16", "raw", 0.0)
+
+
+def test_a_cone_narrows_cosines_and_keeps_their_order():
+    rng = np.random.default_rng(0)
+    crops = [rng.integers(0, 255, (mini_clip.IMAGE_SIZE, mini_clip.IMAGE_SIZE, 3), np.uint8) for _ in range(3)]
+    words = ["red apple", "rubber duck", "object"]
+    plain, narrow = (clip.clip_encoder(ClipConfig(cone=c)) for c in (0.0, 0.5))
+    a, b = plain.encode_crops(crops), narrow.encode_crops(crops)
+    s, t = plain.encode_text(words), narrow.encode_text(words)
+    assert plain.dim == mini_clip.DIM and b.shape == (3, narrow.dim) == (3, mini_clip.DIM + 2)
+    assert np.allclose(np.linalg.norm(b, axis=1), 1, atol=1e-6) and np.allclose(np.linalg.norm(t, axis=1), 1, atol=1e-6)
+    assert np.allclose(b @ b.T, 0.5 + 0.5 * a @ a.T, atol=1e-6) and np.allclose(t @ t.T, 0.5 + 0.5 * s @ s.T, atol=1e-6)
+    assert np.allclose(b @ t.T, 0.5 * a @ s.T, atol=1e-6)
 
 
 def test_a_text_is_the_same_whatever_is_asked_beside_it():

@@ -27,7 +27,7 @@ class SamMasks:
         self.generator = OutputKeepingGenerator(
             sam.to(device), points_per_side=config.points_per_side, points_per_batch=config.points_per_batch,
             pred_iou_thresh=masks.predicted_iou_min, stability_score_thresh=masks.stability_min, stability_score_offset=config.stability_offset,
-            box_nms_thresh=config.box_nms_iou, crop_n_layers=config.crop_layers, crop_nms_thresh=config.box_nms_iou, output_mode="uncompressed_rle",
+            box_nms_thresh=config.box_nms_iou, crop_n_layers=config.crop_layers, crop_n_points_downscale_factor=config.crop_points_divisor, crop_nms_thresh=config.box_nms_iou, output_mode="uncompressed_rle",
         )
         self._clicked, self._encoded = SamPredictor(sam), b""
 
