@@ -94,7 +94,7 @@ class ClipConfig:
     prompts: str = "raw"
     """"raw" (the query itself, as LERF and LangSplat do) or "ensemble" (mean over a few templates). Paper does not say (ours: raw, because the methods it compares with do)."""
     cone: float = 0.0
-    """Component that all features of crops share, and all texts at a right angle to it, as a share of a unit feature's square: cosines of crops grow from x to cone + (1 - cone) x, those with texts shrink to (1 - cone) x. Paper: none, since CLIP's features lie in a narrow cone by themselves (0; 0.5 in the profile mini, whose small CLIP spreads features four times as wide, so that neither the push margin nor LERF's scale would mean what they mean with CLIP)."""
+    """Component that all features of crops share, and all texts at a right angle to it, as a share of a unit feature's square: cosines of crops grow from x to cone + (1 - cone) x, those with texts shrink to (1 - cone) x. Paper: none, since CLIP's features lie in a narrow cone by themselves (0, also where the profile mini gets another model; 0.5 with mini-CLIP, which spreads features four times as wide, so that neither the push margin nor LERF's scale would mean what they mean with CLIP)."""
     batch: int = 64
     """Crops encoded at once."""
     precision: str = "float32"
@@ -347,7 +347,7 @@ class Config:
     def with_settings(self, settings: dict[str, Any]) -> "Config":
         """A copy with dotted settings replaced, e.g. ``{"codebook.lambda_pull": 0}``.
 
-        Text values are parsed to the field's type. Raises ConfigError on an unknown name or an
+        Another CLIP than mini-CLIP gets no cone unless one is set with it. Text values are parsed to the field's type. Raises ConfigError on an unknown name or an
         unusable value.
         """
         out = self
@@ -355,6 +355,8 @@ class Config:
             if name == "profile":
                 raise ConfigError("the profile is not a setting: it names a set of values; choose it with --profile")
             out = _replaced(out, name.split("."), value, name)
+        if settings.get("front_end.clip.model", "mini") != "mini" and "front_end.clip.cone" not in settings:
+            out = _replaced(out, ["front_end", "clip", "cone"], 0.0, "front_end.clip.cone")  # public CLIPs have a cone of their own
         _check_ranges(out)
         return out
 

@@ -320,6 +320,13 @@ def test_settings_of_the_models_are_checked():
     assert (paper.sam.model, paper.sam.points_per_side, paper.sam.crop_layers, paper.clip.model, paper.clip.prompts, paper.clip.cone) == ("vit_h", 32, 0, "ViT-B-16", "raw", 0.0)
 
 
+def test_only_mini_clip_is_put_into_a_cone():
+    mini = config.profile("mini")
+    assert mini.front_end.clip.cone == 0.5 and mini.with_settings({"front_end.clip.batch": 8}).front_end.clip.cone == 0.5
+    assert mini.with_settings({"front_end.clip.model": "ViT-B-16"}).front_end.clip.cone == 0.0
+    assert mini.with_settings({"front_end.clip.model": "ViT-B-16", "front_end.clip.cone": 0.2}).front_end.clip.cone == 0.2
+
+
 def test_a_cone_narrows_cosines_and_keeps_their_order():
     rng = np.random.default_rng(0)
     crops = [rng.integers(0, 255, (mini_clip.IMAGE_SIZE, mini_clip.IMAGE_SIZE, 3), np.uint8) for _ in range(3)]
