@@ -180,7 +180,7 @@ def test_an_object_is_absent_from_the_first_view():
     sizes = [(read(folder / "ground_truth" / "whole" / (Path(v).stem + ".png")) == duck).sum() for v in sorted(meta(folder)["views"])]
     assert sizes[0] == 0 and sum(s >= 400 for s in sizes) >= 10
     labels = [json.loads(p.read_text()) for p in (DATA / "lerf_ovs" / "label" / "kitchen_counter").glob("*.json")]
-    assert all({"rubber duck", "duck head"} <= {o["category"] for o in label["objects"]} for label in labels)
+    assert all("rubber duck" in {o["category"] for o in label["objects"]} for label in labels)
 
 
 PAIRS = ((0, 1), (4, 7), (11, 9))
