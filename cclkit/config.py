@@ -70,7 +70,7 @@ class SamConfig:
     points_per_batch: int = 64
     """Clicks decoded at once; memory grows with it, results do not change."""
     crop_layers: int = 0
-    """Extra passes over 4, 16, … overlapping crops of the image. Paper does not say (ours: none, because each layer costs several times the pass before; 1, as LangSplat has, in the profile mini, whose small SAM sees 256 pixels and finds small objects only enlarged)."""
+    """Extra passes over 4, 16, … overlapping crops of the image. Paper does not say (ours: none, because each layer costs several times the pass before; 1, as LangSplat has, in the profile mini, whose photographs are small and whose small SAM finds small things only enlarged)."""
     crop_points_divisor: int = 1
     """Clicks per side of a crop: points_per_side divided by this, once per layer. Paper does not say (ours: 1, because LangSplat has it; 2 in the profile mini, which clicks the crops as densely as the image for a quarter of the time)."""
     box_nms_iou: float = 0.7
