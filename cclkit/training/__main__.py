@@ -9,7 +9,7 @@ from pathlib import Path
 from ..errors import CclkitError
 
 SEED = 0
-STEPS = {"sam": 16500, "clip": 5000, "sam2": 4000}
+STEPS = {"sam": 16000, "clip": 5000, "sam2": 4000}
 
 
 def main(argv=None) -> int:

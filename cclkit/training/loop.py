@@ -34,12 +34,11 @@ def fit(
     weight_decay: float = 0.02,
     warmup: int = 100,
     average: float = 0.998,
-    restart: int = 0,
     matrices: Sequence[nn.Parameter] = (),
     made_from: str = "",
     log: Callable[[str], None] = print,
 ) -> tuple[nn.Module, dict[str, list[float]]]:
-    """Adam, and Muon for ``matrices``, with a cosine schedule begun anew at step ``restart``; returns the averaged model and the curves.
+    """Adam, and Muon for ``matrices``, with a cosine schedule; returns the averaged model and the curves.
 
     ``loss_of(step, generator)`` gives named losses, "total" among them. Each step has its own
     generator made from (seed, step, replica), so a resumed run sees the same data as an uninterrupted one.
@@ -67,8 +66,7 @@ def fit(
     start = time.monotonic()
     for step in range(first, steps):
         model.train()
-        begin, end = (0, restart) if step < restart else (restart, steps)
-        rate = lr * min(1, (step - begin + 1) / warmup) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (step - begin) / (end - begin))))
+        rate = lr * min(1, (step + 1) / warmup) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
         torch.manual_seed((seed * 1_000_003 + step) * replicas + rank)
         losses = loss_of(step, np.random.default_rng([seed, step, rank]))
         for o in optimisers:

@@ -32,7 +32,7 @@ def make_sam(folder: Path, out: Path | None, *, steps: int, seed: int, threads: 
     if (state := resume(folder / "sam", steps, seed, made_from)) is None or state["step"] < steps:
         in_replicas(threads, folder / "sam", _fit_sam, folder, steps, seed, made_from)
     mean, curves = _fit_sam(folder, steps, seed, made_from)  # reads where the replicas ended
-    del mean.grouping, mean.hints  # only there to teach
+    del mean.hints  # only there to teach
     path = (out or models.folder()) / models.MINI_SAM
     write_weights(mean, path)
     return _provenance(path, "mini-SAM", "python -m cclkit.training sam", recipe, curves, steps, seed, code, score_weights("sam", folder, path))
@@ -40,8 +40,8 @@ def make_sam(folder: Path, out: Path | None, *, steps: int, seed: int, threads: 
 
 def _fit_sam(folder: Path, steps: int, seed: int, made_from: str) -> tuple[torch.nn.Module, dict]:
     model = sam.model(seed)
-    losses = sam.Losses(model, load(folder, training_seeds(folder, catalogue=False)), steps)  # adds what is trained beside the model, so before the optimiser sees it
-    return fit(model, losses, folder / "sam", steps=steps, seed=seed, lr=1.5e-3, restart=losses.first_click, matrices=sam.matrices(model), made_from=made_from, log=_say)
+    losses = sam.Losses(model, load(folder, training_seeds(folder, catalogue=False)))  # adds what is trained beside the model, so before the optimiser sees it
+    return fit(model, losses, folder / "sam", steps=steps, seed=seed, lr=3e-3, matrices=sam.matrices(model), made_from=made_from, log=_say)
 
 
 def make_clip(folder: Path, out: Path | None, *, steps: int, seed: int, threads: int) -> dict:
