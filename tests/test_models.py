@@ -121,7 +121,7 @@ def test_each_output_is_filtered_as_the_package_filters_it(picture, crop_layers,
 
         def forward(self, image_embeddings, image_pe, sparse_prompt_embeddings, dense_prompt_embeddings, multimask_output):
             near = torch.einsum("bc,chw->bhw", sparse_prompt_embeddings[:, 0], image_pe[0])
-            near = F.interpolate((near / near.amax((1, 2), keepdim=True))[:, None], scale_factor=4.0, mode="bilinear")
+            near = (near / near.amax((1, 2), keepdim=True))[:, None]
             masks = torch.cat([near - t for t in (0.9, 0.75, 0.6)], 1)
             return 40 * masks, (masks > 0).float().mean((2, 3)).mul(97).frac()
 
