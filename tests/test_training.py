@@ -11,7 +11,7 @@ from cclkit.foundation import models
 from cclkit.foundation.mini_clip import WordTokenizer
 from cclkit.foundation.sam2 import load_sam2
 from cclkit.tabletop.random_scenes import CATALOGUE_SEEDS
-from cclkit.training import clip, data, loop, muon, sam, sam2, score
+from cclkit.training import clip, data, loop, muon, replicas, sam, sam2, score
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def _regression(folder, steps, made_from):  # at module level, so that a spawned
 def test_replicas_take_the_mean_of_their_gradients_and_stay_alike(tmp_path, monkeypatch):
     """Two replicas end where one process ends that sees both replicas' data in every step; run again, in the same bits."""
     for name in ("a", "b"):
-        loop.in_replicas(2, tmp_path / name, _regression, tmp_path / name, 6, "x")
+        replicas.in_replicas(2, _regression, tmp_path / name, 6, "x")
     (shared, curves), (again, _) = (_regression(tmp_path / name, 6, "x") for name in ("a", "b"))
     assert all(torch.equal(a, b) for a, b in zip(shared.state_dict().values(), again.state_dict().values())) and len(curves["total"]) == 6
 

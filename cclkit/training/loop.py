@@ -1,4 +1,4 @@
-"""What all trainings share: a fixed number of steps, a moving average of the weights, checkpoints to resume from, replicas."""
+"""What all trainings share: a fixed number of steps, a moving average of the weights, checkpoints to resume from."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from torch import nn
 
 from ..artefacts import atomic_write
 from ..errors import ModelError
+from . import replicas
 from .muon import Muon
 
 SAVE_EVERY = 100
@@ -42,10 +43,10 @@ def fit(
 
     ``loss_of(step, generator)`` gives named losses, "total" among them. Each step has its own
     generator made from (seed, step, replica), so a resumed run sees the same data as an uninterrupted one.
-    ``made_from`` names code and data: a training is not continued with others. Within `in_replicas`
+    ``made_from`` names code and data: a training is not continued with others. Within `replicas.in_replicas`
     every step's gradient is the mean over the replicas.
     """
-    rank, replicas = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    rank, n = replicas.rank(), replicas.count()
     state = resume(folder, steps, seed, made_from)
     special = {id(p) for p in matrices}
     others = [p for p in model.parameters() if id(p) not in special]
@@ -67,7 +68,7 @@ def fit(
     for step in range(first, steps):
         model.train()
         rate = lr * min(1, (step + 1) / warmup) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
-        torch.manual_seed((seed * 1_000_003 + step) * replicas + rank)
+        torch.manual_seed((seed * 1_000_003 + step) * n + rank)
         losses = loss_of(step, np.random.default_rng([seed, step, rank]))
         for o in optimisers:
             for g in o.param_groups:
@@ -75,9 +76,8 @@ def fit(
             o.zero_grad(set_to_none=True)
         losses["total"].backward()
         values = torch.stack([v.detach().float() for v in losses.values()])
-        if replicas > 1:
-            _share([p.grad for p in model.parameters() if p.grad is not None], replicas)
-            _share([values], replicas)
+        if n > 1:
+            _average([*(p.grad for p in model.parameters() if p.grad is not None), values])
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for o in optimisers:
             o.step()
@@ -123,29 +123,11 @@ def resume(folder: Path, steps: int, seed: int, made_from: str) -> dict | None:
     return state
 
 
-def in_replicas(n: int, folder: Path, train: Callable, *args) -> None:
-    """Run ``train(*args)`` in ``n`` processes of one thread whose `fit` shares gradients: small steps leave no work for two threads."""
-    folder.mkdir(parents=True, exist_ok=True)
-    meeting = folder / "replicas"
-    meeting.unlink(missing_ok=True)
-    torch.multiprocessing.spawn(_replica, args=(n, meeting, train, args), nprocs=n)
-    meeting.unlink(missing_ok=True)
-
-
-def _replica(rank: int, n: int, meeting: Path, train: Callable, args: tuple) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=meeting.resolve().as_uri(), rank=rank, world_size=n)
-    try:
-        train(*args)
-    finally:
-        dist.destroy_process_group()
-
-
-def _share(tensors: list[torch.Tensor], replicas: int) -> None:
+def _average(tensors: list[torch.Tensor]) -> None:
     """Put the mean over all replicas into the tensors."""
     flat = torch.cat([t.reshape(-1) for t in tensors])
-    dist.all_reduce(flat)
-    for t, mean in zip(tensors, (flat / replicas).split([t.numel() for t in tensors])):
+    replicas.add_up(flat)
+    for t, mean in zip(tensors, (flat / replicas.count()).split([t.numel() for t in tensors])):
         t.copy_(mean.view_as(t))
 
 

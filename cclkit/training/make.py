@@ -18,7 +18,8 @@ from ..foundation.mini_clip import WordTokenizer
 from ..tabletop.random_scenes import CATALOGUE_SEEDS, STUDIO_SEEDS
 from . import clip, sam, sam2, score
 from .data import CLIPS, HELD_OUT_ORBITS, held_out_seeds, load, training_seeds
-from .loop import fit, in_replicas, resume, write_weights
+from .loop import fit, resume, write_weights
+from .replicas import in_replicas
 
 
 def make_sam(folder: Path, out: Path | None, *, steps: int, seed: int, threads: int) -> dict:
@@ -30,7 +31,7 @@ def make_sam(folder: Path, out: Path | None, *, steps: int, seed: int, threads: 
     code, recipe = _code(), _recipe(folder, catalogue=False)
     made_from = content_key(code=_made_with("sam"), data=recipe, replicas=threads)
     if (state := resume(folder / "sam", steps, seed, made_from)) is None or state["step"] < steps:
-        in_replicas(threads, folder / "sam", _fit_sam, folder, steps, seed, made_from)
+        in_replicas(threads, _fit_sam, folder, steps, seed, made_from)
     mean, curves = _fit_sam(folder, steps, seed, made_from)  # reads where the replicas ended
     del mean.hints  # only there to teach
     path = (out or models.folder()) / models.MINI_SAM
@@ -69,7 +70,7 @@ def make_sam2(folder: Path, out: Path | None, *, steps: int, seed: int, threads:
     models.load_mini_sam(start)  # complains here, not in a replica
     made_from = content_key(code=_made_with("sam2"), data=recipe, replicas=threads)
     if (state := resume(folder / "sam2", steps, seed, made_from)) is None or state["step"] < steps:
-        in_replicas(threads, folder / "sam2", _fit_sam2, folder, start, steps, seed, made_from)
+        in_replicas(threads, _fit_sam2, folder, start, steps, seed, made_from)
     mean, curves = _fit_sam2(folder, start, steps, seed, made_from)
     path = (out or models.folder()) / models.MINI_SAM2
     write_weights(mean, path)
@@ -151,7 +152,7 @@ def _recipe(folder: Path, what: str = "render", held_out: range | None = None, *
 def _made_with(which: str) -> str:
     """Digest of the code that decides what a training ends in."""
     files = {"sam2": ("sam2", "sam")}.get(which, (which,))
-    return code_version(("training/loop.py", "training/muon.py", "training/data.py", *(f"training/{f}.py" for f in files), *(f"foundation/mini_{f}.py" for f in files)))
+    return code_version(("training/loop.py", "training/replicas.py", "training/muon.py", "training/data.py", *(f"training/{f}.py" for f in files), *(f"foundation/mini_{f}.py" for f in files)))
 
 
 def _code() -> dict:

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.distributed as dist
+
+from . import replicas
 
 POLYNOMIAL = (3.4445, -4.775, 2.0315)
 """Coefficients of one iteration x <- a x + b (x x^T) x + c (x x^T)^2 x, which drives all singular values towards 1."""
@@ -20,7 +21,7 @@ AS_ADAM = 0.2
 
 
 class Muon(torch.optim.Optimizer):
-    """For parameters with two or more dimensions. Replicas of `loop.in_replicas` divide the work among themselves."""
+    """For parameters with two or more dimensions. Replicas (`replicas.in_replicas`) divide the work among themselves."""
 
     def __init__(self, params: Sequence[torch.nn.Parameter], lr: float, momentum: float = 0.95, weight_decay: float = 0.0):
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
@@ -62,10 +63,10 @@ def orthogonal(x: torch.Tensor) -> torch.Tensor:
 
 def _divided(directions: list[torch.Tensor]) -> list[torch.Tensor]:
     """Each made orthogonal, by one replica; all replicas end with the same bits."""
-    if not dist.is_initialized() or dist.get_world_size() == 1:
+    if replicas.count() == 1:
         return [orthogonal(d) for d in directions]
     costly = sorted(range(len(directions)), key=lambda k: -min(directions[k].shape) * directions[k].numel())
-    mine = set(costly[dist.get_rank():: dist.get_world_size()])
+    mine = set(costly[replicas.rank():: replicas.count()])
     flat = torch.cat([(orthogonal(d) if k in mine else torch.zeros_like(d)).reshape(-1) for k, d in enumerate(directions)])
-    dist.all_reduce(flat)
+    replicas.add_up(flat)
     return [u.view_as(d) for u, d in zip(flat.split([d.numel() for d in directions]), directions)]
