@@ -1,6 +1,7 @@
 """Training of the small models, on scenes drawn with numpy: resumable, repeatable, learning what it should."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -95,6 +96,29 @@ def test_replicas_take_the_mean_of_their_gradients_and_stay_alike(tmp_path, monk
     assert curves["total"] == pytest.approx(one["total"], rel=1e-4)
     for a, b, c in zip(shared.parameters(), single.parameters(), start):
         assert (a - b).abs().max() < 1e-3 and (a - c).abs().max() > 1e-2
+
+
+def _sums(folder):
+    v = torch.arange(2 * replicas.PIECE + 3.0) * (replicas.rank() + 1)  # in three pieces, the last one short
+    replicas.add_up(v)
+    (folder / str(replicas.rank())).write_bytes(v.numpy().tobytes())
+
+
+def _fails_in_one(folder):
+    if replicas.rank() == 1:
+        raise ValueError("not this view")
+    replicas.add_up(torch.zeros(3))
+
+
+def test_replicas_add_up_long_vectors_and_end_together(tmp_path):
+    before = dict(os.environ)
+    replicas.in_replicas(2, _sums, tmp_path)
+    for rank in "01":
+        v = np.frombuffer((tmp_path / rank).read_bytes(), np.float32)
+        assert np.array_equal(v, np.arange(2 * replicas.PIECE + 3, dtype=np.float32) * 3)
+    with pytest.raises(torch.multiprocessing.ProcessRaisedException, match="not this view"):
+        replicas.in_replicas(2, _fails_in_one, tmp_path)
+    assert dict(os.environ) == before and replicas.count() == 1
 
 
 def test_muon_makes_every_direction_count_alike():
@@ -241,7 +265,7 @@ def test_scores_of_a_model_that_knows_nothing(scenes):
     """Untrained weights score low, and every score is there with its blocks and counts."""
     got = score.score_sam(sam.model(0).eval(), scenes)
     for level in ("subpart", "part", "whole"):
-        assert 0 <= got[f"click_iou_{level}"]["mean"] < 0.6 and got[f"click_iou_{level}"]["n"] > 0
+        assert 0 <= got[f"click_iou_{level}"]["mean"] < 0.6 and got[f"click_iou_{level}"]["n"] == got[f"click_iou_{level}_one_look"]["n"] > 0
     # The subpart map repeats what has no subparts: only the dot is a subpart of its own.
     assert got["click_iou_subpart_own"]["n"] == 4 < got["click_iou_subpart"]["n"] and "click_iou_part_own" not in got
     # One click in each finest region: the square counts twice as a whole, once for its dot.
