@@ -30,6 +30,7 @@ from .config import SimulationConfig
 from .errors import CclkitError, ConfigError
 from .experiments import population, population_miou
 from .foundation import Candidates
+from .foundation.clicks import SamClicks
 from .masks import LEVELS
 from .pipeline import Run, progress, quiet
 from .scenes import View
@@ -134,7 +135,7 @@ OUTPUTS = ("output 0, subpart", "output 1, part", "output 2, whole")
 
 
 class MaskExplorer(Explorer):
-    """Click on a photograph: the three masks SAM answers with. Without a SAM, the simulated candidates under the pixel.
+    """Click on a photograph: the three masks SAM answers with, the piece under the click of each. Without a SAM, the simulated candidates under the pixel.
 
     Clicking needs ipyevents; the sliders x and y do the same from the keyboard.
     """
@@ -144,8 +145,8 @@ class MaskExplorer(Explorer):
     def __init__(self, run: Run, views: Sequence[View] | None = None):
         self.run, self.views = run, {v.name: v for v in views or run.scene.training_views}
         self.images = _photographs(self.views.values())
-        self.is_sam = run.config.front_end.masks == "sam"
-        self.candidates = {} if self.is_sam else {name: run.candidates(v) for name, v in self.views.items()}
+        self.sam = SamClicks(run.front_end.masks) if run.config.front_end.masks == "sam" else None
+        self.candidates = {} if self.sam is not None else {name: run.candidates(v) for name, v in self.views.items()}
         x, y = _telling_point(run.candidates(next(iter(self.views))))
         height, width = (min(i.shape[axis] for i in self.images.values()) for axis in (0, 1))
         super().__init__(
@@ -156,8 +157,8 @@ class MaskExplorer(Explorer):
 
     def click(self, view: str, x: int, y: int) -> tuple[np.ndarray, np.ndarray]:
         """Masks [3, H, W] bool of a click, one per output, and their predicted IoUs [3]; an output that finds nothing is empty and NaN."""
-        if self.is_sam:
-            masks, scores = self.run.front_end.masks.click(self.images[view], np.array([[x + 0.5, y + 0.5]]))
+        if self.sam is not None:
+            masks, scores = self.sam.click(self.images[view], np.array([[x + 0.5, y + 0.5]]))
             return masks[0].astype(bool), np.where(masks[0].any((1, 2)), scores[0], np.nan)
         return _best_at(self.candidates[view], x, y)
 
@@ -168,7 +169,7 @@ class MaskExplorer(Explorer):
         for name, mask, score in zip(OUTPUTS, masks, scores):
             says = f"predicted IoU {score:.2f}, {mask.sum():,} px" if mask.any() else "nothing"
             panels.append((f"{name}: {says}", _with_point(_uint8(figures.highlight(image, mask)), x, y)))
-        about = "" if self.is_sam else "; simulated masks: for each output the best stored candidate that holds the pixel"
+        about = "; of each mask the piece under the click" if self.sam is not None else "; simulated masks: for each output the best stored candidate that holds the pixel"
         return Drawing(panels, f"{self.run.front_end.label}{about}")
 
     def _listen(self, picture: ipywidgets.HTML) -> None:

@@ -9,9 +9,11 @@ import nbformat
 import numpy as np
 import pytest
 import torch
+from segment_anything import SamPredictor
 
 from cclkit import config, widgets
 from cclkit.errors import ConfigError
+from cclkit.foundation.clicks import SamClicks
 from cclkit.foundation.models import load_weights
 from cclkit.masks import LEVELS
 from cclkit.pipeline import Run
@@ -111,14 +113,13 @@ def test_a_sam_answers_clicks_and_encodes_a_view_once(play, tmp_path, monkeypatc
     assert load_weights(tmp_path / "w.safetensors", "mini-SAM")
     run = play.masks.run.vary(front_end__masks="sam", front_end__sam__model="mini", front_end__sam__checkpoint=str(tmp_path / "w.safetensors"), front_end__sam__points_per_side=2, masks__predicted_iou_min=0.0, masks__stability_min=0.0)
     explorer = widgets.MaskExplorer(run, run.scene.training_views[:2])
-    sam, encoded = run.front_end.masks._clicked, []
-    encode = sam.set_image
-    monkeypatch.setattr(sam, "set_image", lambda image, *a: (encoded.append(1), encode(image, *a)))
+    encoded, encode = [], SamPredictor.set_image
+    monkeypatch.setattr(SamPredictor, "set_image", lambda self, image, *a: (encoded.append(1), encode(self, image, *a)))
     explorer.set(view="frame_00002.jpg", x=5, y=6)
     explorer.set(x=50)
-    assert len(encoded) == 1
+    assert len(encoded) == 1 + 4 * (run.config.front_end.sam.crop_layers == 1)  # the view and its crops
     image = explorer.images["frame_00002.jpg"]
-    expected, _ = run.front_end.masks.click(image, np.array([[50.5, 6.5]]))
+    expected, _ = SamClicks(run.front_end.masks).click(image, np.array([[50.5, 6.5]]))
     masks, _ = explorer.click("frame_00002.jpg", 50, 6)
     assert np.array_equal(masks, expected[0]) and "mini-SAM" in explorer.says() and "simulated masks" not in explorer.says()
 

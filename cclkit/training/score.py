@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from ..config import ClipConfig, Sam2Config, profile
+from ..foundation.clicks import SamClicks
 from ..foundation.clip import ClipEncoder, masked_crop
 from ..foundation.mini_clip import IMAGE_SIZE
 from ..foundation.sam import SamMasks
@@ -35,11 +36,13 @@ def score_sam(sam, scenes: Scenes) -> dict:
     A finer map repeats the coarser region where an object has nothing finer. "subpart" counts all regions of the
     subpart map, as a click on them meets them; "subpart_own" only those that are finer than a part. "per_click" takes
     one click in each finest region and asks all three outputs about it: a whole then counts once for each of its visible subparts.
+    Clicks are `SamClicks`': picture and crops, the piece under the click; "one_look" is SAM's own: the picture once, all of the mask.
     """
     config = profile("mini")
     adapter = SamMasks(sam, config.front_end.sam, config.masks)
+    clicked = SamClicks(adapter)
     rng = np.random.default_rng(0)
-    hits: dict[str, list[tuple[int, int, float, float, bool]]] = {l: [] for l in LEVELS}  # block, area, IoU, predicted IoU, of this level itself
+    hits: dict[str, list[tuple[int, int, float, float, bool, float]]] = {l: [] for l in LEVELS}  # block, area, IoU, predicted IoU, of this level itself, IoU of one look
     per_click: dict[str, list[tuple[int, float]]] = {l: [] for l in LEVELS}  # block, IoU
     for v in range(len(scenes.images)):
         nodes = scenes.nodes[scenes.scene[v]]
@@ -54,11 +57,12 @@ def score_sam(sam, scenes: Scenes) -> dict:
                 clicks.append((x[j] + 0.5, y[j] + 0.5))
                 wanted.append((k, level, i, area))
         for start in range(0, len(clicks), 64):
-            masks, predicted = adapter.click(scenes.images[v], np.array(clicks[start: start + 64]))
-            for (x, y), m, p, (k, level, i, area) in zip(clicks[start: start + 64], masks, predicted, wanted[start: start + 64]):
+            batch = np.array(clicks[start: start + 64])
+            (masks, predicted), (once, _) = clicked.click(scenes.images[v], batch), adapter.click(scenes.images[v], batch)
+            for (x, y), m, p, o, (k, level, i, area) in zip(batch, masks, predicted, once, wanted[start: start + 64]):
                 truth = scenes.ids[v, k] == i
-                iou = (m[k] & truth).sum() / (m[k] | truth).sum()
-                hits[level].append((block(scenes, v), area, float(iou), float(p[k]), nodes[i]["level"] == level))
+                iou, iou_once = ((a & truth).sum() / (a | truth).sum() for a in (m[k], o[k]))
+                hits[level].append((block(scenes, v), area, float(iou), float(p[k]), nodes[i]["level"] == level, float(iou_once)))
                 for n, l in enumerate(LEVELS if k == 0 else ()):
                     here = scenes.ids[v, n] == scenes.ids[v, n, int(y), int(x)]
                     if here.sum() >= CLICK_AREA_PX:
@@ -68,6 +72,7 @@ def score_sam(sam, scenes: Scenes) -> dict:
         a = np.array(rows)
         large = a[:, 1] >= CLICK_AREA_PX
         out[f"click_iou_{level}"] = _blocks(a[large, 0], a[large, 2])
+        out[f"click_iou_{level}_one_look"] = _blocks(a[large, 0], a[large, 5])
         own = large & (a[:, 4] > 0)
         if level != "whole" and own.any():
             out[f"click_iou_{level}_own"] = _blocks(a[own, 0], a[own, 2])
