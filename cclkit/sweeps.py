@@ -112,6 +112,8 @@ def run_sweep(sweep: Sweep, folder: Path, config: Config, *, workers: int = 2, r
                     _write(path, sweep, [(run, done[k], k) for run, k in zip(runs, keys) if k in done])
                     if n % 10 == 0 or n == len(jobs):
                         report(f"{sweep.name}: {n} of {len(jobs)}")
+                pool.close()
+                pool.join()  # leaving the block would kill the workers, and pycolmap prints a stack when that happens
         else:
             _write(path, sweep, [(run, done[k], k) for run, k in zip(runs, keys)])
     return path
