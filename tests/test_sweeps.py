@@ -49,6 +49,12 @@ class Alone:
     def __exit__(self, *_):
         pass
 
+    def close(self):
+        pass
+
+    def join(self):
+        pass
+
     def imap_unordered(self, f, jobs):
         for job in jobs:
             if len(self.seen) == self.stop_at:
