@@ -1,6 +1,6 @@
 """Processes of one thread that train one model together: small steps leave no work for a second thread.
 
-The processes share one machine, so they exchange through memory; a message library took a tenth of a step (measured).
+The processes share one machine, so they exchange through memory; two exchanges by a message library took 21 ms of a step's 295 (measured).
 """
 
 from __future__ import annotations
