@@ -53,17 +53,28 @@ class Artefact:
     reused: bool  # found on disk, as opposed to computed by this call
 
     def path(self, name: str) -> Path:
-        """A file that is what was recorded. Raises ArtefactError when it is missing or was changed since."""
+        """A file that is what was recorded. Raises ArtefactError when it is missing or was changed
+        since.
+        """
         path = self.folder / name
         if not path.is_file():
-            raise ArtefactError(f"{path}: missing from the {self.stage!r} artefact; delete {self.folder} and run again")
-        if (found := file_digest(path)) != (wanted := self.record["files"].get(name, {}).get("sha256")):
-            raise self.damaged(name, f"its sha256 is {found[:12]}…, {str(wanted)[:12]}… was recorded")
+            raise ArtefactError(
+                f"{path}: missing from the {self.stage!r} artefact; delete {self.folder} and run"
+                " again"
+            )
+        if (found := file_digest(path)) != (
+            wanted := self.record["files"].get(name, {}).get("sha256")
+        ):
+            raise self.damaged(
+                name, f"its sha256 is {found[:12]}…, {str(wanted)[:12]}… was recorded"
+            )
         return path
 
     def damaged(self, name: str, why: object) -> ArtefactError:
         """The error for a file that does not hold what its stage writes."""
-        return ArtefactError(f"{self.folder / name}: damaged ({why}); delete {self.folder} and run again")
+        return ArtefactError(
+            f"{self.folder / name}: damaged ({why}); delete {self.folder} and run again"
+        )
 
     def npz(self, name: str) -> dict[str, np.ndarray]:
         """All arrays of an .npz file (pickles are refused)."""
@@ -86,9 +97,13 @@ class Artefact:
 
 
 class Store:
-    """Artefacts of one scene below a run folder, with an optional read-only bundle to look in first."""
+    """Artefacts of one scene below a run folder, with an optional read-only bundle to look in
+    first.
+    """
 
-    def __init__(self, root: Path | str, bundle: Path | str | None = None, *, look_only: bool = False):
+    def __init__(
+        self, root: Path | str, bundle: Path | str | None = None, *, look_only: bool = False
+    ):
         self.root = Path(root)
         self.bundle = Path(bundle) if bundle is not None else None
         self._locked = False
@@ -99,7 +114,9 @@ class Store:
             with tempfile.TemporaryFile(dir=self.root):
                 pass
         except OSError as e:
-            raise ArtefactError(f"{self.root}: cannot be written ({e.strerror or e}); choose another --out folder") from e
+            raise ArtefactError(
+                f"{self.root}: cannot be written ({e.strerror or e}); choose another --out folder"
+            ) from e
 
     def find(self, stage: str, key: str) -> Artefact | None:
         """The finished artefact of this key, here or in the bundle, or None."""
@@ -145,19 +162,26 @@ class Store:
                 "wall_time_s": round(time.monotonic() - start, 3),
                 "peak_memory_mb": round(peak_memory_mb()),
                 "files": {
-                    p.relative_to(folder).as_posix(): {"bytes": p.stat().st_size, "sha256": file_digest(p)}
+                    p.relative_to(folder).as_posix(): {
+                        "bytes": p.stat().st_size,
+                        "sha256": file_digest(p),
+                    }
                     for p in sorted(folder.rglob("*"))
                     if p.is_file()
                 },
             }
-            atomic_write(folder / RECORD, (json.dumps(record, indent=1, sort_keys=True) + "\n").encode())
+            atomic_write(
+                folder / RECORD, (json.dumps(record, indent=1, sort_keys=True) + "\n").encode()
+            )
             record = _read_record(folder)  # computed or found, a caller gets the same thing
         except OSError as e:
             raise unwritable(folder, e) from e
         return Artefact(stage, key, folder, record, reused=False)
 
     def clear(self, stages: Iterable[str]) -> None:
-        """Delete the artefacts of these stages: folders named like keys, and nothing else that may lie there."""
+        """Delete the artefacts of these stages: folders named like keys, and nothing else that may
+        lie there.
+        """
         for stage in stages:
             for child in (self.root / stage).glob("*"):
                 if child.is_dir() and re.fullmatch(rf"[0-9a-f]{{{KEY_LENGTH}}}", child.name):
@@ -165,10 +189,11 @@ class Store:
 
     @contextlib.contextmanager
     def lock(self, artefact: str = "", *, wait: bool = False) -> Iterator[None]:
-        """Hold the folder, or one artefact "stage/key" of it, for one run at a time; a second one is refused with the holder's process id, or waits.
+        """Hold the folder, or one artefact "stage/key" of it, for one run at a time; a second one
+        is refused with the holder's process id, or waits.
 
-        Jobs that compute different artefacts share a folder. Within one store the folder's lock nests: a stage
-        may need another one computed first.
+        Jobs that compute different artefacts share a folder. Within one store the folder's lock
+        nests: a stage may need another one computed first.
         """
         if self._locked:
             yield
@@ -176,7 +201,9 @@ class Store:
         with contextlib.ExitStack() as held:
             held.enter_context(self._flock(self.root / ".lock", shared=bool(artefact), wait=wait))
             if artefact:
-                held.enter_context(self._flock(self.root / ".locks" / artefact.replace("/", "-"), wait=wait))
+                held.enter_context(
+                    self._flock(self.root / ".locks" / artefact.replace("/", "-"), wait=wait)
+                )
             self._locked = not artefact
             try:
                 yield
@@ -197,9 +224,14 @@ class Store:
                     fcntl.flock(f, kind | fcntl.LOCK_NB)
                 except OSError:
                     f.seek(0)
-                    used = f"{self.root}: in use by another run (process {f.read().strip() or 'unknown'})"
+                    used = (
+                        f"{self.root}: in use by another run (process"
+                        f" {f.read().strip() or 'unknown'})"
+                    )
                     if not wait:
-                        raise ArtefactError(f"{used}; wait for it to end or choose another --out folder") from None
+                        raise ArtefactError(
+                            f"{used}; wait for it to end or choose another --out folder"
+                        ) from None
                     print(f"{used}; waiting for it", file=sys.stderr, flush=True)
                     fcntl.flock(f, kind)
             if not shared:
@@ -220,7 +252,10 @@ class Store:
 
 def unwritable(path: Path, e: OSError) -> ArtefactError:
     """The error for a full disk or a read-only folder."""
-    return ArtefactError(f"{path}: cannot be written ({e.strerror or e}); free space or choose another --out folder, then run the same command again: finished files are kept")
+    return ArtefactError(
+        f"{path}: cannot be written ({e.strerror or e}); free space or choose another --out folder,"
+        " then run the same command again: finished files are kept"
+    )
 
 
 def reset_peak_memory() -> None:
@@ -230,7 +265,9 @@ def reset_peak_memory() -> None:
 
 
 def peak_memory_mb() -> float:
-    """Most memory this process has held at once since the last reset; elsewhere than on Linux, since it began."""
+    """Most memory this process has held at once since the last reset; elsewhere than on Linux,
+    since it began.
+    """
     with contextlib.suppress(OSError):
         if found := re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text()):
             return int(found[1]) / 2**10
@@ -255,17 +292,31 @@ def code_version(modules: Sequence[str], *functions: Callable) -> str:
             digest.update(_CODE_DIGESTS[file].encode())
     for function in functions:
         known = _FUNCTIONS.get((Path(function.__code__.co_filename), function.__qualname__))
-        digest.update((known or _canonical(ast.parse(textwrap.dedent(inspect.getsource(function))))).encode())
+        digest.update(
+            (known or _canonical(ast.parse(textwrap.dedent(inspect.getsource(function))))).encode()
+        )
     return digest.hexdigest()[:KEY_LENGTH]
 
 
 def _canonical(node: Any) -> str:
-    """A syntax tree as text, alike on all Python versions (`ast.dump` gains fields from one to the next)."""
+    """A syntax tree as text, alike on all Python versions (`ast.dump` gains fields from one to the
+    next).
+    """
     if isinstance(node, ast.AST):
         parts = []
         for name, value in ast.iter_fields(node):
-            if name == "body" and isinstance(value, list):  # strings that stand alone are documentation
-                value = [s for s in value if not (isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant) and isinstance(s.value.value, str))]
+            if name == "body" and isinstance(
+                value, list
+            ):  # strings that stand alone are documentation
+                value = [
+                    s
+                    for s in value
+                    if not (
+                        isinstance(s, ast.Expr)
+                        and isinstance(s.value, ast.Constant)
+                        and isinstance(s.value.value, str)
+                    )
+                ]
             if value is not None and value != []:
                 parts.append(f"{name}={_canonical(value)}")
         return f"{type(node).__name__}({','.join(parts)})"
@@ -275,7 +326,9 @@ def _canonical(node: Any) -> str:
 
 
 def atomic_write(path: Path, content: bytes) -> None:
-    """Write to a temporary name beside the target and rename, so that a reader never sees half a file."""
+    """Write to a temporary name beside the target and rename, so that a reader never sees half a
+    file.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     with open(temporary, "wb") as f:
@@ -298,7 +351,9 @@ def load_npz(path: Path) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as data:
             return {k: data[k] for k in data.files}
     except Exception as e:  # zipfile, zlib and numpy each raise their own on a damaged file
-        raise ArtefactError(f"{path}: damaged ({reason(e)}); delete {path.parent} and run again") from e
+        raise ArtefactError(
+            f"{path}: damaged ({reason(e)}); delete {path.parent} and run again"
+        ) from e
 
 
 def save_json(path: Path, value: Any) -> None:
@@ -306,14 +361,17 @@ def save_json(path: Path, value: Any) -> None:
 
 
 def read_array(path: Path) -> np.ndarray:
-    """The array of an .npy file, memory-mapped and read-only. Raises ValueError with the reason for anything else.
+    """The array of an .npy file, memory-mapped and read-only. Raises ValueError with the reason for
+    anything else.
 
     Mapped, because NumPy allocates what a header claims before it looks whether the file holds it.
     """
     try:
         with np.errstate(over="ignore"):  # of a size that cannot be: refused all the same
             array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except Exception as e:  # the header is Python source, so a damaged one fails in any way that source can
+    except (
+        Exception
+    ) as e:  # the header is Python source, so a damaged one fails in any way that source can
         raise ValueError(reason(e)) from e
     if not isinstance(array, np.ndarray):
         raise ValueError("an archive of arrays, expected one array")
@@ -326,16 +384,27 @@ def file_digest(path: Path) -> str:
 
 
 def _read_record(folder: Path) -> dict[str, Any] | None:
-    """What stage.json says; None when there is none, or it holds anything but what `Store.ensure` writes."""
+    """What stage.json says; None when there is none, or it holds anything but what `Store.ensure`
+    writes.
+    """
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
-    if not isinstance(record, dict) or not isinstance(record.get("files"), dict) or not isinstance(record.get("wall_time_s"), (int, float)):
+    if (
+        not isinstance(record, dict)
+        or not isinstance(record.get("files"), dict)
+        or not isinstance(record.get("wall_time_s"), (int, float))
+    ):
         return None
     for name, about in record["files"].items():
         # a name must stay inside the folder: damaged files are deleted by the names that stand here
-        if not isinstance(about, dict) or type(about.get("bytes")) is not int or type(about.get("sha256")) is not str or not is_below(name):
+        if (
+            not isinstance(about, dict)
+            or type(about.get("bytes")) is not int
+            or type(about.get("sha256")) is not str
+            or not is_below(name)
+        ):
             return None
     return record
 
@@ -343,11 +412,21 @@ def _read_record(folder: Path) -> dict[str, Any] | None:
 def is_below(name: str) -> bool:
     """Whether a name leads to a place below the folder it is joined to."""
     path = PurePosixPath(name)
-    return path.parts != () and not path.is_absolute() and ".." not in path.parts and "\0" not in name and "\\" not in name and ":" not in name and all(len(p.encode("utf-8", "replace")) < 256 for p in path.parts)
+    return (
+        path.parts != ()
+        and not path.is_absolute()
+        and ".." not in path.parts
+        and "\0" not in name
+        and "\\" not in name
+        and ":" not in name
+        and all(len(p.encode("utf-8", "replace")) < 256 for p in path.parts)
+    )
 
 
 def _drop_damaged(folder: Path) -> None:
-    """Before a stage is built again: delete its record, and the files that no longer are what it recorded."""
+    """Before a stage is built again: delete its record, and the files that no longer are what it
+    recorded.
+    """
     record = _read_record(folder)
     (folder / RECORD).unlink(missing_ok=True)
     for name, about in (record or {"files": {}})["files"].items():
@@ -357,7 +436,9 @@ def _drop_damaged(folder: Path) -> None:
 
 
 def _intact(folder: Path, record: dict[str, Any]) -> bool:
-    """Every recorded file is there with its size (content is checked by `verify`, not on every start)."""
+    """Every recorded file is there with its size (content is checked by `verify`, not on every
+    start).
+    """
     for name, about in record.get("files", {}).items():
         path = folder / name
         if not path.is_file() or path.stat().st_size != about["bytes"]:
@@ -367,14 +448,21 @@ def _intact(folder: Path, record: dict[str, Any]) -> bool:
 
 def verify(artefact: Artefact) -> list[str]:
     """Names of the files whose content differs from what was recorded."""
-    return [n for n, about in artefact.record["files"].items() if file_digest(artefact.folder / n) != about["sha256"]]
+    return [
+        n
+        for n, about in artefact.record["files"].items()
+        if file_digest(artefact.folder / n) != about["sha256"]
+    ]
 
 
-# Taken when the code is imported, not when a key is asked for: in a notebook that stays open, files may be edited
+# Taken when the code is imported, not when a key is asked for: in a notebook that stays open, files
+# may be edited
 # while the old code still runs, and its results must not be filed under the new code's key.
 _CODE_DIGESTS: dict[Path, str] = {}
 _FUNCTIONS: dict[tuple[Path, str], str] = {}
-"""(file, qualified name) -> canonical text of every function and method of the package: `inspect` would read the file as it is by now."""
+"""(file, qualified name) -> canonical text of every function and method of the package: `inspect`
+would read the file as it is by now.
+"""
 
 
 def _take(file: Path, tree: ast.AST, prefix: str = "") -> None:

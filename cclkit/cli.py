@@ -1,4 +1,6 @@
-"""The ``cclkit`` command: run, figures, book, query, evaluate, benchmark, sweep, ledger, settings, data, bench."""
+"""The ``cclkit`` command: run, figures, book, query, evaluate, benchmark, sweep, ledger, settings,
+data, bench.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,10 @@ def main(argv: list[str] | None = None) -> int:
         print(f"cclkit: {e}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as e:
-        print(f"\ncclkit: {e if e.args else 'interrupted; run the same command again to go on'}", file=sys.stderr)
+        print(
+            f"\ncclkit: {e if e.args else 'interrupted; run the same command again to go on'}",
+            file=sys.stderr,
+        )
         return 130
     except BrokenPipeError:  # `cclkit settings | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -28,90 +33,223 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as e:
         if e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG):
             raise
-        print(f"cclkit: {e.filename or 'a file'}: cannot be written ({e.strerror}); free space or choose another folder, then run the same command again", file=sys.stderr)
+        print(
+            f"cclkit: {e.filename or 'a file'}: cannot be written ({e.strerror}); free space or"
+            " choose another folder, then run the same command again",
+            file=sys.stderr,
+        )
         return 1
 
 
 def _parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(prog="cclkit", description="CCL-LGS step by step: from photographs to answers in 3D.")
+    p = argparse.ArgumentParser(
+        prog="cclkit", description="CCL-LGS step by step: from photographs to answers in 3D."
+    )
     sub = p.add_subparsers(required=True, metavar="COMMAND")
 
     run = sub.add_parser("run", help="take one scene through all stages and print its evaluation")
     _scene_arguments(run)
-    run.add_argument("--until", default="evaluation", metavar="STAGE", help="last stage to run (default: evaluation)")
-    run.add_argument("--stage", metavar="STAGE", help="only this stage, with what it needs (a job of the Snakefile)")
+    run.add_argument(
+        "--until",
+        default="evaluation",
+        metavar="STAGE",
+        help="last stage to run (default: evaluation)",
+    )
+    run.add_argument(
+        "--stage",
+        metavar="STAGE",
+        help="only this stage, with what it needs (a job of the Snakefile)",
+    )
     run.set_defaults(func=_run)
 
-    figures = sub.add_parser("figures", help="run the notebooks headlessly and regenerate every figure and table")
+    figures = sub.add_parser(
+        "figures", help="run the notebooks headlessly and regenerate every figure and table"
+    )
     figures.add_argument("--profile", default="mini", help="mini (default) or paper")
-    figures.add_argument("--fresh", action="store_true", help="recompute from the photographs: ignore bundled and earlier artefacts")
-    figures.add_argument("--only", nargs="+", metavar="NN", help="notebooks to run, by number, e.g. --only 03 07")
-    figures.add_argument("--write-back", action="store_true", help="copy the executed notebooks over notebooks/ (for maintainers)")
+    figures.add_argument(
+        "--fresh",
+        action="store_true",
+        help="recompute from the photographs: ignore bundled and earlier artefacts",
+    )
+    figures.add_argument(
+        "--only", nargs="+", metavar="NN", help="notebooks to run, by number, e.g. --only 03 07"
+    )
+    figures.add_argument(
+        "--write-back",
+        action="store_true",
+        help="copy the executed notebooks over notebooks/ (for maintainers)",
+    )
     figures.set_defaults(func=_figures)
     about = figures.add_subparsers(metavar="verify|explain", title="about figures that are there")
-    verify = about.add_parser("verify", help="compare the figures with the committed ones: hash of the plotted data, then pixels")
-    verify.add_argument("--against", default="HEAD", metavar="COMMIT|FOLDER", help="what to compare with (default: HEAD)")
+    verify = about.add_parser(
+        "verify",
+        help="compare the figures with the committed ones: hash of the plotted data, then pixels",
+    )
+    verify.add_argument(
+        "--against",
+        default="HEAD",
+        metavar="COMMIT|FOLDER",
+        help="what to compare with (default: HEAD)",
+    )
     verify.add_argument("--strict", action="store_true", help="ask for equal data and equal pixels")
     verify.set_defaults(func=_figures_verify)
-    explain = about.add_parser("explain", help="notebook, cell, settings, artefacts and counterpart in the paper of a figure")
+    explain = about.add_parser(
+        "explain",
+        help="notebook, cell, settings, artefacts and counterpart in the paper of a figure",
+    )
     explain.add_argument("figure", metavar="FIG", help="name or file, e.g. 03_feature_maps")
     explain.set_defaults(func=_figures_explain)
     for command in (verify, explain):
         command.add_argument("--profile", default=argparse.SUPPRESS, help="mini (default) or paper")
 
-    book = sub.add_parser("book", help="the executed notebooks as a static site, offline (see also `make book`)")
+    book = sub.add_parser(
+        "book", help="the executed notebooks as a static site, offline (see also `make book`)"
+    )
     book.add_argument("--profile", default="mini", help="mini (default) or paper")
-    book.add_argument("--out", metavar="FOLDER", help="where the site goes (default: build/book/<profile>)")
+    book.add_argument(
+        "--out", metavar="FOLDER", help="where the site goes (default: build/book/<profile>)"
+    )
     book.set_defaults(func=_book)
 
-    query = sub.add_parser("query", help="answer a text query: masks and overlays of views, a film of them, the Gaussians as PLY")
+    query = sub.add_parser(
+        "query",
+        help=(
+            "answer a text query: masks and overlays of views, a film of them, the Gaussians as PLY"
+        ),
+    )
     _scene_arguments(query)
     query.add_argument("text", help='what to look for, e.g. "red apple"')
-    query.add_argument("--view", action="append", metavar="NAME", help="view by file name; repeat for several (default: all)")
+    query.add_argument(
+        "--view",
+        action="append",
+        metavar="NAME",
+        help="view by file name; repeat for several (default: all)",
+    )
     query.set_defaults(func=_query)
 
-    evaluate = sub.add_parser("evaluate", help="print the evaluation table of a scene (computing what is missing)")
+    evaluate = sub.add_parser(
+        "evaluate", help="print the evaluation table of a scene (computing what is missing)"
+    )
     _scene_arguments(evaluate)
-    evaluate.add_argument("--protocol", help="protocol by name instead of the configured one; see `cclkit settings`")
+    evaluate.add_argument(
+        "--protocol", help="protocol by name instead of the configured one; see `cclkit settings`"
+    )
     evaluate.set_defaults(func=_evaluate)
 
-    benchmark = sub.add_parser("benchmark", help="the ablation over all bundled scenes: index maps of all arms and seeds, the field with and without the contrastive terms")
-    benchmark.add_argument("--scene", action="append", metavar="NAME", help="scene by name or folder; repeat for several (default: every bundled one)")
-    benchmark.add_argument("--set", action="append", default=[], dest="settings", metavar="NAME=VALUE", help="change a setting")
+    benchmark = sub.add_parser(
+        "benchmark",
+        help=(
+            "the ablation over all bundled scenes: index maps of all arms and seeds, the field with"
+            " and without the contrastive terms"
+        ),
+    )
+    benchmark.add_argument(
+        "--scene",
+        action="append",
+        metavar="NAME",
+        help="scene by name or folder; repeat for several (default: every bundled one)",
+    )
+    benchmark.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="settings",
+        metavar="NAME=VALUE",
+        help="change a setting",
+    )
     benchmark.set_defaults(func=_benchmark)
 
-    compare = sub.add_parser("compare", help="CCL beside k-means, a scene autoencoder and direct lifting, on the same masks and Gaussians")
-    compare.add_argument("--scene", default="tea_party", metavar="PATH", help="bundled scene (default: tea_party), or another with true depth and ids")
-    compare.add_argument("--set", action="append", default=[], dest="settings", metavar="NAME=VALUE", help="change a setting")
+    compare = sub.add_parser(
+        "compare",
+        help=(
+            "CCL beside k-means, a scene autoencoder and direct lifting, on the same masks and"
+            " Gaussians"
+        ),
+    )
+    compare.add_argument(
+        "--scene",
+        default="tea_party",
+        metavar="PATH",
+        help="bundled scene (default: tea_party), or another with true depth and ids",
+    )
+    compare.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="settings",
+        metavar="NAME=VALUE",
+        help="change a setting",
+    )
     compare.set_defaults(func=_compare)
 
-    sweep = sub.add_parser("sweep", help="run a grid of experiments from a file in parallel processes; a stopped one goes on")
+    sweep = sub.add_parser(
+        "sweep",
+        help="run a grid of experiments from a file in parallel processes; a stopped one goes on",
+    )
     sweep.add_argument("file", nargs="+", help="TOML files, e.g. data/sweeps/*.toml")
     sweep.add_argument("--workers", type=int, default=2)
-    sweep.add_argument("--set", action="append", default=[], dest="settings", metavar="NAME=VALUE", help="change a setting of all runs")
+    sweep.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="settings",
+        metavar="NAME=VALUE",
+        help="change a setting of all runs",
+    )
     sweep.set_defaults(func=_sweep)
 
-    ledger = sub.add_parser("ledger", help="every number of the paper beside ours, or why there is none: results/ledger.csv")
+    ledger = sub.add_parser(
+        "ledger",
+        help="every number of the paper beside ours, or why there is none: results/ledger.csv",
+    )
     ledger.set_defaults(func=_ledger)
 
-    settings = sub.add_parser("settings", help="list every setting with its value, meaning and source")
+    settings = sub.add_parser(
+        "settings", help="list every setting with its value, meaning and source"
+    )
     settings.add_argument("--profile", default="mini")
     settings.set_defaults(func=_list_settings)
 
-    data = sub.add_parser("data", help="what is here, what can be fetched: status, fetch, verify").add_subparsers(required=True, metavar="status|fetch|verify")
-    status = data.add_parser("status", help="what is here, what is missing, what that blocks, what still runs (no network)")
+    data = sub.add_parser(
+        "data", help="what is here, what can be fetched: status, fetch, verify"
+    ).add_subparsers(required=True, metavar="status|fetch|verify")
+    status = data.add_parser(
+        "status",
+        help="what is here, what is missing, what that blocks, what still runs (no network)",
+    )
     status.add_argument("--json", action="store_true", help="as JSON")
     status.set_defaults(func=_data_status)
-    fetch = data.add_parser("fetch", help="download public data sets and checkpoints, or take them from this machine")
+    fetch = data.add_parser(
+        "fetch", help="download public data sets and checkpoints, or take them from this machine"
+    )
     fetch.add_argument("names", nargs="+", metavar="NAME", help="as listed by `cclkit data status`")
-    fetch.add_argument("--from", dest="source", metavar="PATH", help="take a local file, archive, unpacked folder (which is linked, not copied) or folder of downloads instead of the network")
-    fetch.add_argument("--yes", action="store_true", help="do not ask after showing licence and size")
+    fetch.add_argument(
+        "--from",
+        dest="source",
+        metavar="PATH",
+        help=(
+            "take a local file, archive, unpacked folder (which is linked, not copied) or folder of"
+            " downloads instead of the network"
+        ),
+    )
+    fetch.add_argument(
+        "--yes", action="store_true", help="do not ask after showing licence and size"
+    )
     fetch.set_defaults(func=_data_fetch)
-    verify = data.add_parser("verify", help="compute every digest again; status 1 if something is damaged")
-    verify.add_argument("names", nargs="*", metavar="NAME", help="default: everything that is here, bundled data included")
+    verify = data.add_parser(
+        "verify", help="compute every digest again; status 1 if something is damaged"
+    )
+    verify.add_argument(
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help="default: everything that is here, bundled data included",
+    )
     verify.set_defaults(func=_data_verify)
     for command in (status, fetch, verify):
-        command.add_argument("--root", metavar="FOLDER", help="data root (default: CCLKIT_DATA, else data/public)")
+        command.add_argument(
+            "--root", metavar="FOLDER", help="data root (default: CCLKIT_DATA, else data/public)"
+        )
 
     bench = sub.add_parser("bench", help="measure speed and memory", add_help=False)
     bench.add_argument("rest", nargs=argparse.REMAINDER)
@@ -120,11 +258,29 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _scene_arguments(p: argparse.ArgumentParser) -> None:
-    p.add_argument("--scene", required=True, metavar="PATH", help="scene folder, or the name of a bundled scene")
-    p.add_argument("--out", metavar="DIR", help="run folder (default: results/<profile>/runs/<scene>)")
+    p.add_argument(
+        "--scene",
+        required=True,
+        metavar="PATH",
+        help="scene folder, or the name of a bundled scene",
+    )
+    p.add_argument(
+        "--out", metavar="DIR", help="run folder (default: results/<profile>/runs/<scene>)"
+    )
     p.add_argument("--profile", default="mini", help="mini (default) or paper")
-    p.add_argument("--set", dest="settings", action="append", default=[], metavar="NAME=VALUE", help="change a setting, e.g. codebook.margin=0.5")
-    p.add_argument("--fresh", action="store_true", help="delete this run folder's artefacts first, and ignore bundled ones")
+    p.add_argument(
+        "--set",
+        dest="settings",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="change a setting, e.g. codebook.margin=0.5",
+    )
+    p.add_argument(
+        "--fresh",
+        action="store_true",
+        help="delete this run folder's artefacts first, and ignore bundled ones",
+    )
 
 
 def _open(args):
@@ -150,9 +306,15 @@ def _run(args) -> int:
     run = _open(args)
     if args.stage:
         artefact = run.ensure(args.stage)
-        print(f"{run.scene.name}: {args.stage} {'found' if artefact.reused else 'done'}, {artefact.record['wall_time_s']:.1f} s, in {artefact.folder}")
+        print(
+            f"{run.scene.name}: {args.stage} {'found' if artefact.reused else 'done'},"
+            f" {artefact.record['wall_time_s']:.1f} s, in {artefact.folder}"
+        )
         return 0
-    print(f"{run.scene.name}: {run.scene.layout}, {len(run.scene.views)} views, {run.front_end.label}, profile {run.config.profile}")
+    print(
+        f"{run.scene.name}: {run.scene.layout}, {len(run.scene.views)} views,"
+        f" {run.front_end.label}, profile {run.config.profile}"
+    )
     run_pipeline(run, until=args.until)
     if args.until == "evaluation" and (run.scene.labels or run.scene.classes):
         print("\n" + evaluation_table(run))
@@ -191,7 +353,11 @@ def _benchmark(args) -> int:
     from .benchmark import benchmark
     from .pipeline import results_folder
 
-    benchmark(args.scene, config.profile("mini", **config.parse_settings(args.settings)), results_folder("mini") / "tables")
+    benchmark(
+        args.scene,
+        config.profile("mini", **config.parse_settings(args.settings)),
+        results_folder("mini") / "tables",
+    )
     return 0
 
 
@@ -214,7 +380,14 @@ def _sweep(args) -> int:
         raise ConfigError(f"--workers {args.workers}: expected at least 1")
     sweeps = [load_sweep(f) for f in args.file]  # all are read before any is run
     for s in sweeps:
-        print(run_sweep(s, results_folder("mini") / "sweeps", config.profile("mini", **config.parse_settings(args.settings)), workers=args.workers))
+        print(
+            run_sweep(
+                s,
+                results_folder("mini") / "sweeps",
+                config.profile("mini", **config.parse_settings(args.settings)),
+                workers=args.workers,
+            )
+        )
     return 0
 
 
@@ -232,11 +405,20 @@ def _query(args) -> int:
     views = [run.scene.view(n) for n in args.view] if args.view else list(run.scene.views)
     folder = answer_query(run, args.text, views)
     if unknown := run.front_end.encoder.unknown_words(args.text):
-        print(f"note: {run.front_end.label} has never seen {', '.join(map(repr, unknown))}; its answer is a guess")
+        print(
+            f"note: {run.front_end.label} has never seen {', '.join(map(repr, unknown))}; its"
+            " answer is a guess"
+        )
     answer = json.loads((folder / "answer.json").read_text(encoding="utf-8"))
     chosen = answer["selection"]
-    print(f"{len(views)} views answered, {chosen['gaussians']:,} of {chosen['of']:,} Gaussians selected (level {chosen['level']})")
-    print(f"in {folder}: VIEW_mask.png, VIEW_overlay.png, {answer['film']}" + (f", {chosen['file']}" if chosen["file"] else ""))
+    print(
+        f"{len(views)} views answered, {chosen['gaussians']:,} of {chosen['of']:,} Gaussians"
+        f" selected (level {chosen['level']})"
+    )
+    print(
+        f"in {folder}: VIEW_mask.png, VIEW_overlay.png, {answer['film']}"
+        + (f", {chosen['file']}" if chosen["file"] else "")
+    )
     return 0
 
 
@@ -266,25 +448,41 @@ def _data_status(args) -> int:
         print(json.dumps([{**vars(i), "path": str(i.path)} for i in items], indent=1))
         return 0
     print("bundled\n" + registry.as_text([i for i in items if i.bundled]))
-    print(f"\nfetched, in {registry.data_root(args.root)}\n" + registry.as_text([i for i in items if not i.bundled]))
+    print(
+        f"\nfetched, in {registry.data_root(args.root)}\n"
+        + registry.as_text([i for i in items if not i.bundled])
+    )
     return 0
 
 
 def _data_fetch(args) -> int:
     from . import fetching, registry
 
-    root, wanted, failed = registry.data_root(args.root), [registry.entry(n) for n in args.names], False
+    root, wanted, failed = (
+        registry.data_root(args.root),
+        [registry.entry(n) for n in args.names],
+        False,
+    )
     if args.source and len(wanted) > 1 and not os.path.isdir(args.source):
-        raise DataError(f"--from {args.source} gives one thing, found {len(wanted)} names; fetch them one by one, or give a folder that holds all of them under their own names")
+        raise DataError(
+            f"--from {args.source} gives one thing, found {len(wanted)} names; fetch them one by"
+            " one, or give a folder that holds all of them under their own names"
+        )
     for e in wanted:
         if not args.source:
             if registry.check(e, root).state == "here":
                 print(f"{e.name}: already in {registry.location(e, root)}, and as it should be")
                 continue
-        print(f"{e.name}: {e.title}\n  licence: {e.licence}\n  size: {e.size_text}\n  goes to: {root / e.target}")
+        print(
+            f"{e.name}: {e.title}\n  licence: {e.licence}\n  size: {e.size_text}\n  goes to:"
+            f" {root / e.target}"
+        )
         if e.urls and not args.source and not args.yes:
             if not sys.stdin.isatty():
-                raise DataError(f"{e.name}: fetching needs a confirmation and there is no terminal to ask; add --yes if you accept licence and size")
+                raise DataError(
+                    f"{e.name}: fetching needs a confirmation and there is no terminal to ask; add"
+                    " --yes if you accept licence and size"
+                )
             if input("  fetch it? [y/N] ").strip().lower() not in ("y", "yes"):
                 print("  left out")
                 continue
@@ -294,7 +492,10 @@ def _data_fetch(args) -> int:
             failed = True
             print(f"cclkit: {err}", file=sys.stderr)
     if not failed and root != registry.data_root():
-        print(f"runs look for fetched things in {registry.data_root()}; set CCLKIT_DATA={root} for them to find this folder")
+        print(
+            f"runs look for fetched things in {registry.data_root()}; set CCLKIT_DATA={root} for"
+            " them to find this folder"
+        )
     return int(failed)
 
 
@@ -303,7 +504,10 @@ def _data_verify(args) -> int:
 
     items = registry.verify(args.names, args.root)
     for i in items:
-        print(f"{i.name}: {'ok' if i.state == 'here' else i.state}{', ' + i.detail if i.detail else ''}")
+        print(
+            f"{i.name}:"
+            f" {'ok' if i.state == 'here' else i.state}{', ' + i.detail if i.detail else ''}"
+        )
     return int(any(i.bad for i in items))
 
 

@@ -1,8 +1,9 @@
 """Colours that are told apart with any colour vision.
 
-Named colours are Okabe and Ito's. `label_colors` picks as many as asked for, each as far as possible from those before it
-as seen with normal colour vision and with protanopia, deuteranopia and tritanopia (simulated as Machado, Oliveira and
-Fernandes 2009 do, at full severity); distances are those of CIELAB.
+Named colours are Okabe and Ito's. `label_colors` picks as many as asked for, each as far as
+possible from those before it as seen with normal colour vision and with protanopia, deuteranopia
+and tritanopia (simulated as Machado, Oliveira and Fernandes 2009 do, at full severity); distances
+are those of CIELAB.
 """
 
 from __future__ import annotations
@@ -11,19 +12,47 @@ from functools import cache
 
 import numpy as np
 
-BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, YELLOW = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442"
+BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, YELLOW = (
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#D55E00",
+    "#CC79A7",
+    "#56B4E9",
+    "#F0E442",
+)
 UNLABELLED = (0.25, 0.25, 0.25)
 
 VISIONS = {  # linear RGB -> linear RGB
     "normal": np.eye(3),
-    "protanopia": np.array([[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]),
-    "deuteranopia": np.array([[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]),
-    "tritanopia": np.array([[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]]),
+    "protanopia": np.array(
+        [
+            [0.152286, 1.052583, -0.204868],
+            [0.114503, 0.786281, 0.099216],
+            [-0.003882, -0.048116, 1.051998],
+        ]
+    ),
+    "deuteranopia": np.array(
+        [
+            [0.367322, 0.860646, -0.227968],
+            [0.280085, 0.672501, 0.047413],
+            [-0.011820, 0.042940, 0.968881],
+        ]
+    ),
+    "tritanopia": np.array(
+        [
+            [1.255528, -0.076749, -0.178779],
+            [-0.078411, 0.930809, 0.147602],
+            [0.004733, 0.691367, 0.303900],
+        ]
+    ),
 }
 
 
 def label_colors(n: int) -> np.ndarray:  # [n, 3] in 0..1
-    """Distinct colours; the first k of n are those of ``label_colors(k)``. Far from `UNLABELLED`, which stands for "none"."""
+    """Distinct colours; the first k of n are those of ``label_colors(k)``. Far from `UNLABELLED`,
+    which stands for "none".
+    """
     candidates = _candidates()
     order = _order()
     return candidates[order[np.arange(n) % len(order)]]
@@ -33,14 +62,22 @@ def seen(colors: np.ndarray, vision: str) -> np.ndarray:  # [..., 3] sRGB in 0..
     """Colours as they appear to a vision of `VISIONS`."""
     linear = np.where(colors <= 0.04045, colors / 12.92, ((colors + 0.055) / 1.055) ** 2.4)
     linear = np.clip(linear @ VISIONS[vision].T, 0, 1)
-    xyz = linear @ np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]).T / np.array([0.9505, 1.0, 1.089])
+    xyz = (
+        linear
+        @ np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]).T
+        / np.array([0.9505, 1.0, 1.089])
+    )
     f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
-    return np.stack([116 * f[..., 1] - 16, 500 * (f[..., 0] - f[..., 1]), 200 * (f[..., 1] - f[..., 2])], -1)
+    return np.stack(
+        [116 * f[..., 1] - 16, 500 * (f[..., 0] - f[..., 1]), 200 * (f[..., 1] - f[..., 2])], -1
+    )
 
 
 @cache
 def _candidates() -> np.ndarray:  # [C, 3]
-    """A grid of colours: not so dark that an edge drawn on them is lost, not so light that paper hides them, not so grey as what has no label."""
+    """A grid of colours: not so dark that an edge drawn on them is lost, not so light that paper
+    hides them, not so grey as what has no label.
+    """
     steps = np.linspace(0, 1, 11)
     grid = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), -1).reshape(-1, 3)
     lab = seen(grid, "normal")
@@ -49,10 +86,14 @@ def _candidates() -> np.ndarray:  # [C, 3]
 
 @cache
 def _order() -> np.ndarray:  # [200]
-    """Indices of candidates, each the farthest from all before it; the first is the blue nearest to `BLUE`."""
+    """Indices of candidates, each the farthest from all before it; the first is the blue nearest to
+    `BLUE`.
+    """
     grid = _candidates()
     views = [seen(grid, v) for v in VISIONS]
-    distance = lambda of: np.min([np.linalg.norm(view - point, axis=1) for view, point in zip(views, of)], axis=0)  # noqa: E731
+    distance = lambda of: np.min(
+        [np.linalg.norm(view - point, axis=1) for view, point in zip(views, of)], axis=0
+    )  # noqa: E731
     near = distance([seen(np.array(UNLABELLED), v) for v in VISIONS])
     chosen = [int(np.abs(grid - np.array([0.0, 0.45, 0.70])).sum(1).argmin())]
     while len(chosen) < 200:

@@ -13,7 +13,9 @@ class CclkitError(Exception):
 
 
 def reason(e: BaseException) -> str:
-    """The first line of what an exception says, or its type's name: libraries raise some without a word."""
+    """The first line of what an exception says, or its type's name: libraries raise some without a
+    word.
+    """
     return (str(e).strip().splitlines() or [type(e).__name__])[0][:200]
 
 
@@ -38,7 +40,9 @@ class ArtefactError(CclkitError):
 
 
 class ModelError(CclkitError):
-    """Weights that cannot be used: missing, damaged, of another architecture, not what they claim to be."""
+    """Weights that cannot be used: missing, damaged, of another architecture, not what they claim
+    to be.
+    """
 
 
 class MaskError(CclkitError):
@@ -74,4 +78,6 @@ class NotebookError(CclkitError):
 
 
 class ExerciseError(CclkitError):
-    """A reader's answer to an exercise lacks a property that it must have; the message is a hint."""
+    """A reader's answer to an exercise lacks a property that it must have; the message
+    is a hint.
+    """

@@ -1,4 +1,6 @@
-"""Experiments: the arms of the paper's ablation, on a feature-level population and on whole scenes."""
+"""Experiments: the arms of the paper's ablation, on a feature-level population and on
+whole scenes.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ ARMS: dict[str, dict] = {
     "both": {},
     "shuffled": {"shuffle_labels": True},
 }
-"""Rows of the paper's Table 2 as changes to the configured codebook, and a control whose track labels mean nothing."""
+"""Rows of the paper's Table 2 as changes to the configured codebook, and a control whose track
+labels mean nothing.
+"""
 
 REMEDIES: dict[str, dict] = {
     "random": {"init": "random"},
@@ -46,10 +50,14 @@ REMEDIES: dict[str, dict] = {
     "label means": {"normalisation": "labels"},
     "ema": {"update": "ema"},
 }
-"""What the paper leaves open about two labels on one prototype and prototypes that win nothing, as changes to the configured codebook."""
+"""What the paper leaves open about two labels on one prototype and prototypes that win nothing, as
+changes to the configured codebook.
+"""
 
 PAPER_TABLE_2 = {"baseline": 56.4, "pull": 59.5, "push": 60.4, "both": 65.6}
-"""mIoU % on LERF-OVS, mean of four scenes (paper, Table 2). Another data set: a yardstick for signs, not for sizes."""
+"""mIoU % on LERF-OVS, mean of four scenes (paper, Table 2). Another data set: a yardstick for
+signs, not for sizes.
+"""
 
 
 # ----------------------------------------------------------------- feature-level population
@@ -78,12 +86,14 @@ def population(
     merged: float = 0.0,
     simulation: SimulationConfig = SimulationConfig(),
 ) -> Population:
-    """Every class once per view; a share of the masks is incomplete and drifts towards its class's confuser.
+    """Every class once per view; a share of the masks is incomplete and drifts towards its class's
+    confuser.
 
     ``missing`` bounds the missing share of an incomplete mask (uniform), which is how far it drifts
-    from its class (0) to its confuser (1). ``unlabelled``: share of masks that their track lost. ``observed``: share of
-    the classes that are tracked at all, as those of the first view are; masks of the others have no label. ``split``:
-    share of masks that come as two pieces. ``merged``: share of masks that swallow about as much of another class.
+    from its class (0) to its confuser (1). ``unlabelled``: share of masks that their track lost.
+    ``observed``: share of the classes that are tracked at all, as those of the first view are;
+    masks of the others have no label. ``split``: share of masks that come as two pieces.
+    ``merged``: share of masks that swallow about as much of another class.
     """
     simulation = replace(simulation, seed=seed)
     space, rng = FeatureSpace(simulation), seeded(seed, "population")
@@ -91,7 +101,8 @@ def population(
     directions = [space.words(n.split()[-1]) for n in names]
     order, confuser = rng.permutation(n_classes), np.zeros(n_classes, np.int64)
     confuser[order] = np.roll(order, 1)  # one cycle, so that no class is its own confuser
-    pieces = seeded(seed, "population, pieces")  # of their own, so that the masks without them stay the same
+    # of their own, so that the masks without them stay the same
+    pieces = seeded(seed, "population, pieces")
     tracked = set(pieces.permutation(n_classes)[: round(observed * n_classes)].tolist())
     features, classes, labels = [], [], []
     for _ in range(n_views):
@@ -102,19 +113,33 @@ def population(
             kind = pieces.random()
             if kind < split:
                 first = pieces.uniform(0.35, 0.65)
-                found = [space.drifted(directions[c], directions[confuser[c]], missing_here, pieces) for missing_here in (first, 1 - first)]
+                found = [
+                    space.drifted(directions[c], directions[confuser[c]], missing_here, pieces)
+                    for missing_here in (first, 1 - first)
+                ]
             elif kind < split + merged:
                 other = (c + pieces.integers(1, n_classes)) % n_classes
-                found = [space.drifted(directions[c], directions[other], pieces.uniform(0.35, 0.65), pieces)]
+                found = [
+                    space.drifted(
+                        directions[c], directions[other], pieces.uniform(0.35, 0.65), pieces
+                    )
+                ]
             features += found
             classes += [c] * len(found)
             labels += [label] * len(found)
     text = np.stack([space.text(n, d) for n, d in zip(names, directions)])
-    return Population(torch.from_numpy(np.array(features)).float(), np.array(classes), torch.tensor(labels), torch.from_numpy(text).float())
+    return Population(
+        torch.from_numpy(np.array(features)).float(),
+        np.array(classes),
+        torch.tensor(labels),
+        torch.from_numpy(text).float(),
+    )
 
 
 def population_miou(book: Codebook, people: Population) -> float:
-    """mIoU % over classes when every mask answers with the class whose text is nearest to its code's prototype."""
+    """mIoU % over classes when every mask answers with the class whose text is nearest to its
+    code's prototype.
+    """
     predicted = (book.prototypes @ people.text.T).argmax(1)[book.codes(people.features)].numpy()
     ious = []
     for c in range(len(people.text)):
@@ -125,18 +150,31 @@ def population_miou(book: Codebook, people: Population) -> float:
 
 def population_collisions(book: Codebook, people: Population) -> float:
     """Share in % of the labels whose commonest code is another label's commonest code too."""
-    return 100 * colliding_labels(book.codes(people.features), people.labels) / max(1, len(people.labels[people.labels != -1].unique()))
+    return (
+        100
+        * colliding_labels(book.codes(people.features), people.labels)
+        / max(1, len(people.labels[people.labels != -1].unique()))
+    )
 
 
 def mechanism(
-    config: CodebookConfig, *, seeds: Sequence[int], arms: Sequence[str] = tuple(ARMS), measure: Callable[[Codebook, Population], float] = population_miou, **of_population
+    config: CodebookConfig,
+    *,
+    seeds: Sequence[int],
+    arms: Sequence[str] = tuple(ARMS),
+    measure: Callable[[Codebook, Population], float] = population_miou,
+    **of_population,
 ) -> dict[str, list[float]]:
-    """mIoU % (or another ``measure``) of every arm of ARMS and REMEDIES, one value per seed; a seed draws the population and starts the codebook."""
+    """mIoU % (or another ``measure``) of every arm of ARMS and REMEDIES, one value per seed; a seed
+    draws the population and starts the codebook.
+    """
     out: dict[str, list[float]] = {arm: [] for arm in arms}
     for seed in seeds:
         people = population(seed, **of_population)
         for arm in arms:
-            book = fit_codebook(people.features, people.labels, replace(config, **(ARMS | REMEDIES)[arm]), seed=seed)
+            book = fit_codebook(
+                people.features, people.labels, replace(config, **(ARMS | REMEDIES)[arm]), seed=seed
+            )
             out[arm].append(measure(book, people))
     return out
 
@@ -145,7 +183,8 @@ def mechanism(
 
 
 def index_map_miou(run: Run) -> float:
-    """mIoU % of the scene's own protocol on the 2D index maps of labelled training views, before any field.
+    """mIoU % of the scene's own protocol on the 2D index maps of labelled training views, before
+    any field.
 
     What the codes alone are worth: no rendering between the codebook and the query. Labelled views
     that are held out have no index maps and are left out.
@@ -153,35 +192,59 @@ def index_map_miou(run: Run) -> float:
     return codes_miou(run, run.index_maps, views="training")
 
 
-def codes_miou(run: Run, codes_of: Callable[[str], np.ndarray], *, views: str = "all") -> float:  # view name -> [2, H, W] int
-    """mIoU % of the scene's own protocol on any code maps of its labelled views. Raises EvaluationError for a scene without labels."""
+def codes_miou(
+    run: Run, codes_of: Callable[[str], np.ndarray], *, views: str = "all"
+) -> float:  # view name -> [2, H, W] int
+    """mIoU % of the scene's own protocol on any code maps of its labelled views. Raises
+    EvaluationError for a scene without labels.
+    """
 
-    e = evaluate_scene(run.scene, lambda reads, name, texts: run.scores(reads, name, texts, code_maps=codes_of(name)), replace(run.config.evaluation, views=views))
+    e = evaluate_scene(
+        run.scene,
+        lambda reads, name, texts: run.scores(reads, name, texts, code_maps=codes_of(name)),
+        replace(run.config.evaluation, views=views),
+    )
     return 100 * e.aggregates["pooled"]["miou"]
 
 
-def scene_miou(run: Run, relevancy: Callable[[str, Sequence[str]], Tensor], *, views: str = "all") -> float:
-    """mIoU % of the scene's own protocol, the relevancy maps [P, 2, H, W] of a view's texts coming from a function. Raises EvaluationError when the protocol reads something else."""
+def scene_miou(
+    run: Run, relevancy: Callable[[str, Sequence[str]], Tensor], *, views: str = "all"
+) -> float:
+    """mIoU % of the scene's own protocol, the relevancy maps [P, 2, H, W] of a view's texts coming
+    from a function. Raises EvaluationError when the protocol reads something else.
+    """
 
     def scores(reads: str, name: str, texts):
         if reads != "relevancy":
-            raise EvaluationError(f"evaluation.protocol={run.config.evaluation.protocol!r} reads {reads}, and here are relevancy maps; use langsplat or ovs3d_langsplat")
+            raise EvaluationError(
+                f"evaluation.protocol={run.config.evaluation.protocol!r} reads {reads}, and here"
+                " are relevancy maps; use langsplat or ovs3d_langsplat"
+            )
         return relevancy(name, texts)
 
-    return 100 * evaluate_scene(run.scene, scores, replace(run.config.evaluation, views=views)).aggregates["pooled"]["miou"]
+    return (
+        100
+        * evaluate_scene(run.scene, scores, replace(run.config.evaluation, views=views)).aggregates[
+            "pooled"
+        ]["miou"]
+    )
 
 
-def scene_ablation(run: Run, *, seeds: Sequence[int], arms: Sequence[str] = tuple(ARMS)) -> dict[str, list[float]]:
+def scene_ablation(
+    run: Run, *, seeds: Sequence[int], arms: Sequence[str] = tuple(ARMS)
+) -> dict[str, list[float]]:
     """mIoU % of every arm on the scene's 2D index maps, one value per seed.
 
-    A seed drives whatever is simulated of the front end and the codebook's start, so its spread is that
-    of repeating the experiment on this scene, not of scenes.
+    A seed drives whatever is simulated of the front end and the codebook's start, so its spread is
+    that of repeating the experiment on this scene, not of scenes.
     """
     out: dict[str, list[float]] = {arm: [] for arm in arms}
     for seed in seeds:
         for arm in arms:
             changes = {f"codebook__{k}": v for k, v in ARMS[arm].items()}
-            out[arm].append(index_map_miou(run.vary(seed=seed, front_end__simulation__seed=seed, **changes)))
+            out[arm].append(
+                index_map_miou(run.vary(seed=seed, front_end__simulation__seed=seed, **changes))
+            )
     return out
 
 
@@ -189,27 +252,37 @@ def scene_ablation(run: Run, *, seeds: Sequence[int], arms: Sequence[str] = tupl
 
 
 def every_protocol(run: Run, **settings) -> dict[str, Evaluation | str]:
-    """One field under every protocol, with evaluation ``settings`` (views, truth, …): its evaluation, or why it can't be."""
+    """One field under every protocol, with evaluation ``settings`` (views, truth, …): its
+    evaluation, or why it can't be.
+    """
     out: dict[str, Evaluation | str] = {}
     for name in PROTOCOLS:
         try:
-            out[name] = evaluate_scene(run.scene, run.scores, replace(run.config.evaluation, protocol=name, **settings))
+            out[name] = evaluate_scene(
+                run.scene, run.scores, replace(run.config.evaluation, protocol=name, **settings)
+            )
         except EvaluationError as e:
             out[name] = str(e)
     return out
 
 
 def protocol_traps(run: Run) -> list[tuple[str, float, float]]:
-    """What happens to langsplat's numbers when one step is done another way: (step, mIoU %, localisation %), the protocol first.
+    """What happens to langsplat's numbers when one step is done another way: (step, mIoU %,
+    localisation %), the protocol first.
 
-    On a scene with LERF-OVS labels, all labelled views. Each variant has been somebody's mistake or another protocol's rule.
+    On a scene with LERF-OVS labels, all labelled views. Each variant has been somebody's mistake or
+    another protocol's rule.
     """
     published = lerf_ovs.PROTOCOLS["langsplat"]
     names = [v.name for v in run.scene.views if v.name in run.scene.labels]
-    rendered = [v.name for v in run.scene.training_views]  # a list without the held-out views, as renderings on disk are
-    position = {v: run.scene.views.index(run.scene.view(v)) for v in names}  # what "frame number minus one" gives
+    # a list without the held-out views, as renderings on disk are
+    rendered = [v.name for v in run.scene.training_views]
+    # what "frame number minus one" gives
+    position = {v: run.scene.views.index(run.scene.view(v)) for v in names}
 
-    def score(maps: Callable[[str, tuple[str, ...]], Tensor], p=published, level: int | None = None) -> tuple[float, float]:
+    def score(
+        maps: Callable[[str, tuple[str, ...]], Tensor], p=published, level: int | None = None
+    ) -> tuple[float, float]:
         ious, hits = [], []
         for name in names:
             units = run.scene.labels[name]
@@ -233,34 +306,74 @@ def protocol_traps(run: Run) -> list[tuple[str, float, float]]:
     in_proportion = max(1, round(published.box * width / 988))
     return [
         ("as published (langsplat)", *score(relevancy)),
-        ("views by list position, not by name", *score(lambda name, texts: relevancy(rendered[min(position[name], len(rendered) - 1)], texts))),
-        ("maps stretched to 0..1 before choosing a level", *score(relevancy, level=0)),  # every maximum is 1 then, so the first level wins
+        (
+            "views by list position, not by name",
+            *score(
+                lambda name, texts: relevancy(
+                    rendered[min(position[name], len(rendered) - 1)], texts
+                )
+            ),
+        ),
+        # every maximum is 1 then, so the first level wins
+        (
+            "maps stretched to 0..1 before choosing a level",
+            *score(relevancy, level=0),
+        ),
         ("no smoothing, no vote", *score(relevancy, replace(published, box=0, vote=0))),
-        (f"smoothing box of {in_proportion}, in proportion to the image", *score(relevancy, replace(published, box=in_proportion))),
+        (
+            f"smoothing box of {in_proportion}, in proportion to the image",
+            *score(relevancy, replace(published, box=in_proportion)),
+        ),
         ("box and vote of langsplat_v2", *score(relevancy, lerf_ovs.PROTOCOLS["langsplat_v2"])),
         ("factor 1 instead of 10", *score(scaled(1.0))),
         ("factor 100 instead of 10", *score(scaled(100.0))),
-        ("threshold 0.4 on the plain stretched map", *score(relevancy, replace(published, stretch=False))),
-        ("threshold 0.4 on the relevancy itself", *score(relevancy, replace(published, stretch=False, min_max=False))),
+        (
+            "threshold 0.4 on the plain stretched map",
+            *score(relevancy, replace(published, stretch=False)),
+        ),
+        (
+            "threshold 0.4 on the relevancy itself",
+            *score(relevancy, replace(published, stretch=False, min_max=False)),
+        ),
     ]
 
 
-def best_threshold(values: np.ndarray, truth: np.ndarray, steps: int = 100) -> tuple[np.ndarray, np.ndarray]:
-    """Thresholds [steps] in 0..1 and the IoU of ``values`` [H, W] above each with ``truth`` [H, W]."""
+def best_threshold(
+    values: np.ndarray, truth: np.ndarray, steps: int = 100
+) -> tuple[np.ndarray, np.ndarray]:
+    """Thresholds [steps] in 0..1 and the IoU of ``values`` [H, W] above each with
+    ``truth`` [H, W].
+    """
     at = np.arange(steps) / steps
-    above, both = (np.sort(v, axis=None) for v in (values.astype(np.float64), values[truth].astype(np.float64)))
-    n, hit = len(above) - np.searchsorted(above, at, "right"), len(both) - np.searchsorted(both, at, "right")
+    above, both = (
+        np.sort(v, axis=None) for v in (values.astype(np.float64), values[truth].astype(np.float64))
+    )
+    n, hit = (
+        len(above) - np.searchsorted(above, at, "right"),
+        len(both) - np.searchsorted(both, at, "right"),
+    )
     union = n + len(both) - hit
     return at, np.where(union > 0, hit / np.maximum(union, 1), 0.0)
 
 
-FAILURES = ("found", "the other level has it", "another threshold has it", "something else answers", "no map has it")
+FAILURES = (
+    "found",
+    "the other level has it",
+    "another threshold has it",
+    "something else answers",
+    "no map has it",
+)
 """What became of a unit under langsplat, first that applies; found is IoU of at least one half."""
 
 
 def failure(stack: np.ndarray, unit: LabelledObject) -> str:
-    """Which of FAILURES a unit is, from its relevancy [L, H, W]. "something else answers": the answer misses the region altogether."""
-    result, steps = lerf_ovs.evaluate_query(stack, unit.mask, unit.boxes), lerf_ovs.query_steps(stack)
+    """Which of FAILURES a unit is, from its relevancy [L, H, W]. "something else answers": the
+    answer misses the region altogether.
+    """
+    result, steps = (
+        lerf_ovs.evaluate_query(stack, unit.mask, unit.boxes),
+        lerf_ovs.query_steps(stack),
+    )
     if result.iou >= 0.5:
         return FAILURES[0]
     if result.ious.max() >= 0.5:
@@ -274,39 +387,100 @@ FIELD_ARMS: dict[str, dict] = {
     "joint": {"field__mode": "joint"},
     "joint, geometry left alone": {"field__mode": "joint", "field__joint_geometry": False},
     "frozen, whole views": {"field__mode": "rasterised"},
-    "frozen, cached, K = 64": {"field__mode": "cached", "field__area_weighted": True, "field__top_k": 64},
-    "frozen, cached, K = 16": {"field__mode": "cached", "field__area_weighted": True, "field__top_k": 16},
-    "frozen, cached, K = 4": {"field__mode": "cached", "field__area_weighted": True, "field__top_k": 4},
-    "frozen, cached per mask, K = 16": {"field__mode": "cached", "field__area_weighted": False, "field__top_k": 16},
+    "frozen, cached, K = 64": {
+        "field__mode": "cached",
+        "field__area_weighted": True,
+        "field__top_k": 64,
+    },
+    "frozen, cached, K = 16": {
+        "field__mode": "cached",
+        "field__area_weighted": True,
+        "field__top_k": 16,
+    },
+    "frozen, cached, K = 4": {
+        "field__mode": "cached",
+        "field__area_weighted": True,
+        "field__top_k": 4,
+    },
+    "frozen, cached per mask, K = 16": {
+        "field__mode": "cached",
+        "field__area_weighted": False,
+        "field__top_k": 16,
+    },
     "frozen, whole views, from votes": {"field__mode": "rasterised", "field__init": "votes"},
-    "frozen, cached, K = 16, from votes": {"field__mode": "cached", "field__area_weighted": True, "field__top_k": 16, "field__init": "votes"},
+    "frozen, cached, K = 16, from votes": {
+        "field__mode": "cached",
+        "field__area_weighted": True,
+        "field__top_k": 16,
+        "field__init": "votes",
+    },
 }
-"""Ways to train the field, each one change away from the one before: the semantic gradient, then joint training, then whole views are given up, then blending entries (twice), then the weights by area. The last two begin with the closed form."""
+"""Ways to train the field, each one change away from the one before: the semantic gradient, then
+joint training, then whole views are given up, then blending entries (twice), then the weights by
+area. The last two begin with the closed form.
+"""
 
 
-def field_study(run: Run, *, iterations: int, arms: Sequence[str] = tuple(FIELD_ARMS), same_time: bool = True) -> list[dict]:
-    """What sampling, truncation and frozen geometry do to the field: a row for each arm after equal iterations and, with ``same_time``, after equal time.
+def field_study(
+    run: Run, *, iterations: int, arms: Sequence[str] = tuple(FIELD_ARMS), same_time: bool = True
+) -> list[dict]:
+    """What sampling, truncation and frozen geometry do to the field: a row for each arm after equal
+    iterations and, with ``same_time``, after equal time.
 
-    Equal iterations are ``iterations`` for every arm (the reconstruction of frozen arms has its own). Equal time is what "frozen, whole views" took for
-    them; iterations of the other arms are scaled by their own measured seconds, the blending cache's build included. Seconds are those
-    of the machine that computed the artefacts. Rows hold arm, equal, iterations, seconds, memory_mb (most that the process held in these
-    stages), loss (cross-entropy over all masked pixels of the training views, both levels), kappa (see `view_kappa`) and miou % of the scene's protocol.
+    Equal iterations are ``iterations`` for every arm (the reconstruction of frozen arms has its
+    own). Equal time is what "frozen, whole views" took for them; iterations of the other arms are
+    scaled by their own measured seconds, the blending cache's build included. Seconds are those of
+    the machine that computed the artefacts. Rows hold arm, equal, iterations, seconds, memory_mb
+    (most that the process held in these stages), loss (cross-entropy over all masked pixels of the
+    training views, both levels), kappa (see `view_kappa`) and miou % of the scene's protocol.
     """
     whole = "frozen, whole views"
     if same_time and whole not in arms:
-        raise ConfigError(f"arms {list(arms)} lack {whole!r}, whose time the others get; add it, or pass same_time=False")
+        raise ConfigError(
+            f"arms {list(arms)} lack {whole!r}, whose time the others get; add it, or pass"
+            " same_time=False"
+        )
 
     def trained(arm: str, n: int) -> tuple[Run, float, float]:
-        own = run.vary(**FIELD_ARMS[arm], **{"gaussians__iterations" if FIELD_ARMS[arm]["field__mode"] == "joint" else "field__iterations": n})
-        build = own.ensure("blending").record["wall_time_s"] if own.config.field.mode == "cached" else 0.0
+        own = run.vary(
+            **FIELD_ARMS[arm],
+            **{
+                (
+                    "gaussians__iterations"
+                    if FIELD_ARMS[arm]["field__mode"] == "joint"
+                    else "field__iterations"
+                ): n
+            },
+        )
+        build = (
+            own.ensure("blending").record["wall_time_s"]
+            if own.config.field.mode == "cached"
+            else 0.0
+        )
         return own, own.ensure("field").record["wall_time_s"], build
 
     def row(arm: str, equal: str, n: int, own: Run, seconds: float) -> dict:
-        stages = [own.ensure(s).record["peak_memory_mb"] for s in ("blending", "field") if s in own.stages()]
-        return {"arm": arm, "equal": equal, "iterations": n, "seconds": seconds, "memory_mb": max(stages), "loss": field_cross_entropy(own), "kappa": view_kappa(own), "miou": 100 * own.evaluation()["aggregates"]["pooled"]["miou"]}
+        stages = [
+            own.ensure(s).record["peak_memory_mb"]
+            for s in ("blending", "field")
+            if s in own.stages()
+        ]
+        return {
+            "arm": arm,
+            "equal": equal,
+            "iterations": n,
+            "seconds": seconds,
+            "memory_mb": max(stages),
+            "loss": field_cross_entropy(own),
+            "kappa": view_kappa(own),
+            "miou": 100 * own.evaluation()["aggregates"]["pooled"]["miou"],
+        }
 
     first = {arm: trained(arm, iterations) for arm in arms}
-    rows = [row(arm, "iterations", iterations, own, seconds + build) for arm, (own, seconds, build) in first.items()]
+    rows = [
+        row(arm, "iterations", iterations, own, seconds + build)
+        for arm, (own, seconds, build) in first.items()
+    ]
     if same_time:
         budget = first[whole][1]
         for arm, (_, seconds, build) in first.items():
@@ -318,58 +492,113 @@ def field_study(run: Run, *, iterations: int, arms: Sequence[str] = tuple(FIELD_
 
 EQUAL_ARMS: dict[str, dict] = {
     **{arm: FIELD_ARMS[arm] for arm in ("frozen, cached, K = 16", "frozen, cached, K = 4")},
-    "frozen, cached, K = 4, fewer pixels": FIELD_ARMS["frozen, cached, K = 4"] | {"field__pixels_per_mask": 128},
+    "frozen, cached, K = 4, fewer pixels": (
+        FIELD_ARMS["frozen, cached, K = 4"] | {"field__pixels_per_mask": 128}
+    ),
 }
 """Cached ways whose time to equal mIoU is measured; the last also has less to build."""
 
 
-def time_to_equal(run: Run, *, iterations: int, arms: Mapping[str, dict] = EQUAL_ARMS, doublings: int = 3) -> list[dict]:
-    """How long cached trainings take to the mIoU that whole views reach after ``iterations`` on the same Gaussians.
+def time_to_equal(
+    run: Run, *, iterations: int, arms: Mapping[str, dict] = EQUAL_ARMS, doublings: int = 3
+) -> list[dict]:
+    """How long cached trainings take to the mIoU that whole views reach after ``iterations`` on the
+    same Gaussians.
 
-    A row for whole views, then for each of the cached ``arms`` one for each training of a quarter of ``iterations``, then about 1.4 times as many, and so on up to
-    2 to the power of ``doublings`` times ``iterations``, until one reaches that mIoU. Rows hold arm, iterations, seconds (the cache's build included), times_faster, miou % and reached.
+    A row for whole views, then for each of the cached ``arms`` one for each training of a quarter
+    of ``iterations``, then about 1.4 times as many, and so on up to 2 to the power of ``doublings``
+    times ``iterations``, until one reaches that mIoU. Rows hold arm, iterations, seconds (the
+    cache's build included), times_faster, miou % and reached.
     """
     whole, rows = run.vary(**FIELD_ARMS["frozen, whole views"], field__iterations=iterations), []
-    wanted, budget = 100 * whole.evaluation()["aggregates"]["pooled"]["miou"], whole.ensure("field").record["wall_time_s"]
-    rows.append({"arm": "frozen, whole views", "iterations": iterations, "seconds": budget, "times_faster": 1.0, "miou": wanted, "reached": True})
+    wanted, budget = (
+        100 * whole.evaluation()["aggregates"]["pooled"]["miou"],
+        whole.ensure("field").record["wall_time_s"],
+    )
+    rows.append(
+        {
+            "arm": "frozen, whole views",
+            "iterations": iterations,
+            "seconds": budget,
+            "times_faster": 1.0,
+            "miou": wanted,
+            "reached": True,
+        }
+    )
     for arm, settings in arms.items():
         for n in range(-4, 2 * doublings + 1):
             own = run.vary(**settings, field__iterations=max(1, round(iterations * 2.0 ** (n / 2))))
-            miou, seconds = 100 * own.evaluation()["aggregates"]["pooled"]["miou"], own.ensure("blending").record["wall_time_s"] + own.ensure("field").record["wall_time_s"]
-            rows.append({"arm": arm, "iterations": own.config.field.iterations, "seconds": seconds, "times_faster": budget / seconds, "miou": miou, "reached": miou >= wanted})
+            miou, seconds = (
+                100 * own.evaluation()["aggregates"]["pooled"]["miou"],
+                own.ensure("blending").record["wall_time_s"]
+                + own.ensure("field").record["wall_time_s"],
+            )
+            rows.append(
+                {
+                    "arm": arm,
+                    "iterations": own.config.field.iterations,
+                    "seconds": seconds,
+                    "times_faster": budget / seconds,
+                    "miou": miou,
+                    "reached": miou >= wanted,
+                }
+            )
             if rows[-1]["reached"]:
                 break
     return rows
 
 
 def field_cross_entropy(run: Run) -> float:
-    """The field's loss over every masked pixel of the training views: a mean per level, summed over levels."""
+    """The field's loss over every masked pixel of the training views: a mean per level, summed over
+    levels.
+    """
     field, gaussians = run.field(), run.gaussians()
     sums, counts = np.zeros(len(field.decoders)), np.zeros(len(field.decoders))
     for view in run.scene.training_views:
-        rendered, target = field.render(gaussians, view.camera).flatten(1, 2), torch.from_numpy(run.index_maps(view)).long().flatten(1)
+        rendered, target = (
+            field.render(gaussians, view.camera).flatten(1, 2),
+            torch.from_numpy(run.index_maps(view)).long().flatten(1),
+        )
         for n, decoder in enumerate(field.decoders):
             inside = target[n] >= 0
             with torch.no_grad():
-                sums[n] += float(torch.nn.functional.cross_entropy(decoder(rendered[n][inside]), target[n][inside], reduction="sum"))
+                sums[n] += float(
+                    torch.nn.functional.cross_entropy(
+                        decoder(rendered[n][inside]), target[n][inside], reduction="sum"
+                    )
+                )
             counts[n] += int(inside.sum())
     return float((sums / counts.clip(min=1)).sum())
 
 
 def view_kappa(run: Run, *, stride: int = 2) -> float:
-    """Cohen's kappa of the decoded codes of each training view and the next, where both see the same surface by the Gaussians' depth; mean of the levels."""
+    """Cohen's kappa of the decoded codes of each training view and the next, where both see the
+    same surface by the Gaussians' depth; mean of the levels.
+    """
     gaussians, views, codes = run.gaussians(), run.scene.training_views, [[] for _ in LEVELS]
-    depths = [torch.where(r.alpha > 0.5, r.depth, 0).numpy() for r in (rasterize(gaussians, v.camera) for v in views)]
+    depths = [
+        torch.where(r.alpha > 0.5, r.depth, 0).numpy()
+        for r in (rasterize(gaussians, v.camera) for v in views)
+    ]
     for a, b in zip(range(len(views)), range(1, len(views))):
-        (ax, ay), (bx, by) = (p.T for p in corresponding_pixels(views[a].camera, depths[a], views[b].camera, depths[b], stride=stride))
+        (ax, ay), (bx, by) = (
+            p.T
+            for p in corresponding_pixels(
+                views[a].camera, depths[a], views[b].camera, depths[b], stride=stride
+            )
+        )
         for n in range(len(LEVELS)):
             codes[n].append((run.codes(views[a])[n, ay, ax], run.codes(views[b])[n, by, bx]))
-    return float(np.mean([cohens_kappa(*(np.concatenate(side) for side in zip(*own))) for own in codes]))
+    return float(
+        np.mean([cohens_kappa(*(np.concatenate(side) for side in zip(*own))) for own in codes])
+    )
 
 
 @dataclass(frozen=True)
 class Orbit:
-    """One object's features over the training views in which it is seen: from its full mask, and from part of it."""
+    """One object's features over the training views in which it is seen: from its full mask, and
+    from part of it.
+    """
 
     views: list[str]
     full: np.ndarray  # [V, d] float32, unit
@@ -380,10 +609,11 @@ class Orbit:
 
 
 def orbit(run: Run, name: str, *, keep: float = 0.5, min_area: int = 400, seed: int = 0) -> Orbit:
-    """Features of the whole object called ``name``, from true masks, and from masks that keep only a share ``keep`` of them.
+    """Features of the whole object called ``name``, from true masks, and from masks that keep only
+    a share ``keep`` of them.
 
-    What is cut off, a side in a random direction, differs from view to view. Raises SceneError for a scene
-    without ground truth or without such an object.
+    What is cut off, a side in a random direction, differs from view to view. Raises SceneError for
+    a scene without ground truth or without such an object.
     """
     from .errors import SceneError
     from .foundation.simulated import cut
@@ -391,12 +621,19 @@ def orbit(run: Run, name: str, *, keep: float = 0.5, min_area: int = 400, seed: 
     truth = run.scene.ground_truth
     ids = [i for i, n in (truth.names if truth else {}).items() if n == name]
     if not ids:
-        raise SceneError(f"{run.scene.path}: no object called {name!r} with ground truth; there are {', '.join(sorted(set(truth.names.values()))) if truth else 'none'}")
+        raise SceneError(
+            f"{run.scene.path}: no object called {name!r} with ground truth; there are"
+            f" {', '.join(sorted(set(truth.names.values()))) if truth else 'none'}"
+        )
     rng, encoder = seeded(seed, "orbit", name), run.front_end.encoder
     views, full, incomplete, masks, others, other_names = [], [], [], [], [], []
     for view in run.scene.training_views:
         whole = truth.ids(view, "whole")
-        found = [i for i in np.unique(whole[whole > 0]).tolist() if i not in truth.stuff and (whole == i).sum() >= min_area]
+        found = [
+            i
+            for i in np.unique(whole[whole > 0]).tolist()
+            if i not in truth.stuff and (whole == i).sum() >= min_area
+        ]
         own = next((i for i in ids if i in found), None)
         rest = [i for i in found if truth.names[i] != name]
         pieces = [whole == i for i in rest]
@@ -406,18 +643,26 @@ def orbit(run: Run, name: str, *, keep: float = 0.5, min_area: int = 400, seed: 
             masks.append((mask, part))
             pieces = [mask, part, *pieces]
             views.append(view.name)
-        f = encoder.encode_masks(view, np.stack(pieces)) if pieces else np.zeros((0, encoder.dim), np.float32)
+        f = (
+            encoder.encode_masks(view, np.stack(pieces))
+            if pieces
+            else np.zeros((0, encoder.dim), np.float32)
+        )
         if own is not None:
             full.append(f[0])
             incomplete.append(f[1])
             f = f[2:]
         others.append(f)
         other_names += [truth.names[i] for i in rest]
-    return Orbit(views, np.array(full), np.array(incomplete), masks, np.concatenate(others), other_names)
+    return Orbit(
+        views, np.array(full), np.array(incomplete), masks, np.concatenate(others), other_names
+    )
 
 
 def code_purity(run: Run, level: str = "wp") -> float:
-    """Share of masks whose code is the commonest one of their track, over labelled masks: 1 = every object keeps one code."""
+    """Share of masks whose code is the commonest one of their track, over labelled masks: 1 = every
+    object keeps one code.
+    """
     _, labels, levels = run.training_set()
     codes = run.ensure("codebook").npz("codes.npz")["codes"]
     keep = (labels != -1) & (levels == LEVELS.index(level))

@@ -32,7 +32,8 @@ class ViewMasks:
     stability: np.ndarray  # [M] float64
     area: np.ndarray  # [M] int: pixels of the full mask
     bbox: np.ndarray  # [M, 4] int: x1 y1 x2 y2, all inside the mask
-    masks: np.ndarray  # [M, H, W] bool: the full masks (label maps show what is left of them after overlap)
+    # [M, H, W] bool: the full masks (label maps show what is left of them after overlap)
+    masks: np.ndarray
     sp: np.ndarray  # [H, W] int32: row of the table, -1 = none
     wp: np.ndarray  # [H, W] int32
 
@@ -65,7 +66,11 @@ def build_view_masks(candidates: Candidates, config: MaskConfig) -> tuple[ViewMa
     c = candidates
     _check(c)
     h, w = c.masks.shape[1:]
-    confident = (c.predicted_iou > config.predicted_iou_min) & (c.stability >= config.stability_min) & c.masks.any((1, 2))
+    confident = (
+        (c.predicted_iou > config.predicted_iou_min)
+        & (c.stability >= config.stability_min)
+        & c.masks.any((1, 2))
+    )
     low_score = int((~confident).sum())
 
     # Each SAM output is filtered alone: across outputs, overlap is what hierarchy looks like.
@@ -84,13 +89,17 @@ def build_view_masks(candidates: Candidates, config: MaskConfig) -> tuple[ViewMa
         rows = np.concatenate([kept[o] for o in OUTPUTS_OF_LEVEL[level]])
         if len(rows):
             _, by_rule = _nms(c.masks[rows], c.predicted_iou[rows], c.stability[rows], config)
-            dropped = by_rule["overlap"] if config.overlap_across_outputs else np.zeros(len(rows), bool)
+            dropped = (
+                by_rule["overlap"] if config.overlap_across_outputs else np.zeros(len(rows), bool)
+            )
             if config.inner_across_outputs:
                 dropped = dropped | by_rule["inner"]
             twins += int(dropped.sum())
             rows = rows[~dropped]
         wanted += len(rows)
-        label, shown = paint(c.masks[rows], (c.predicted_iou * c.stability)[rows], config.min_area_px)
+        label, shown = paint(
+            c.masks[rows], (c.predicted_iou * c.stability)[rows], config.min_area_px
+        )
         covered += len(rows) - len(shown)
         offset = len(table)
         table += [(n, r) for r in rows[shown]]
@@ -108,7 +117,9 @@ def build_view_masks(candidates: Candidates, config: MaskConfig) -> tuple[ViewMa
         masks=masks,
         **maps,
     )
-    return out, FilterCounts(len(c.masks), low_score, overlapping, inside, twins, covered, wanted - covered)
+    return out, FilterCounts(
+        len(c.masks), low_score, overlapping, inside, twins, covered, wanted - covered
+    )
 
 
 def mask_nms(
@@ -124,20 +135,27 @@ def mask_nms(
 
     A mask is dropped if its IoU with any mask of higher score exceeds ``iou_thr`` (a dropped mask
     still removes others: not greedy), if its score = predicted IoU × stability is not above
-    ``score_thr``, or if at least 85 % of it lies in a mask of which it covers less than half and one
-    minus the product of the two shares exceeds ``1 - inner_thr``. All by matrix products, exact. Empty masks are dropped; an empty list gives an empty result, where the
-    published code fails.
+    ``score_thr``, or if at least 85 % of it lies in a mask of which it covers less than half and
+    one minus the product of the two shares exceeds ``1 - inner_thr``. All by matrix products,
+    exact. Empty masks are dropped; an empty list gives an empty result, where the published code
+    fails.
     """
     config = MaskConfig(overlap_iou_max=iou_thr, score_min=score_thr, inner_max=inner_thr)
-    keep, _ = _nms(np.asarray(masks, bool), np.asarray(predicted_iou), np.asarray(stability), config)
+    keep, _ = _nms(
+        np.asarray(masks, bool), np.asarray(predicted_iou), np.asarray(stability), config
+    )
     return np.flatnonzero(keep)
 
 
 def _nms(masks, predicted_iou, stability, config) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Boolean keep [M], and for each rule ("score", "overlap", "inner") which masks it drops [M]."""
+    """Boolean keep [M], and for each rule ("score", "overlap", "inner") which masks it
+    drops [M].
+    """
     M = len(masks)
     if M == 0:
-        return np.zeros(0, bool), {rule: np.zeros(0, bool) for rule in ("score", "overlap", "inner")}
+        return np.zeros(0, bool), {
+            rule: np.zeros(0, bool) for rule in ("score", "overlap", "inner")
+        }
     inter = np.zeros((M, M))
     for y in range(0, masks.shape[1], TILE):
         for x in range(0, masks.shape[2], TILE):
@@ -163,10 +181,11 @@ def _nms(masks, predicted_iou, stability, config) -> tuple[np.ndarray, dict[str,
 
 
 def paint(masks: np.ndarray, score: np.ndarray, min_area: int) -> tuple[np.ndarray, np.ndarray]:
-    """Masks [M, H, W] and scores [M] -> label map [H, W] (position among the shown masks, -1 none) and shown [K].
+    """Masks [M, H, W] and scores [M] -> label map [H, W] (position among the shown masks, -1 none)
+    and shown [K].
 
-    Every pixel goes to its best mask (first on ties). Masks left with fewer than ``min_area`` pixels
-    give them back to the next best, smallest first, until every mask shown is large enough.
+    Every pixel goes to its best mask (first on ties). Masks left with fewer than ``min_area``
+    pixels give them back to the next best, smallest first, until every mask shown is large enough.
     """
     h, w = masks.shape[1:]
     alive = np.ones(len(masks), bool)
@@ -210,34 +229,68 @@ def pack(view_masks: ViewMasks) -> dict[str, np.ndarray]:
 
 def unpack(arrays: dict[str, np.ndarray]) -> ViewMasks:
     """Inverse of `pack`. Raises MaskError when rows, maps and masks don't fit together."""
-    rest = {k: arrays[k] for k in ("level", "output", "predicted_iou", "stability", "area", "bbox", "sp", "wp")}
+    rest = {
+        k: arrays[k]
+        for k in ("level", "output", "predicted_iou", "stability", "area", "bbox", "sp", "wp")
+    }
     M = len(arrays["rle_length"])
     shapes = {"bbox": (M, 4), "sp": arrays["wp"].shape, "wp": arrays["sp"].shape}
     for name, a in rest.items():
-        if a.shape != shapes.get(name, (M,)) or a.dtype.kind not in "if" or (name in ("level", "sp", "wp") and (a.dtype.kind != "i" or (a.size and not -1 <= a.min() <= a.max() < (M if name != "level" else len(LEVELS))))):
-            raise MaskError(f"{name} is {a.shape} of {a.dtype} or out of range for {M} masks; recompute the masks")
+        if (
+            a.shape != shapes.get(name, (M,))
+            or a.dtype.kind not in "if"
+            or (
+                name in ("level", "sp", "wp")
+                and (
+                    a.dtype.kind != "i"
+                    or (
+                        a.size
+                        and not -1 <= a.min() <= a.max() < (M if name != "level" else len(LEVELS))
+                    )
+                )
+            )
+        ):
+            raise MaskError(
+                f"{name} is {a.shape} of {a.dtype} or out of range for {M} masks; recompute the"
+                " masks"
+            )
     return ViewMasks(masks=unpack_masks(arrays, arrays["sp"].shape), **rest)
 
 
 def _check(c: Candidates) -> None:
     M = len(c.masks)
     if c.masks.ndim != 3 or c.masks.dtype != bool:
-        raise MaskError(f"candidate masks have shape {c.masks.shape} and type {c.masks.dtype}, expected [M, H, W] bool")
+        raise MaskError(
+            f"candidate masks have shape {c.masks.shape} and type {c.masks.dtype}, expected [M, H,"
+            " W] bool"
+        )
     for name in ("output", "predicted_iou", "stability"):
         value = getattr(c, name)
         if value.shape != (M,):
-            raise MaskError(f"candidates: {name} has shape {value.shape}, expected ({M},) as there are {M} masks")
+            raise MaskError(
+                f"candidates: {name} has shape {value.shape}, expected ({M},) as there are {M}"
+                " masks"
+            )
         if not np.isfinite(value).all():
-            raise MaskError(f"candidates: {name} of mask {int(np.flatnonzero(~np.isfinite(value))[0])} is not finite; scores must be numbers in 0..1")
+            raise MaskError(
+                f"candidates: {name} of mask {int(np.flatnonzero(~np.isfinite(value))[0])} is not"
+                " finite; scores must be numbers in 0..1"
+            )
     if M and not np.isin(c.output, (0, 1, 2)).all():
-        raise MaskError(f"candidates: output holds {sorted(set(c.output.tolist()) - {0, 1, 2})}, expected SAM's outputs 0, 1, 2")
+        raise MaskError(
+            f"candidates: output holds {sorted(set(c.output.tolist()) - {0, 1, 2})}, expected SAM's"
+            " outputs 0, 1, 2"
+        )
 
 
-def recall(view_masks: ViewMasks, level: str, truth: np.ndarray, *, iou_min: float = 0.5, min_area: int = 1) -> tuple[int, int]:
-    """How many regions of an id map [H, W] (0 = none) are found in a level's label map: (found, all).
+def recall(
+    view_masks: ViewMasks, level: str, truth: np.ndarray, *, iou_min: float = 0.5, min_area: int = 1
+) -> tuple[int, int]:
+    """How many regions of an id map [H, W] (0 = none) are found in a level's label map: (found,
+    all).
 
-    A region counts as found when some label covers it with IoU above ``iou_min``. Used to watch that
-    subparts survive in ``sp``.
+    A region counts as found when some label covers it with IoU above ``iou_min``. Used to watch
+    that subparts survive in ``sp``.
     """
     label = view_masks.label_map(level)
     found = total = 0

@@ -1,7 +1,8 @@
-"""A pytest plugin beside nbval: a notebook of which almost nothing was compared fails (``pytest -p cclkit.nbval_guard --nbval …``).
+"""A pytest plugin beside nbval: a notebook of which almost nothing was compared fails (``pytest -p
+cclkit.nbval_guard --nbval …``).
 
-nbval passes notebooks without outputs, with ignored cells, or under ``--nbval-lax``, and compares no PNG. This counts the
-outputs that it really compared, notebook by notebook.
+nbval passes notebooks without outputs, with ignored cells, or under ``--nbval-lax``, and compares
+no PNG. This counts the outputs that it really compared, notebook by notebook.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ LEAST = 3
 
 
 class Guard:
-    """Counts what `IPyNbCell.compare_outputs` is given; the session fails where that is too little."""
+    """Counts what `IPyNbCell.compare_outputs` is given; the session fails where that is
+    too little.
+    """
 
     def __init__(self) -> None:
         self.compared: dict[str, int] = {}
@@ -46,15 +49,25 @@ class Guard:
 
     def pytest_terminal_summary(self, terminalreporter) -> None:
         for name, n in self.compared.items():
-            few = f"  TOO FEW, at least {LEAST} are needed: did it lose its outputs?" if n < LEAST else ""
+            few = (
+                f"  TOO FEW, at least {LEAST} are needed: did it lose its outputs?"
+                if n < LEAST
+                else ""
+            )
             terminalreporter.write_line(f"{name:<32} {n:>3} outputs compared{few}")
         if not self.compared:
-            terminalreporter.write_line("no notebook was compared: is --nbval missing, or the folder empty?")
+            terminalreporter.write_line(
+                "no notebook was compared: is --nbval missing, or the folder empty?"
+            )
 
 
 def comparable(output: Mapping, skip: Sequence[str]) -> bool:
-    """Whether nbval compares anything of an output: a stream's text, an error's name, or a representation it does not skip."""
-    return any(key not in skip for key in output.get("data", {})) or any(key not in skip and key != "data" for key in output)
+    """Whether nbval compares anything of an output: a stream's text, an error's name, or a
+    representation it does not skip.
+    """
+    return any(key not in skip for key in output.get("data", {})) or any(
+        key not in skip and key != "data" for key in output
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:

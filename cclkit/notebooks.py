@@ -1,4 +1,6 @@
-"""Notebooks: what their first cell needs (`start`), and running them headlessly (`run_notebooks`)."""
+"""Notebooks: what their first cell needs (`start`), and running them headlessly
+(`run_notebooks`).
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ import numpy as np
 
 from . import __version__, config as configs
 from .artefacts import Store, atomic_write, code_version, content_key, file_digest, save_json
-from .errors import ConfigError, NotebookError, SceneError
+from .errors import NotebookError
 from .figures import FigureFolder, track_colors
 from .pipeline import GRAPH, Run, artefacts_used, check_device, project_folder, results_folder
 from .provenance import changed_settings, commit, versions, write_manifest
@@ -41,40 +43,64 @@ class Notebook:
     tables: Path
 
     def show(self, fig, name: str, *, alt: str, caption: str, of: str = ""):
-        """Save a figure with its provenance and display it. ``of``: what it shows, where that is not the run's scene; the footer then names no scene."""
+        """Save a figure with its provenance and display it. ``of``: what it shows, where that is
+        not the run's scene; the footer then names no scene.
+        """
         figures = self.figures
         if of:
             footer = _footer(self.run.config, of)
-            figures = FigureFolder(figures.folder, notebook=figures.notebook, profile=figures.profile, footer=footer, about={**figures.about, "scene": of, "front_end": ""})
+            figures = FigureFolder(
+                figures.folder,
+                notebook=figures.notebook,
+                profile=figures.profile,
+                footer=footer,
+                about={**figures.about, "scene": of, "front_end": ""},
+            )
         return figures.show(fig, name, alt=alt, caption=caption, artefacts=artefacts_used())
 
     def show_animation(self, frames, name: str, *, alt: str, caption: str):
         """Save pictures [H, W, 3] in 0..1 as an animation and display it."""
-        return self.figures.show_animation(frames, name, alt=alt, caption=caption, artefacts=artefacts_used())
+        return self.figures.show_animation(
+            frames, name, alt=alt, caption=caption, artefacts=artefacts_used()
+        )
 
     def show_viewer(self, layers, name: str, *, alt: str, caption: str):
         """Save and display a viewer of frames in several layers."""
-        return self.figures.show_viewer(layers, name, alt=alt, caption=caption, artefacts=artefacts_used())
+        return self.figures.show_viewer(
+            layers, name, alt=alt, caption=caption, artefacts=artefacts_used()
+        )
 
     def track_colors(self, level: str) -> np.ndarray:  # [K, 3]
         """Colours of a level's tracks, those of the objects that they follow."""
         starts = [self.run.scene.training_views[s] for s in self.run.track_starts(level)]
-        return track_colors(self.run.scene, [(v, self.run.carried(v, level)[k]) for k, v in enumerate(starts)], level)
+        return track_colors(
+            self.run.scene,
+            [(v, self.run.carried(v, level)[k]) for k, v in enumerate(starts)],
+            level,
+        )
 
-    def table(self, name: str, header: Sequence[str], rows: Sequence[Sequence[object]], caption: str):
+    def table(
+        self, name: str, header: Sequence[str], rows: Sequence[Sequence[object]], caption: str
+    ):
         """Save a table as Markdown and CSV and display it."""
         from IPython.display import Markdown
 
         stem = f"{self.name[:2]}_{name}"
-        return Markdown(save_table(self.tables, stem, header, rows, caption), metadata={"cclkit_table": stem})  # the manifest finds it by this
+        # the manifest finds it by this
+        return Markdown(
+            save_table(self.tables, stem, header, rows, caption), metadata={"cclkit_table": stem}
+        )
 
 
-def start(name: str, *, profile: str = "mini", scene: str = "", layout: str = "lerf_ovs", seed: int = 0) -> Notebook:
-    """First line of every notebook: settings, scene, and folders, checked before anything is computed.
+def start(
+    name: str, *, profile: str = "mini", scene: str = "", layout: str = "lerf_ovs", seed: int = 0
+) -> Notebook:
+    """First line of every notebook: settings, scene, and folders, checked before anything is
+    computed.
 
-    ``scene`` is a bundled name or a folder; empty means the profile's own for ``layout``.
-    With CCLKIT_OFFLINE set, as the project's own checks have it, no connection leaves this machine from then on.
-    Raises ConfigError (unknown profile, no CUDA), SceneError (no such scene).
+    ``scene`` is a bundled name or a folder; empty means the profile's own for ``layout``. With
+    CCLKIT_OFFLINE set, as the project's own checks have it, no connection leaves this machine from
+    then on. Raises ConfigError (unknown profile, no CUDA), SceneError (no such scene).
     """
     if os.environ.get("CCLKIT_OFFLINE"):
         forbid_network()
@@ -86,9 +112,16 @@ def start(name: str, *, profile: str = "mini", scene: str = "", layout: str = "l
     root = results_folder(profile)
     footer = _footer(config, f"{run.scene.name} · {run.front_end.label}")
     about = {
-        "scene": run.scene.name, "seed": seed, "front_end": run.front_end.label, "settings": changed_settings(config), "versions": versions(), "commit": commit(name),
+        "scene": run.scene.name,
+        "seed": seed,
+        "front_end": run.front_end.label,
+        "settings": changed_settings(config),
+        "versions": versions(),
+        "commit": commit(name),
     }
-    figures = FigureFolder(root / "figures", notebook=name, profile=profile, footer=footer, about=about)
+    figures = FigureFolder(
+        root / "figures", notebook=name, profile=profile, footer=footer, about=about
+    )
     return Notebook(name, run, figures, root / "tables")
 
 
@@ -97,28 +130,40 @@ def _footer(config: configs.Config, of: str) -> str:
 
 
 def forbid_network() -> None:
-    """From now on every connection or look-up that would leave this machine raises NotebookError; for good in this process."""
+    """From now on every connection or look-up that would leave this machine raises NotebookError;
+    for good in this process.
+    """
     sys.addaudithook(_refuse_connections)
 
 
 def _refuse_connections(event: str, args: tuple) -> None:
     if event in ("socket.connect", "socket.sendto", "socket.sendmsg"):
         address = args[1]
-        outside = isinstance(address, tuple) and not str(address[0]).startswith(("127.", "::1", "localhost"))  # a str is a local socket's path
+        # a str is a local socket's path
+        outside = isinstance(address, tuple) and not str(address[0]).startswith(
+            ("127.", "::1", "localhost")
+        )
     elif event in ("socket.getaddrinfo", "socket.gethostbyname"):
         address = args[0]
-        outside = address not in (None, "", "localhost", b"localhost") and not str(address).startswith(("127.", "::1", "0.0.0.0"))
+        outside = address not in (None, "", "localhost", b"localhost") and not str(
+            address
+        ).startswith(("127.", "::1", "0.0.0.0"))
     else:
         return
     if outside:
-        raise NotebookError(f"a connection to {address!r} was asked for, and CCLKIT_OFFLINE is set; notebooks work from data that are here (cclkit data fetch)")
+        raise NotebookError(
+            f"a connection to {address!r} was asked for, and CCLKIT_OFFLINE is set; notebooks work"
+            " from data that are here (cclkit data fetch)"
+        )
 
 
 # ----------------------------------------------------------------- running them
 
 
 def notebook_paths(only: Sequence[str] | None = None) -> list[Path]:
-    """The notebooks in order, or those whose number is named. Raises NotebookError for an unknown number."""
+    """The notebooks in order, or those whose number is named. Raises NotebookError for an unknown
+    number.
+    """
     folder = project_folder() / "notebooks"
     every = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
     if not every:
@@ -129,18 +174,27 @@ def notebook_paths(only: Sequence[str] | None = None) -> list[Path]:
     for number in only:
         found = [p for p in every if p.name.startswith(number.zfill(2) + "_")]
         if not found:
-            raise NotebookError(f"no notebook with number {number!r}; there are {', '.join(p.stem for p in every)}")
+            raise NotebookError(
+                f"no notebook with number {number!r}; there are {', '.join(p.stem for p in every)}"
+            )
         wanted += found
     return wanted
 
 
-def run_notebooks(profile: str, *, fresh: bool = False, only: Sequence[str] | None = None, write_back: bool = False, parameters: dict | None = None) -> int:
+def run_notebooks(
+    profile: str,
+    *,
+    fresh: bool = False,
+    only: Sequence[str] | None = None,
+    write_back: bool = False,
+    parameters: dict | None = None,
+) -> int:
     """Execute notebooks through papermill, in order; returns the number of failures (capped at 1).
 
-    Executed copies go to ``results/<profile>/notebooks``, figures and tables beside them. A copy made
-    from the same notebook, parameters, code and data is kept. ``fresh`` deletes run folders and copies
-    first and ignores bundled artefacts. A failing notebook is named with its cell and error; the
-    others still run. Waits for another one that writes there.
+    Executed copies go to ``results/<profile>/notebooks``, figures and tables beside them. A copy
+    made from the same notebook, parameters, code and data is kept. ``fresh`` deletes run folders
+    and copies first and ignores bundled artefacts. A failing notebook is named with its cell and
+    error; the others still run. Waits for another one that writes there.
     """
     configs.profile(profile)  # an unknown profile is an error before anything is deleted
     paths, root = notebook_paths(only), results_folder(profile)
@@ -148,11 +202,21 @@ def run_notebooks(profile: str, *, fresh: bool = False, only: Sequence[str] | No
         return _run_notebooks(profile, paths, root, fresh, write_back, parameters)
 
 
-def _run_notebooks(profile: str, paths: Sequence[Path], root: Path, fresh: bool, write_back: bool, parameters: dict | None) -> int:
+def _run_notebooks(
+    profile: str,
+    paths: Sequence[Path],
+    root: Path,
+    fresh: bool,
+    write_back: bool,
+    parameters: dict | None,
+) -> int:
     out = root / "notebooks"
     os.environ["CCLKIT_QUIET"] = "1"  # progress bars would stand in the outputs
-    # kernels start in notebooks/: they import the package that runs them, not another one that is installed
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH")]))
+    # kernels start in notebooks/: they import the package that runs them, not another one that is
+    # installed
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        filter(None, [str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH")])
+    )
     if fresh:
         os.environ["CCLKIT_NO_BUNDLE"] = "1"
         for folder in sorted((root / "runs").glob("*")):
@@ -172,9 +236,14 @@ def _run_notebooks(profile: str, paths: Sequence[Path], root: Path, fresh: bool,
             problem = _execute(path, target, {"profile": profile, **(parameters or {})}, root)
             if problem is None:
                 _note_time(out, path.stem, "fresh" if fresh else "kept", time.monotonic() - begin)
-                # what went in was hashed before the run, so that an edit during it is not taken for executed
+                # what went in was hashed before the run, so that an edit during it is not taken for
+                # executed
                 _stamp(target, [sources, _outputs_key(path, root)])
-            print(f"{path.stem:<24} {'done   ' if problem is None else 'FAILED '} {time.monotonic() - begin:7.1f} s", flush=True)
+            print(
+                f"{path.stem:<24} {'done   ' if problem is None else 'FAILED '}"
+                f" {time.monotonic() - begin:7.1f} s",
+                flush=True,
+            )
             if problem is not None:
                 failures.append(f"{path.name}: {problem}")
                 print(f"  {problem}", file=sys.stderr, flush=True)
@@ -184,8 +253,15 @@ def _run_notebooks(profile: str, paths: Sequence[Path], root: Path, fresh: bool,
     readme = project_folder() / "README.md"
     if write_back and not failures and readme.is_file():
         atomic_write(root / "tables" / "notebooks.md", (series_table(out) + "\n").encode())
-        atomic_write(readme, readme_with_tables(readme.read_text(encoding="utf-8"), project_folder()).encode())
-    print(f"{len(paths) - len(failures)} of {len(paths)} notebooks, {time.monotonic() - total:.0f} s; figures in {_shown(root / 'figures')}", flush=True)
+        atomic_write(
+            readme,
+            readme_with_tables(readme.read_text(encoding="utf-8"), project_folder()).encode(),
+        )
+    print(
+        f"{len(paths) - len(failures)} of {len(paths)} notebooks, {time.monotonic() - total:.0f} s;"
+        f" figures in {_shown(root / 'figures')}",
+        flush=True,
+    )
     if failures:
         print("failed: " + "; ".join(failures), file=sys.stderr)
     return 1 if failures else 0
@@ -199,13 +275,22 @@ def _execute(path: Path, target: Path, parameters: dict, root: Path) -> str | No
     known = papermill.inspect_notebook(str(path))
     unknown = sorted(set(parameters) - set(known))
     if unknown:
-        raise NotebookError(f"{path.name}: no parameter {unknown[0]!r}; it has {', '.join(known) or 'none'}")
+        raise NotebookError(
+            f"{path.name}: no parameter {unknown[0]!r}; it has {', '.join(known) or 'none'}"
+        )
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.running.ipynb")
     try:
         papermill.execute_notebook(
-            str(path), str(temporary), parameters=parameters, cwd=str(path.parent), kernel_name="python3", progress_bar=False,
-            request_save_on_cell_execute=False, extra_arguments=["--IPKernelApp.log_level=50"],  # no notices of the local transport or of shutting down
+            str(path),
+            str(temporary),
+            parameters=parameters,
+            cwd=str(path.parent),
+            kernel_name="python3",
+            progress_bar=False,
+            request_save_on_cell_execute=False,
+            # no notices of the local transport or of shutting down
+            extra_arguments=["--IPKernelApp.log_level=50"],
         )
     except PapermillExecutionError as e:
         kept = target.with_name(f"{target.stem}.failed.ipynb")
@@ -221,7 +306,13 @@ def _execute(path: Path, target: Path, parameters: dict, root: Path) -> str | No
 
 def _outputs_key(path: Path, root: Path) -> str:
     """Hash of the figures and tables that a notebook left."""
-    return content_key(files={p.name: file_digest(p) for f in ("figures", "tables") for p in sorted((root / f).glob(f"{path.stem[:2]}_*"))})
+    return content_key(
+        files={
+            p.name: file_digest(p)
+            for f in ("figures", "tables")
+            for p in sorted((root / f).glob(f"{path.stem[:2]}_*"))
+        }
+    )
 
 
 def _sources_key(path: Path, profile: str, parameters: dict, root: Path) -> str:
@@ -231,12 +322,27 @@ def _sources_key(path: Path, profile: str, parameters: dict, root: Path) -> str:
     nb = nbformat.read(path, 4)
     data = project_folder() / "data"
     return content_key(
-        cells=[[c.cell_type, RUN_TIME.sub("", c.source)] for c in nb.cells],  # the measured time is no reason to run again
+        # the measured time is no reason to run again
+        cells=[[c.cell_type, RUN_TIME.sub("", c.source)] for c in nb.cells],
         profile=profile,
         parameters=parameters,
-        measured={p.name: file_digest(p) for pattern in MEASURED.get(path.stem[:2], ()) for p in sorted(root.glob(pattern))},
-        code=code_version([p.name for p in sorted(Path(__file__).parent.iterdir()) if p.suffix == ".py" or (p.is_dir() and p.name != "__pycache__")]),
-        data={p.relative_to(data).as_posix(): [p.stat().st_size, file_digest(p)] for p in sorted(data.rglob("*")) if p.is_file()},
+        measured={
+            p.name: file_digest(p)
+            for pattern in MEASURED.get(path.stem[:2], ())
+            for p in sorted(root.glob(pattern))
+        },
+        code=code_version(
+            [
+                p.name
+                for p in sorted(Path(__file__).parent.iterdir())
+                if p.suffix == ".py" or (p.is_dir() and p.name != "__pycache__")
+            ]
+        ),
+        data={
+            p.relative_to(data).as_posix(): [p.stat().st_size, file_digest(p)]
+            for p in sorted(data.rglob("*"))
+            if p.is_file()
+        },
         python=sys.version_info[:2],
         numpy=np.__version__,
     )
@@ -261,12 +367,16 @@ def _stamp(target: Path, key: list[str]) -> None:
     import nbformat
 
     nb = nbformat.read(target, 4)
-    nb.metadata["cclkit"] = {"key": key, "seconds": round(nb.metadata.get("papermill", {}).get("duration") or 0.0, 1)}
+    nb.metadata["cclkit"] = {
+        "key": key,
+        "seconds": round(nb.metadata.get("papermill", {}).get("duration") or 0.0, 1),
+    }
     atomic_write(target, nbformat.writes(nb).encode())
 
 
 def clean_copy(target: Path, measured: str = "") -> bytes:
-    """An executed copy without papermill's traces, for committing: outputs kept, times and injected cell dropped.
+    """An executed copy without papermill's traces, for committing: outputs kept, times and injected
+    cell dropped.
 
     ``measured`` takes the place of what its first cell says of its run time.
     """
@@ -283,7 +393,10 @@ def clean_copy(target: Path, measured: str = "") -> bytes:
         nb.cells[0].source = RUN_TIME.sub(f"**Run time.** {measured}", nb.cells[0].source)
     for cell in nb.cells:
         cell.metadata = {k: v for k, v in cell.metadata.items() if k == "tags" and v}
-    nb.metadata = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}, "language_info": {"name": "python"}}
+    nb.metadata = {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }
     return nbformat.writes(nb).encode() + b"\n"
 
 
@@ -293,7 +406,9 @@ RUN_TIME = re.compile(r"\*\*Run time\.\*\*.*")
 
 
 def _note_time(out: Path, stem: str, how: str, seconds: float) -> None:
-    """Keep a measured time beside the executed copies: ``how`` is "fresh" (all stages computed) or "kept" (stages reused where possible)."""
+    """Keep a measured time beside the executed copies: ``how`` is "fresh" (all stages computed) or
+    "kept" (stages reused where possible).
+    """
     times = _times(out)
     times.setdefault(stem, {})[how] = round(seconds, 1)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -301,7 +416,11 @@ def _note_time(out: Path, stem: str, how: str, seconds: float) -> None:
 
 
 def _times(out: Path) -> dict:
-    return json.loads((out / "times.json").read_text(encoding="utf-8")) if (out / "times.json").is_file() else {}
+    return (
+        json.loads((out / "times.json").read_text(encoding="utf-8"))
+        if (out / "times.json").is_file()
+        else {}
+    )
 
 
 def run_time(out: Path, stem: str) -> str:
@@ -309,7 +428,11 @@ def run_time(out: Path, stem: str) -> str:
     times = _times(out)
     words = {"fresh": "from the photographs", "kept": "from kept artefacts"}
     parts = [f"{in_words(times[stem][k])} {words[k]}" for k in words if k in times.get(stem, {})]
-    return f"{', '.join(parts)} (measured on {times['cores']} CPU core{'s' * (times['cores'] != 1)})." if parts else ""
+    return (
+        f"{', '.join(parts)} (measured on {times['cores']} CPU core{'s' * (times['cores'] != 1)})."
+        if parts
+        else ""
+    )
 
 
 def in_words(seconds: float) -> str:
@@ -320,16 +443,33 @@ def in_words(seconds: float) -> str:
 
 
 def series_table(out: Path) -> str:
-    """The README's table of notebooks: title, first objective, measured times of the runs in ``out``."""
+    """The README's table of notebooks: title, first objective, measured times of the runs in
+    ``out``.
+    """
     times, rows = _times(out), []
     for path in notebook_paths():
         measured = times.get(path.stem, {})
         objective = _in_first_cell(path, r"\*\*Objectives\.\*\* ([^;.]+)", "**Objectives.**")
-        rows.append([f"[{path.stem[:2]} {title(path)}](notebooks/{path.name})", objective, *(in_words(measured[k]) if k in measured else "–" for k in ("fresh", "kept"))])
+        rows.append(
+            [
+                f"[{path.stem[:2]} {title(path)}](notebooks/{path.name})",
+                objective,
+                *(in_words(measured[k]) if k in measured else "–" for k in ("fresh", "kept")),
+            ]
+        )
     stems = [p.stem for p in notebook_paths()]
-    total = {k: sum(times[stem][k] for stem in stems) if all(k in times.get(stem, {}) for stem in stems) else None for k in ("fresh", "kept")}
+    total = {
+        k: (
+            sum(times[stem][k] for stem in stems)
+            if all(k in times.get(stem, {}) for stem in stems)
+            else None
+        )
+        for k in ("fresh", "kept")
+    }
     rows.append(["all", "", *("–" if total[k] is None else in_words(total[k]) for k in total)])
-    return markdown_table(["notebook", "what you do", "from the photographs", "from kept artefacts"], rows)
+    return markdown_table(
+        ["notebook", "what you do", "from the photographs", "from kept artefacts"], rows
+    )
 
 
 def title(path: Path) -> str:
@@ -353,4 +493,16 @@ def _shown(path: Path) -> str:
         return str(path)
 
 
-__all__ = ["DEFAULT_SCENES", "Notebook", "clean_copy", "in_words", "is_current", "notebook_paths", "run_notebooks", "run_time", "series_table", "start", "title"]
+__all__ = [
+    "DEFAULT_SCENES",
+    "Notebook",
+    "clean_copy",
+    "in_words",
+    "is_current",
+    "notebook_paths",
+    "run_notebooks",
+    "run_time",
+    "series_table",
+    "start",
+    "title",
+]

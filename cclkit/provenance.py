@@ -1,9 +1,11 @@
-"""Where a figure comes from: what is written beside it, the manifest, and two commands that read them.
+"""Where a figure comes from: what is written beside it, the manifest, and two commands that read
+them.
 
-Beside each PNG lies a JSON with the same record (the PNG holds it as text, too): notebook, scene, seed, settings,
-versions, commit, a hash of the plotted data, and the keys of the artefacts used. ``manifest.json`` maps every figure
-and table of the notebooks to its notebook, cell and counterpart in the paper. `verify` compares figures as they
-are with those of a commit; `explain` tells what is known of one.
+Beside each PNG lies a JSON with the same record (the PNG holds it as text, too): notebook, scene,
+seed, settings, versions, commit, a hash of the plotted data, and the keys of the artefacts used.
+``manifest.json`` maps every figure and table of the notebooks to its notebook, cell and counterpart
+in the paper. `verify` compares figures as they are with those of a commit; `explain` tells what is
+known of one.
 """
 
 from __future__ import annotations
@@ -32,15 +34,21 @@ from .errors import NotebookError
 from .pipeline import project_folder, results_folder
 
 PAPER = {
-    "05_summary": "Table 1", "05_lerf": "Table 1", "05_lerf_iou": "Table 1",
+    "05_summary": "Table 1",
+    "05_lerf": "Table 1",
+    "05_lerf_iou": "Table 1",
     "07_ablation": "Table 2",
-    "06_summary": "Table 3", "06_3dovs": "Table 3",
+    "06_summary": "Table 3",
+    "06_3dovs": "Table 3",
 }
-"""Figures and tables of the notebooks that show what a table of the paper shows. The paper's figures are not
-listed: they show its own scenes, and no notebook draws one of them again."""
+"""Figures and tables of the notebooks that show what a table of the paper shows. The paper's
+figures are not listed: they show its own scenes, and no notebook draws one of them again.
+"""
 
 TOLERANCE = 0.02
-"""`verify`: share of the drawn pixels that may differ visibly. Fonts and antialiasing differ between builds of matplotlib."""
+"""`verify`: share of the drawn pixels that may differ visibly. Fonts and antialiasing differ
+between builds of matplotlib.
+"""
 VISIBLE = 32
 """`verify`: a channel's difference out of 255 above which a pixel counts as different."""
 
@@ -51,61 +59,110 @@ VISIBLE = 32
 @cache
 def versions() -> dict[str, str]:
     """Of what can change a picture or a number."""
-    return {"cclkit": __version__, "python": platform.python_version(), "numpy": np.__version__, "torch": torch.__version__.split("+")[0], "matplotlib": matplotlib.__version__}
+    return {
+        "cclkit": __version__,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "torch": torch.__version__.split("+")[0],
+        "matplotlib": matplotlib.__version__,
+    }
 
 
 def commit(notebook: str) -> str:
-    """The checkout's commit, with "+changes" where code, data or this notebook differ from it; "unknown" outside of git.
+    """The checkout's commit, with "+changes" where code, data or this notebook differ from it;
+    "unknown" outside of git.
 
     Outputs don't count: results/ and the other notebooks change while figures are made.
     """
     try:
         head = _git("rev-parse", "--short=12", "HEAD").decode().strip()
-        changed = _git("--no-optional-locks", "status", "--porcelain", "--", "cclkit", "data", "pyproject.toml", "constraints.txt", f"notebooks/{notebook}.ipynb")
+        changed = _git(
+            "--no-optional-locks",
+            "status",
+            "--porcelain",
+            "--",
+            "cclkit",
+            "data",
+            "pyproject.toml",
+            "constraints.txt",
+            f"notebooks/{notebook}.ipynb",
+        )
     except NotebookError:
         return "unknown"
     return head + ("+changes" if changed.strip() else "")
 
 
 def changed_settings(config: configs.Config) -> dict[str, Any]:
-    """Settings that differ from the profile's own, by name; the seed and the profile are recorded apart."""
+    """Settings that differ from the profile's own, by name; the seed and the profile are recorded
+    apart.
+    """
     own = {name: value for name, value, _ in configs.describe(configs.profile(config.profile))}
-    return {name: value for name, value, _ in configs.describe(config) if value != own[name] and name != "seed"}
+    return {
+        name: value
+        for name, value, _ in configs.describe(config)
+        if value != own[name] and name != "seed"
+    }
 
 
 # ----------------------------------------------------------------- manifest
 
 
 def write_manifest(profile: str) -> Path:
-    """``results/<profile>/manifest.json`` from the executed notebooks; entries of notebooks not executed here stay."""
+    """``results/<profile>/manifest.json`` from the executed notebooks; entries of notebooks not
+    executed here stay.
+    """
     root = results_folder(profile)
     path = root / "manifest.json"
     entries: dict[str, dict] = _json(path)["outputs"] if path.is_file() else {}
     sources = {p.stem for p in (project_folder() / "notebooks").glob("[0-9][0-9]_*.ipynb")}
     for notebook in sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb")):
         if notebook.stem in sources:
-            entries = {k: e for k, e in entries.items() if e["notebook"] != notebook.stem} | notebook_outputs(notebook)
-    save_json(path, {"profile": profile, "outputs": {k: e for k, e in entries.items() if e["notebook"] in sources}})
+            entries = {
+                k: e for k, e in entries.items() if e["notebook"] != notebook.stem
+            } | notebook_outputs(notebook)
+    save_json(
+        path,
+        {
+            "profile": profile,
+            "outputs": {k: e for k, e in entries.items() if e["notebook"] in sources},
+        },
+    )
     return path
 
 
 def notebook_outputs(path: Path) -> dict[str, dict]:
-    """Figures and tables that an executed notebook shows: "figures/NAME" or "tables/NAME" -> kind, notebook, cell and what the paper calls it.
+    """Figures and tables that an executed notebook shows: "figures/NAME" or "tables/NAME" -> kind,
+    notebook, cell and what the paper calls it.
 
-    ``cell`` counts code cells from 1 as Jupyter does, without the cell that papermill injects; ``cell_id`` is nbformat's.
+    ``cell`` counts code cells from 1 as Jupyter does, without the cell that papermill injects;
+    ``cell_id`` is nbformat's.
     """
     found: dict[str, dict] = {}
-    cells = [c for c in nbformat.read(path, 4).cells if c.cell_type == "code" and "injected-parameters" not in c.metadata.get("tags", [])]
+    cells = [
+        c
+        for c in nbformat.read(path, 4).cells
+        if c.cell_type == "code" and "injected-parameters" not in c.metadata.get("tags", [])
+    ]
     for number, cell in enumerate(cells, 1):
         for kind, name in _shown(cell):
-            found[f"{kind}s/{name}"] = {"kind": kind, "notebook": path.stem, "cell": number, "cell_id": cell.get("id"), "paper": PAPER.get(name)}
+            found[f"{kind}s/{name}"] = {
+                "kind": kind,
+                "notebook": path.stem,
+                "cell": number,
+                "cell_id": cell.get("id"),
+                "paper": PAPER.get(name),
+            }
     return found
 
 
 def _shown(cell: Mapping) -> Iterator[tuple[str, str]]:
-    """Kind and name of what a cell's outputs show: `Shown` marks figures, `Notebook.table` marks tables."""
+    """Kind and name of what a cell's outputs show: `Shown` marks figures, `Notebook.table` marks
+    tables.
+    """
     for output in cell["outputs"]:
-        for name in re.findall(r'<figure id="([\w-]+)"', output.get("data", {}).get("text/html", "")):
+        for name in re.findall(
+            r'<figure id="([\w-]+)"', output.get("data", {}).get("text/html", "")
+        ):
             yield "figure", name
         table = output.get("metadata", {}).get("text/markdown", {}).get("cclkit_table")
         if table:
@@ -118,14 +175,22 @@ def _shown(cell: Mapping) -> Iterator[tuple[str, str]]:
 def verify(profile: str, against: str = "HEAD", *, strict: bool = False, report=print) -> int:
     """Compare figures as they are now with a commit's (or a folder's): 0 if all agree, 1 if not.
 
-    A figure agrees if its plotted data has the same hash, or if at most `TOLERANCE` of its drawn pixels differ visibly;
-    ``strict`` asks for both. Missing and additional figures disagree. Raises NotebookError where there is nothing to compare with.
+    A figure agrees if its plotted data has the same hash, or if at most `TOLERANCE` of its drawn
+    pixels differ visibly; ``strict`` asks for both. Missing and additional figures disagree. Raises
+    NotebookError where there is nothing to compare with.
     """
     here = _Folder(results_folder(profile) / "figures")
-    there = _Folder(Path(against)) if Path(against).is_dir() else _Commit(against, f"results/{profile}/figures")
+    there = (
+        _Folder(Path(against))
+        if Path(against).is_dir()
+        else _Commit(against, f"results/{profile}/figures")
+    )
     names = sorted(here.names() | there.names())
     if not there.names() or not here.names():
-        raise NotebookError(f"{there if here.names() else here}: no figures to compare; run `make figures`, or name a commit or folder with --against")
+        raise NotebookError(
+            f"{there if here.names() else here}: no figures to compare; run `make figures`, or name"
+            " a commit or folder with --against"
+        )
     same = bad = 0
     for name in names:
         if name not in here.names() or name not in there.names():
@@ -136,7 +201,10 @@ def verify(profile: str, against: str = "HEAD", *, strict: bool = False, report=
         bad += not ok
         if text != "same data":
             report(f"{name:<28} {'ok       ' if ok else 'DIFFERENT'} {text}")
-    report(f"{len(names) - bad} of {len(names)} figures agree with {there}; {same} with the same data hash and the same drawing")
+    report(
+        f"{len(names) - bad} of {len(names)} figures agree with {there}; {same} with the same data"
+        " hash and the same drawing"
+    )
     return int(bad > 0)
 
 
@@ -151,20 +219,25 @@ def _compare(here, there, name: str, strict: bool) -> tuple[bool, str]:
     share = pixels_differ(png, there.read(f"{name}.png"))
     drawn = share <= TOLERANCE
     if data and drawn:
-        return True, "same data" if share == 0 else f"same data, {100 * share:.2f} % of the drawing differs"
+        return True, (
+            "same data" if share == 0 else f"same data, {100 * share:.2f} % of the drawing differs"
+        )
     how = f"{100 * share:.1f} % of the drawing differs"
     text = f"{'same data' if data else 'other data'}, {how}"
     return (data or drawn) and not strict, text
 
 
 def pixels_differ(a: bytes, b: bytes) -> float:
-    """Share of the pixels drawn in either of two PNGs (all that aren't white) that differ visibly; 1 if their sizes differ by more than two pixels."""
+    """Share of the pixels drawn in either of two PNGs (all that aren't white) that differ visibly;
+    1 if their sizes differ by more than two pixels.
+    """
     a, b = (np.asarray(Image.open(io.BytesIO(x)).convert("RGB")).astype(np.int16) for x in (a, b))
     if max(abs(a.shape[0] - b.shape[0]), abs(a.shape[1] - b.shape[1])) > 2:
         return 1.0
     h, w = min(a.shape[0], b.shape[0]), min(a.shape[1], b.shape[1])
     a, b = a[:h, :w], b[:h, :w]
-    drawn = (np.minimum(a, b) < 255 - VISIBLE).any(-1)  # of a thin line on white, white would hide any change
+    # of a thin line on white, white would hide any change
+    drawn = (np.minimum(a, b) < 255 - VISIBLE).any(-1)
     return float((np.abs(a - b).max(-1) > VISIBLE).sum() / max(1, drawn.sum()))
 
 
@@ -204,11 +277,19 @@ class _Commit:
 
 def _git(*args: str) -> bytes:
     try:
-        done = subprocess.run(["git", *args], cwd=project_folder(), capture_output=True, check=False)
+        done = subprocess.run(
+            ["git", *args], cwd=project_folder(), capture_output=True, check=False
+        )
     except OSError as e:
-        raise NotebookError(f"git cannot be run ({e.strerror}); name a folder with --against") from e
+        raise NotebookError(
+            f"git cannot be run ({e.strerror}); name a folder with --against"
+        ) from e
     if done.returncode:
-        raise NotebookError(f"git {' '.join(args)}: {done.stderr.decode(errors='replace').strip().splitlines()[-1:] or ['failed']}"[:400] + "; name a commit of this checkout, or a folder, with --against")
+        said = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["failed"]
+        raise NotebookError(
+            f"git {' '.join(args)}: {said}"[:400]
+            + "; name a commit of this checkout, or a folder, with --against"
+        )
     return done.stdout
 
 
@@ -222,30 +303,66 @@ def explain(figure: str, profile: str) -> str:
     path = root / "manifest.json"
     entries = _json(path)["outputs"] if path.is_file() else {}
     record_path = root / "figures" / f"{name}.json"
-    kinds = [k for k in ("figures", "tables") if f"{k}/{name}" in entries and ("tables" not in Path(figure).parts or k == "tables")]
+    kinds = [
+        k
+        for k in ("figures", "tables")
+        if f"{k}/{name}" in entries and ("tables" not in Path(figure).parts or k == "tables")
+    ]
     if not kinds and not record_path.is_file():
-        known = sorted({Path(k).name for k in entries} | {p.stem for p in (root / "figures").glob("*.png")})
+        known = sorted(
+            {Path(k).name for k in entries} | {p.stem for p in (root / "figures").glob("*.png")}
+        )
         near = difflib.get_close_matches(name, known, 3, 0.4) or known[:5]
-        raise NotebookError(f"no figure or table {name!r} in {root}; {'did you mean ' + ', '.join(near) + '?' if near else 'run `make figures`'}")
+        raise NotebookError(
+            f"no figure or table {name!r} in {root};"
+            f" {'did you mean ' + ', '.join(near) + '?' if near else 'run `make figures`'}"
+        )
     entry = entries[f"{kinds[0]}/{name}"] if kinds else {}
     record = _json(record_path) if record_path.is_file() and kinds[:1] != ["tables"] else {}
     notebook = entry.get("notebook") or record["notebook"]
-    lines = [("notebook", f"notebooks/{notebook}.ipynb" + (f", cell [{entry['cell']}] (id {entry['cell_id']})" if entry else ""))]
+    lines = [
+        (
+            "notebook",
+            f"notebooks/{notebook}.ipynb"
+            + (f", cell [{entry['cell']}] (id {entry['cell_id']})" if entry else ""),
+        )
+    ]
     if entry.get("cell_id"):
-        lines.append(("made by", _call_in(project_folder() / "notebooks" / f"{notebook}.ipynb", entry["cell_id"])))
+        lines.append(
+            (
+                "made by",
+                _call_in(project_folder() / "notebooks" / f"{notebook}.ipynb", entry["cell_id"]),
+            )
+        )
     lines.append(("in the paper", entry.get("paper") or "no counterpart"))
     if record:
         settings = record.get("settings") or {}
         lines += [
             ("caption", record["caption"]),
-            ("profile", ", ".join([record["profile"], f"scene {record['scene']}, {record['front_end']}" if record["front_end"] else record["scene"], f"seed {record['seed']}"])),
+            (
+                "profile",
+                ", ".join(
+                    [
+                        record["profile"],
+                        (
+                            f"scene {record['scene']}, {record['front_end']}"
+                            if record["front_end"]
+                            else record["scene"]
+                        ),
+                        f"seed {record['seed']}",
+                    ]
+                ),
+            ),
             ("settings", ", ".join(f"{k}={v}" for k, v in settings.items()) or "the profile's"),
             ("commit", record.get("commit", "unknown")),
             ("versions", ", ".join(f"{k} {v}" for k, v in record.get("versions", {}).items())),
             ("data", f"sha256 {record['data_sha256']}"),
         ]
         runs = root / "runs"
-        lines += [("artefact", f"{a}{'' if (runs / a).is_dir() else '  (not here)'}") for a in record.get("artefacts", [])]
+        lines += [
+            ("artefact", f"{a}{'' if (runs / a).is_dir() else '  (not here)'}")
+            for a in record.get("artefacts", [])
+        ]
     lines.append(("make again", f"cclkit figures --profile {profile} --only {notebook[:2]}"))
     return "\n".join([name, *(f"  {k:<13}{v}" for k, v in lines)])
 
@@ -258,7 +375,16 @@ def _call_in(notebook: Path, cell_id: str) -> str:
     if cell is None:
         return "(the notebook has changed since)"
     calls = [n.func for n in ast.walk(ast.parse(cell.source)) if isinstance(n, ast.Call)]
-    names = sorted({f.attr for f in calls if isinstance(f, ast.Attribute) and isinstance(f.value, ast.Name) and f.value.id == "figures" and f.attr.endswith("_figure")})
+    names = sorted(
+        {
+            f.attr
+            for f in calls
+            if isinstance(f, ast.Attribute)
+            and isinstance(f.value, ast.Name)
+            and f.value.id == "figures"
+            and f.attr.endswith("_figure")
+        }
+    )
     return ", ".join(f"cclkit.figures.{n}" for n in names) or "the cell itself"
 
 

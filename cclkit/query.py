@@ -14,10 +14,14 @@ import torch
 from .errors import FeatureError, QueryError
 
 CANONICAL = ("object", "things", "stuff", "texture")
-"""LERF's canonical phrases (protocol A): what a pixel looks like when it is nothing in particular."""
+"""LERF's canonical phrases (protocol A): what a pixel looks like when it is nothing in
+particular.
+"""
 
 SCALE = 10.0
-"""Multiplier of the dot products in the pairwise rule. Protocol A: 10, in the published code only."""
+"""Multiplier of the dot products in the pairwise rule. Protocol A: 10, in the published
+code only.
+"""
 
 TEMPERATURE = 0.1
 """Temperature of the paper's softmax. The paper shows none (ours: 0.1, because a temperature of 1
@@ -39,13 +43,16 @@ def relevancy(features, text, canonical, *, scale: float = SCALE) -> torch.Tenso
     Returns:
         [P, ...] in 0..1, float32 (float64 if any input is), on the device of ``features``.
     Raises:
-        FeatureError: a feature is zero or not finite. QueryError: shapes or text vectors do not fit.
+        FeatureError: a feature is zero or not finite. QueryError: shapes or text vectors do not
+        fit.
     """
     features, text, canonical = _same_kind(features, text, canonical)
     _check_text(features, text, "text")
     _check_text(features, canonical, "canonical")
     if not np.isfinite(scale) or scale <= 0:
-        raise QueryError(f"relevancy: scale is {scale!r}; expected a positive number (protocol A: {SCALE:g})")
+        raise QueryError(
+            f"relevancy: scale is {scale!r}; expected a positive number (protocol A: {SCALE:g})"
+        )
     _check_features(features)
     flat = features.reshape(-1, features.shape[-1])  # [M, d]
     against = (flat @ canonical.T).amax(dim=1)  # [M] the strongest canonical phrase
@@ -81,7 +88,10 @@ def softmax_relevancy(features, text, phrases, *, temperature: float = TEMPERATU
     _check_text(features, text, "text")
     _check_text(features, phrases, "phrases")
     if not np.isfinite(temperature) or temperature <= 0:
-        raise QueryError(f"softmax_relevancy: temperature is {temperature!r}; expected a positive number (ours: {TEMPERATURE:g})")
+        raise QueryError(
+            f"softmax_relevancy: temperature is {temperature!r}; expected a positive number (ours:"
+            f" {TEMPERATURE:g})"
+        )
     lengths = _check_features(features)
     flat = (features / lengths[..., None]).reshape(-1, features.shape[-1])  # [M, d]
     text = torch.nn.functional.normalize(text, dim=-1)
@@ -97,29 +107,55 @@ def code_relevancy(prototypes, code_map, text, canonical, *, scale: float = SCAL
     """Relevancy of a map of codes: score every prototype once, then look up (design, idea 4).
 
     Args:
-        prototypes: [N, d]; used at unit length, because the pairwise rule is defined on unit features.
-        code_map: [...] integers, code of each pixel; -1 = none, which scores 0.
-        text, canonical, scale: as ``relevancy``.
+        prototypes: [N, d]; used at unit length, because the pairwise rule is defined on unit
+        features. code_map: [...] integers, code of each pixel; -1 = none, which scores 0. text,
+        canonical, scale: as ``relevancy``.
     Returns:
         [P, ...] in 0..1.
     Raises:
         QueryError: a code outside -1..N-1. FeatureError: a prototype in use is zero or not finite.
     """
-    return by_code(lambda rows, text: relevancy(rows / _check_features(rows)[:, None], text, canonical, scale=scale), prototypes, code_map, text)
+    return by_code(
+        lambda rows, text: relevancy(
+            rows / _check_features(rows)[:, None], text, canonical, scale=scale
+        ),
+        prototypes,
+        code_map,
+        text,
+    )
 
 
-def code_softmax_relevancy(prototypes, code_map, text, phrases, *, temperature: float = TEMPERATURE) -> torch.Tensor:
-    """``softmax_relevancy`` of a map of codes [...], -1 = none scoring 0; returns [P, ...]. Raises as ``code_relevancy``."""
-    return by_code(lambda rows, text: softmax_relevancy(rows, text, phrases, temperature=temperature), prototypes, code_map, text)
+def code_softmax_relevancy(
+    prototypes, code_map, text, phrases, *, temperature: float = TEMPERATURE
+) -> torch.Tensor:
+    """``softmax_relevancy`` of a map of codes [...], -1 = none scoring 0; returns [P, ...]. Raises
+    as ``code_relevancy``.
+    """
+    return by_code(
+        lambda rows, text: softmax_relevancy(rows, text, phrases, temperature=temperature),
+        prototypes,
+        code_map,
+        text,
+    )
 
 
 def code_cosine(prototypes, code_map, text) -> torch.Tensor:
-    """Cosine of prototype and text for a map of codes [...], -1 = none scoring 0; returns [P, ...]. Raises as ``code_relevancy``."""
-    return by_code(lambda rows, text: torch.nn.functional.normalize(text, dim=-1) @ (rows / _check_features(rows)[:, None]).T, prototypes, code_map, text)
+    """Cosine of prototype and text for a map of codes [...], -1 = none scoring 0; returns [P, ...].
+    Raises as ``code_relevancy``.
+    """
+    return by_code(
+        lambda rows, text: (
+            torch.nn.functional.normalize(text, dim=-1) @ (rows / _check_features(rows)[:, None]).T
+        ),
+        prototypes,
+        code_map,
+        text,
+    )
 
 
 def by_code(score, prototypes, code_map, text) -> torch.Tensor:
-    """Any score that a pixel has only through its code: ``score(rows [U, d], text [P, d]) -> [P, U]``, looked up.
+    """Any score that a pixel has only through its code: ``score(rows [U, d], text [P, d]) -> [P,
+    U]``, looked up.
 
     Returns [P, ...], codes -1 reading 0. Raises as ``code_relevancy``.
     """
@@ -128,8 +164,14 @@ def by_code(score, prototypes, code_map, text) -> torch.Tensor:
     _check_text(prototypes, text, "text")
     table = text.new_zeros((text.shape[0], prototypes.shape[0] + 1))  # row 0 serves code -1
     usable = torch.isfinite(prototypes).all(dim=1) & (prototypes != 0).any(dim=1)
-    if not bool(usable.all()):  # one that no pixel has may be anything; the search for those in use costs as much as the lookup
-        usable = torch.zeros_like(table[0], dtype=torch.bool).index_fill_(0, rows.flatten().long(), True)[1:]
+    if not bool(
+        usable.all()
+        # one that no pixel has may be anything; the search for those in use costs as much as the
+        # lookup
+    ):
+        usable = torch.zeros_like(table[0], dtype=torch.bool).index_fill_(
+            0, rows.flatten().long(), True
+        )[1:]
     if bool(usable.any()):
         scores = torch.as_tensor(score(prototypes[usable], text))
         table = table.to(scores.dtype)
@@ -156,38 +198,50 @@ def select_level_by_mask_mean(relevancy_maps, masks) -> int:
     _maxima(maps, "relevancy_maps")
     masks = _tensor(masks).bool()
     if masks.shape != maps.shape:
-        raise QueryError(f"select_level_by_mask_mean: masks {tuple(masks.shape)} do not fit maps {tuple(maps.shape)}; pass one mask per level")
+        raise QueryError(
+            f"select_level_by_mask_mean: masks {tuple(masks.shape)} do not fit maps"
+            f" {tuple(maps.shape)}; pass one mask per level"
+        )
     count = masks.sum(dim=(1, 2))
     mean = torch.where(count > 0, (maps * masks).sum(dim=(1, 2)) / count.clamp(min=1), -torch.inf)
     return int(mean.argmax())
 
 
 SELECTION_SHARE = 0.7
-"""Where between the lowest and the highest relevancy a selection in 3D begins (ours): protocol A's masks begin there on its stretched maps."""
+"""Where between the lowest and the highest relevancy a selection in 3D begins (ours): protocol A's
+masks begin there on its stretched maps.
+"""
 
 
 def select(relevancy, *, share: float = SELECTION_SHARE) -> tuple[torch.Tensor, int]:
     """What answers a text in 3D: keep [G] bool, and the level that chose.
 
-    As in protocol A's masks, the level with the largest relevancy answers (lowest on ties), with what lies above ``share``
-    of the way from its lowest value to its highest; nothing if all are equal.
+    As in protocol A's masks, the level with the largest relevancy answers (lowest on ties), with
+    what lies above ``share`` of the way from its lowest value to its highest; nothing if all are
+    equal.
 
     Args:
-        relevancy: [L, G] of one text for every Gaussian, NaN in all levels for Gaussians that are never chosen.
+        relevancy: [L, G] of one text for every Gaussian, NaN in all levels for Gaussians that are
+        never chosen.
     Raises:
         QueryError: another shape, or no Gaussian with a relevancy.
     """
     relevancy = _tensor(relevancy)
     seen = ~relevancy.isnan().any(0) if relevancy.ndim == 2 else torch.zeros(0)
     if not seen.any():
-        raise QueryError(f"select: relevancy {tuple(relevancy.shape)} holds no Gaussian with a value at every level; expected [L, G]")
+        raise QueryError(
+            f"select: relevancy {tuple(relevancy.shape)} holds no Gaussian with a value at every"
+            " level; expected [L, G]"
+        )
     level = int(relevancy[:, seen].amax(1).argmax())
     low, high = relevancy[level, seen].aminmax()
     return seen & (relevancy[level] > low + share * (high - low)), level
 
 
 def threshold_mask(values, threshold: float, *, strict: bool = True) -> torch.Tensor:
-    """bool mask of values > threshold (protocols A, B, D), or >= with ``strict=False`` (protocol F)."""
+    """bool mask of values > threshold (protocols A, B, D), or >= with ``strict=False`` (protocol
+    F).
+    """
     values = _tensor(values)
     return values > threshold if strict else values >= threshold
 
@@ -209,26 +263,40 @@ def _same_kind(*values) -> list[torch.Tensor]:
 def _levels(maps, name: str) -> torch.Tensor:
     maps = _tensor(maps)
     if maps.ndim != 3 or maps.numel() == 0:
-        raise QueryError(f"{name}: shape {tuple(maps.shape)}; expected maps [L, H, W], one per level")
+        raise QueryError(
+            f"{name}: shape {tuple(maps.shape)}; expected maps [L, H, W], one per level"
+        )
     return maps
 
 
 def _maxima(maps: torch.Tensor, name: str) -> torch.Tensor:  # [L]
     out = maps.amax(dim=(1, 2))
-    if not bool(torch.isfinite(out).all()):  # a maximum is NaN if any value is: cheaper than a look at every value
-        raise QueryError(f"{name}: values are not finite; recompute the relevancy from finite features")
+    if not bool(
+        torch.isfinite(out).all()
+    ):  # a maximum is NaN if any value is: cheaper than a look at every value
+        raise QueryError(
+            f"{name}: values are not finite; recompute the relevancy from finite features"
+        )
     return out
 
 
 def _check_text(features: torch.Tensor, text: torch.Tensor, name: str) -> None:
-    if features.ndim < 1 or text.ndim != 2 or text.shape[0] == 0 or text.shape[1] != features.shape[-1]:
+    if (
+        features.ndim < 1
+        or text.ndim != 2
+        or text.shape[0] == 0
+        or text.shape[1] != features.shape[-1]
+    ):
         raise QueryError(
-            f"{name}: shape {tuple(text.shape)} does not fit features {tuple(features.shape)}; expected [n, {features.shape[-1] if features.ndim else 'd'}] "
-            "with n >= 1: encode text and images with the same CLIP model"
+            f"{name}: shape {tuple(text.shape)} does not fit features {tuple(features.shape)};"
+            f" expected [n, {features.shape[-1] if features.ndim else 'd'}] with n >= 1: encode"
+            " text and images with the same CLIP model"
         )
     bad = ~torch.isfinite(text).all(dim=1) | (text == 0).all(dim=1)
     if bool(bad.any()):
-        raise QueryError(f"{name}: row {int(bad.nonzero()[0])} is zero or not finite; encode the phrase again")
+        raise QueryError(
+            f"{name}: row {int(bad.nonzero()[0])} is zero or not finite; encode the phrase again"
+        )
 
 
 def _check_features(features: torch.Tensor) -> torch.Tensor:  # [...] lengths
@@ -236,13 +304,15 @@ def _check_features(features: torch.Tensor) -> torch.Tensor:  # [...] lengths
     if features.shape[-1] == 0 or not bool(torch.isfinite(lengths).all()):
         bad = int((~torch.isfinite(lengths)).sum())
         raise FeatureError(
-            f"features: {bad} of {lengths.numel()} vectors of shape {tuple(features.shape)} are not finite; "
-            "recompute them (a NaN usually comes from a diverged training step or a zero-length normalisation)"
+            f"features: {bad} of {lengths.numel()} vectors of shape {tuple(features.shape)} are not"
+            " finite; recompute them (a NaN usually comes from a diverged training step or a"
+            " zero-length normalisation)"
         )
     if bool((lengths == 0).any()):
         raise FeatureError(
-            f"features: {int((lengths == 0).sum())} of {lengths.numel()} vectors are zero and have no direction to compare; "
-            "leave out pixels without a feature (code_relevancy takes them as code -1)"
+            f"features: {int((lengths == 0).sum())} of {lengths.numel()} vectors are zero and have"
+            " no direction to compare; leave out pixels without a feature (code_relevancy takes"
+            " them as code -1)"
         )
     return lengths
 
@@ -253,10 +323,15 @@ def _code_rows(prototypes: torch.Tensor, code_map) -> torch.Tensor:
         raise QueryError(f"prototypes: shape {tuple(prototypes.shape)}, expected [N, d]")
     codes = _tensor(code_map)
     if codes.is_floating_point() or codes.dtype == torch.bool:
-        raise QueryError(f"code_map: dtype {codes.dtype}, expected integers (index of a prototype, -1 = none)")
+        raise QueryError(
+            f"code_map: dtype {codes.dtype}, expected integers (index of a prototype, -1 = none)"
+        )
     n = prototypes.shape[0]
     if codes.numel():
         low, high = (int(v) for v in torch.aminmax(codes))
         if low < -1 or high >= n:
-            raise QueryError(f"code_map: codes {low}..{high} with {n} prototypes; expected -1..{n - 1}: the map belongs to another codebook")
+            raise QueryError(
+                f"code_map: codes {low}..{high} with {n} prototypes; expected -1..{n - 1}: the map"
+                " belongs to another codebook"
+            )
     return codes.to(device=prototypes.device, dtype=torch.int32) + 1

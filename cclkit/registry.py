@@ -1,8 +1,9 @@
 """What can be fetched, what of it is here, and whether it is what it claims to be.
 
-``data/registry.toml`` lists public data sets and checkpoints. They live below the data root; beside them
-``checksums.json`` holds the digests of what was brought in, ``sources.json`` the folders that were linked
-rather than copied. Nothing here touches the network: `fetching` does, and only for ``cclkit data fetch``.
+``data/registry.toml`` lists public data sets and checkpoints. They live below the data root; beside
+them ``checksums.json`` holds the digests of what was brought in, ``sources.json`` the folders that
+were linked rather than copied. Nothing here touches the network: `fetching` does, and only for
+``cclkit data fetch``.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import json
 import os
 import tomllib
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path, PurePosixPath
 
 from tqdm.auto import tqdm
@@ -49,7 +50,11 @@ class Entry:
 
     @property
     def size_text(self) -> str:
-        return {"exact": "", "approximate": "about "}.get(self.size_is, "") + human(self.size) if self.size else "size not known"
+        return (
+            {"exact": "", "approximate": "about "}.get(self.size_is, "") + human(self.size)
+            if self.size
+            else "size not known"
+        )
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,9 @@ class Item:
 
 
 def entries() -> dict[str, Entry]:
-    """The registry by name. Raises DataError when it is not there or does not hold what it should."""
+    """The registry by name. Raises DataError when it is not there or does not hold what
+    it should.
+    """
     return _load(REGISTRY)
 
 
@@ -84,21 +91,36 @@ def _load(path: Path) -> dict[str, Entry]:
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise DataError(f"{path}: no such file; the registry belongs to a checkout of the project, an installed package has none: work from a checkout, or give paths (--scene, front_end.sam.checkpoint)") from None
+        raise DataError(
+            f"{path}: no such file; the registry belongs to a checkout of the project, an installed"
+            " package has none: work from a checkout, or give paths (--scene,"
+            " front_end.sam.checkpoint)"
+        ) from None
     except (OSError, ValueError, RecursionError) as e:
         raise DataError(f"{path}: cannot be read ({e}); restore it from the repository") from e
     wanted = set(Entry.__dataclass_fields__) - {"name"}
     for name, table in tables.items():
         if not isinstance(table, dict) or set(table) != wanted:
             odd = sorted(wanted ^ set(table if isinstance(table, dict) else ()))
-            raise DataError(f"{path}: [{name}] has missing or unknown fields ({', '.join(odd)}); restore the file from the repository")
+            raise DataError(
+                f"{path}: [{name}] has missing or unknown fields ({', '.join(odd)}); restore the"
+                " file from the repository"
+            )
         if bad := [k for k, v in table.items() if not _fits(k, v)]:
-            raise DataError(f"{path}: [{name}] {bad[0]} is {str(table[bad[0]])[:80]!r}, which it cannot be; restore the file from the repository")
-    return {n: Entry(n, **{k: tuple(v) if isinstance(v, list) else v for k, v in t.items()}) for n, t in tables.items()}
+            raise DataError(
+                f"{path}: [{name}] {bad[0]} is {str(table[bad[0]])[:80]!r}, which it cannot be;"
+                " restore the file from the repository"
+            )
+    return {
+        n: Entry(n, **{k: tuple(v) if isinstance(v, list) else v for k, v in t.items()})
+        for n, t in tables.items()
+    }
 
 
 def _fits(field: str, value) -> bool:
-    """Whether a field of registry.toml has its type and, for places on disk, stays below the data root."""
+    """Whether a field of registry.toml has its type and, for places on disk, stays below the data
+    root.
+    """
     match field:
         case "size":
             return type(value) is int and 0 <= value < 2**53
@@ -110,7 +132,9 @@ def _fits(field: str, value) -> bool:
             return isinstance(value, list) and all(isinstance(v, str) for v in value)
         case "target" | "expected":
             places = value if field == "expected" else [value]
-            return isinstance(places, list) and all(isinstance(p, str) and is_below(p) for p in places)
+            return isinstance(places, list) and all(
+                isinstance(p, str) and is_below(p) for p in places
+            )
     return isinstance(value, str)
 
 
@@ -118,7 +142,10 @@ def entry(name: str) -> Entry:
     """An entry by name. Raises DataError that lists the known names."""
     known = entries()
     if name not in known:
-        raise DataError(f"nothing called {name!r} can be fetched{_near(name, known)}; known names: {', '.join(known)}")
+        raise DataError(
+            f"nothing called {name!r} can be fetched{_near(name, known)}; known names:"
+            f" {', '.join(known)}"
+        )
     return known[name]
 
 
@@ -128,7 +155,9 @@ def _near(name: str, known) -> str:
 
 
 def data_root(root: str | os.PathLike | None = None) -> Path:
-    """Folder of fetched things: ``root``, else CCLKIT_DATA, else data/public of a checkout, else the user's data folder."""
+    """Folder of fetched things: ``root``, else CCLKIT_DATA, else data/public of a checkout, else
+    the user's data folder.
+    """
     if chosen := root or os.environ.get("CCLKIT_DATA"):
         return Path(chosen).expanduser().absolute()
     if REGISTRY.is_file():
@@ -140,12 +169,14 @@ def data_root(root: str | os.PathLike | None = None) -> Path:
 
 
 def digest(path: str | os.PathLike) -> str:
-    """sha256 (hex) of a file, computed once a process as long as its size and time of change stay."""
+    """sha256 (hex) of a file, computed once a process as long as its size and time of
+    change stay.
+    """
     stat = os.stat(path)
     return _digest(os.path.abspath(path), stat.st_size, stat.st_mtime_ns)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _digest(path: str, size: int, changed_ns: int) -> str:
     return file_digest(Path(path))
 
@@ -163,33 +194,53 @@ def manifest(folder: Path, what: str) -> dict[str, dict]:
 
 def progress(total: int | None, what: str, done: int = 0) -> tqdm:
     """A bar in bytes with the time left, on stderr."""
-    return tqdm(total=total, initial=done, desc=what, unit="B", unit_scale=True, leave=False, disable=bool(os.environ.get("CCLKIT_QUIET")))
+    return tqdm(
+        total=total,
+        initial=done,
+        desc=what,
+        unit="B",
+        unit_scale=True,
+        leave=False,
+        disable=bool(os.environ.get("CCLKIT_QUIET")),
+    )
 
 
 def read_record(root: Path, file: str = CHECKSUMS) -> dict:
-    """checksums.json or sources.json of a data root; {} when there is none. Raises DataError on anything else."""
+    """checksums.json or sources.json of a data root; {} when there is none. Raises DataError on
+    anything else.
+    """
     path = root / file
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, RecursionError) as e:
-        raise DataError(f"{path}: cannot be read ({e}); delete it, and digests are recorded (or folders linked) anew") from e
+        raise DataError(
+            f"{path}: cannot be read ({e}); delete it, and digests are recorded (or folders linked)"
+            " anew"
+        ) from e
     if not isinstance(record, dict):
-        raise DataError(f"{path}: holds a {type(record).__name__}, expected an object; delete it, and digests are recorded (or folders linked) anew")
+        raise DataError(
+            f"{path}: holds a {type(record).__name__}, expected an object; delete it, and digests"
+            " are recorded (or folders linked) anew"
+        )
     return record
 
 
 def write_record(root: Path, name: str, value: dict | str | None, file: str = CHECKSUMS) -> None:
     """Set (None: remove) what is recorded under a name."""
     before = read_record(root, file)
-    record = {k: v for k, v in before.items() if k != name} | ({name: value} if value is not None else {})
+    record = {k: v for k, v in before.items() if k != name} | (
+        {name: value} if value is not None else {}
+    )
     if record == before:
         return
     try:
         save_json(root / file, record)
     except OSError as e:
-        raise DataError(f"{root / file}: cannot be written ({e.strerror or e}); choose another --root") from e
+        raise DataError(
+            f"{root / file}: cannot be written ({e.strerror or e}); choose another --root"
+        ) from e
 
 
 def location(e: Entry, root: Path) -> Path:
@@ -199,18 +250,39 @@ def location(e: Entry, root: Path) -> Path:
 
 
 def known_files(e: Entry, root: Path) -> dict[str, dict]:
-    """{file: {"bytes", "sha256"}} an entry must consist of: the registry's digest, else what was recorded; {} if neither."""
+    """{file: {"bytes", "sha256"}} an entry must consist of: the registry's digest, else what was
+    recorded; {} if neither.
+    """
     if e.kind == "checkpoint" and e.sha256:
-        return {PurePosixPath(e.target).name: {"bytes": e.size if e.size_is == "exact" else None, "sha256": e.sha256}}
+        return {
+            PurePosixPath(e.target).name: {
+                "bytes": e.size if e.size_is == "exact" else None,
+                "sha256": e.sha256,
+            }
+        }
     return recorded(e, root)["files"]
 
 
 def recorded(e: Entry, root: Path) -> dict:
-    """What checksums.json holds of an entry: its files, the digests of its downloads, where it came from."""
-    record = {"files": {}, "downloads": {}, "source": "", "source_sha256": "", **_table(read_record(root).get(e.name, {}))}
+    """What checksums.json holds of an entry: its files, the digests of its downloads, where it came
+    from.
+    """
+    record = {
+        "files": {},
+        "downloads": {},
+        "source": "",
+        "source_sha256": "",
+        **_table(read_record(root).get(e.name, {})),
+    }
     files = _table(record["files"])
-    if not all(isinstance(f, dict) and isinstance(f.get("bytes"), int) and isinstance(f.get("sha256"), str) for f in files.values()):
-        raise DataError(f"{root / CHECKSUMS}: what it holds of {e.name!r} cannot be read; remove {e.name!r} from it, and its digests are recorded anew")
+    if not all(
+        isinstance(f, dict) and isinstance(f.get("bytes"), int) and isinstance(f.get("sha256"), str)
+        for f in files.values()
+    ):
+        raise DataError(
+            f"{root / CHECKSUMS}: what it holds of {e.name!r} cannot be read; remove {e.name!r}"
+            " from it, and its digests are recorded anew"
+        )
     return {**record, "files": files, "downloads": _table(record["downloads"])}
 
 
@@ -227,13 +299,24 @@ def look(e: Entry, root: Path) -> Item:
     try:
         path.exists()
     except OSError as err:
-        raise DataError(f"{root / SOURCES}: what it holds of {e.name!r} is no path ({err.strerror or err}); remove {e.name!r} from it") from err
-    item = lambda state, detail="", size=e.size_text: Item(e.name, state, path, size, e.licence, detail, e.blocks, e.without)  # noqa: E731
+        raise DataError(
+            f"{root / SOURCES}: what it holds of {e.name!r} is no path ({err.strerror or err});"
+            f" remove {e.name!r} from it"
+        ) from err
+    item = lambda state, detail="", size=e.size_text: Item(
+        e.name, state, path, size, e.licence, detail, e.blocks, e.without
+    )  # noqa: E731
     there = path.is_file() if e.kind == "checkpoint" else path.is_dir()
     linked = path != root / e.target
     if not there:
         part = part_file(e, root)
-        detail = f"the linked folder {path} is gone" if linked else f"{human(part.stat().st_size)} downloaded so far" if part.is_file() else ""
+        detail = (
+            f"the linked folder {path} is gone"
+            if linked
+            else f"{human(part.stat().st_size)} downloaded so far"
+            if part.is_file()
+            else ""
+        )
         return item("missing", detail)
     folder = path.parent if e.kind == "checkpoint" else path
     lacking = [x for x in e.expected if not (path / x).exists()]
@@ -249,12 +332,18 @@ def look(e: Entry, root: Path) -> Item:
             return item("damaged", f"{name} has {size} bytes, expected {about['bytes']}")
     if lacking:
         return item("incomplete", f"{len(lacking)} files lack, e.g. {lacking[0]}")
-    size = human(path.stat().st_size if e.kind == "checkpoint" else total) if files or e.kind == "checkpoint" else e.size_text
+    size = (
+        human(path.stat().st_size if e.kind == "checkpoint" else total)
+        if files or e.kind == "checkpoint"
+        else e.size_text
+    )
     return item("here", f"linked: {path}" if linked else "", size)
 
 
 def check(e: Entry, root: Path) -> Item:
-    """State of an entry with every digest computed again; unknown digests are recorded now and compared from then on."""
+    """State of an entry with every digest computed again; unknown digests are recorded now and
+    compared from then on.
+    """
     item = look(e, root)
     if item.state != "here":
         return item
@@ -262,7 +351,11 @@ def check(e: Entry, root: Path) -> Item:
     known = known_files(e, root)
     if not known:
         name = PurePosixPath(e.target).name
-        found = {name: {"bytes": item.path.stat().st_size, "sha256": digest(item.path)}} if e.kind == "checkpoint" else manifest(folder, e.name)
+        found = (
+            {name: {"bytes": item.path.stat().st_size, "sha256": digest(item.path)}}
+            if e.kind == "checkpoint"
+            else manifest(folder, e.name)
+        )
         write_record(root, e.name, {**recorded(e, root), "files": found})
         return replace(item, detail="no digest was known: recorded now")
     wrong = []
@@ -272,7 +365,11 @@ def check(e: Entry, root: Path) -> Item:
                 wrong.append(f"{name} has sha256 {found[:12]}…, expected {about['sha256'][:12]}…")
             bar.update((folder / name).stat().st_size)
     if wrong:
-        return replace(item, state="damaged", detail=f"{len(wrong)} files changed: {wrong[0]}" if len(wrong) > 1 else wrong[0])
+        return replace(
+            item,
+            state="damaged",
+            detail=f"{len(wrong)} files changed: {wrong[0]}" if len(wrong) > 1 else wrong[0],
+        )
     return item
 
 
@@ -289,7 +386,8 @@ def status(root: str | os.PathLike | None = None) -> list[Item]:
 
 
 def verify(names: list[str] | None = None, root: str | os.PathLike | None = None) -> list[Item]:
-    """The same (or the named ones) with every digest computed again. Raises DataError for an unknown name.
+    """The same (or the named ones) with every digest computed again. Raises DataError for an
+    unknown name.
 
     "tabletop" and "models" stand for all bundled scenes and weights.
     """
@@ -299,12 +397,20 @@ def verify(names: list[str] | None = None, root: str | os.PathLike | None = None
     wanted = lambda name: not names or name in names or name.partition("/")[0] in names  # noqa: E731
     for name in names or ():
         if not any(name in (k, k.partition("/")[0]) for k in known):
-            raise DataError(f"nothing called {name!r} can be verified{_near(name, known)}; known names: {', '.join(known)}")
-    return [*_bundled_items(thorough=True, wanted=wanted), *(check(e, where) for n, e in entries().items() if wanted(n))]
+            raise DataError(
+                f"nothing called {name!r} can be verified{_near(name, known)}; known names:"
+                f" {', '.join(known)}"
+            )
+    return [
+        *_bundled_items(thorough=True, wanted=wanted),
+        *(check(e, where) for n, e in entries().items() if wanted(n)),
+    ]
 
 
 def _bundled_items(thorough: bool, wanted=lambda name: True) -> list[Item]:
-    """Bundled scenes by their SHA256SUMS, bundled weights by the sha256 in the record beside them."""
+    """Bundled scenes by their SHA256SUMS, bundled weights by the sha256 in the record
+    beside them.
+    """
     from .scenes.load import bundled_scenes
 
     items = []
@@ -320,9 +426,15 @@ def _bundled_items(thorough: bool, wanted=lambda name: True) -> list[Item]:
 def _bundled_scene(name: str, folder: Path, thorough: bool) -> Item:
     state, detail, size = "here", "", 0
     try:
-        listed = [folder / line.partition("  ")[2] for line in (folder / "SHA256SUMS").read_text(encoding="utf-8").splitlines()]
+        listed = [
+            folder / line.partition("  ")[2]
+            for line in (folder / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
+        ]
         if gone := [p for p in listed if not p.is_file()]:
-            state, detail = "incomplete", f"{len(gone)} files lack, e.g. {gone[0].name}; restore them from the repository"
+            state, detail = (
+                "incomplete",
+                f"{len(gone)} files lack, e.g. {gone[0].name}; restore them from the repository",
+            )
         size = sum(p.stat().st_size for p in listed if p.is_file())
         if thorough and state == "here":
             from .tabletop.export import verify as verify_scene
@@ -332,23 +444,59 @@ def _bundled_scene(name: str, folder: Path, thorough: bool) -> Item:
         state, detail = "incomplete", "SHA256SUMS is missing; restore it from the repository"
     except SceneError as e:
         state, detail = "damaged", str(e)
-    return Item(name, state, folder, human(size), "CC BY 4.0", detail, "this scene", "the other scenes", bundled=True)
+    return Item(
+        name,
+        state,
+        folder,
+        human(size),
+        "CC BY 4.0",
+        detail,
+        "this scene",
+        "the other scenes",
+        bundled=True,
+    )
 
 
 def _bundled_model(name: str, path: Path, thorough: bool) -> Item:
-    item = lambda state, detail="", size="": Item(name, state, path, size, "Apache-2.0", detail, "the profile mini with its real models", "the simulated front end (front_end.masks=simulated front_end.propagation=simulated front_end.features=simulated)", bundled=True)  # noqa: E731
+    item = lambda state, detail="", size="": Item(
+        name,
+        state,
+        path,
+        size,
+        "Apache-2.0",
+        detail,
+        "the profile mini with its real models",
+        "the simulated front end (front_end.masks=simulated front_end.propagation=simulated"
+        " front_end.features=simulated)",
+        bundled=True,
+    )  # noqa: E731
     if not path.is_file():
-        return item("missing", "restore it from the repository, or train it: python -m cclkit.training")
+        return item(
+            "missing", "restore it from the repository, or train it: python -m cclkit.training"
+        )
     size = human(path.stat().st_size)
     try:
         record = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         want, length = record["sha256"], record["bytes"]
     except (OSError, ValueError, KeyError, TypeError) as e:
-        return item("incomplete", f"{path.with_suffix('.json').name} cannot be read ({e!r}); restore it from the repository", size)
+        return item(
+            "incomplete",
+            f"{path.with_suffix('.json').name} cannot be read ({e!r}); restore it from the"
+            " repository",
+            size,
+        )
     if path.stat().st_size != length:
-        return item("damaged", f"{path.stat().st_size} bytes, expected {length}; restore it from the repository", size)
+        return item(
+            "damaged",
+            f"{path.stat().st_size} bytes, expected {length}; restore it from the repository",
+            size,
+        )
     if thorough and (found := digest(path)) != want:
-        return item("damaged", f"sha256 {found[:12]}…, expected {want[:12]}…; restore it from the repository", size)
+        return item(
+            "damaged",
+            f"sha256 {found[:12]}…, expected {want[:12]}…; restore it from the repository",
+            size,
+        )
     return item("here", size=size)
 
 
@@ -356,7 +504,8 @@ def _bundled_model(name: str, path: Path, thorough: bool) -> Item:
 
 
 def checkpoint(name: str, root: str | os.PathLike | None = None) -> Path | None:
-    """The fetched checkpoint of an entry, its digest verified; None when it is not here (or there is no registry).
+    """The fetched checkpoint of an entry, its digest verified; None when it is not here (or there
+    is no registry).
 
     Raises DataError when the file is not what it should be.
     """
@@ -371,14 +520,20 @@ def checkpoint(name: str, root: str | os.PathLike | None = None) -> Path | None:
     except DataError:
         if known_files(e, where):
             raise
-        return path  # a shared, read-only data root: nothing to compare with, and nothing can be recorded
+        # a shared, read-only data root: nothing to compare with, and nothing can be recorded
+        return path
     if item.bad:
-        raise DataError(f"{path}: {item.detail}, so it is not used; run `cclkit data fetch {name}` to replace it")
+        raise DataError(
+            f"{path}: {item.detail}, so it is not used; run `cclkit data fetch {name}` to"
+            " replace it"
+        )
     return path
 
 
 def known_digest(path: str | os.PathLike) -> str | None:
-    """The digest that a file must have because it is a checkpoint of the registry in the data root, else None."""
+    """The digest that a file must have because it is a checkpoint of the registry in the data root,
+    else None.
+    """
     if not REGISTRY.is_file():
         return None
     where, path = data_root(), Path(path).absolute()
@@ -389,20 +544,33 @@ def known_digest(path: str | os.PathLike) -> str | None:
 
 
 def scene(name: str, root: str | os.PathLike | None = None) -> Path | None:
-    """Folder of a fetched scene, e.g. "lerf_ovs/teatime"; None when the name does not begin with a data set of the registry.
+    """Folder of a fetched scene, e.g. "lerf_ovs/teatime"; None when the name does not begin with a
+    data set of the registry.
 
-    Raises SceneError when the data set is not here, naming the command that fetches it, or has no such scene.
+    Raises SceneError when the data set is not here, naming the command that fetches it, or has no
+    such scene.
     """
     first, _, rest = name.partition("/")
-    if not rest or not REGISTRY.is_file() or first not in entries() or entries()[first].kind != "dataset":
+    if (
+        not rest
+        or not REGISTRY.is_file()
+        or first not in entries()
+        or entries()[first].kind != "dataset"
+    ):
         return None
     e, where = entries()[first], data_root(root)
     folder = location(e, where)
     if not folder.is_dir():
-        raise SceneError(f"{name}: the data set {first} is not in {folder}; run `cclkit data fetch {first}` ({e.size_text}), or give the path of a scene")
+        raise SceneError(
+            f"{name}: the data set {first} is not in {folder}; run `cclkit data fetch {first}`"
+            f" ({e.size_text}), or give the path of a scene"
+        )
     if ".." in PurePosixPath(rest).parts or not (folder / rest).is_dir():
         scenes = sorted(f"{first}/{p.name}" for p in folder.iterdir() if (p / "images").is_dir())
-        raise SceneError(f"{folder / rest}: no such folder; {first} has {', '.join(scenes) or 'no scene'}: name one of these, or run `cclkit data verify {first}`")
+        raise SceneError(
+            f"{folder / rest}: no such folder; {first} has {', '.join(scenes) or 'no scene'}: name"
+            f" one of these, or run `cclkit data verify {first}`"
+        )
     return folder / rest
 
 
@@ -410,7 +578,7 @@ def scene(name: str, root: str | os.PathLike | None = None) -> Path | None:
 
 
 def human(size: int) -> str:
-    """"746 MB": decimal units, as download pages state them."""
+    """ "746 MB": decimal units, as download pages state them."""
     for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if size >= factor:
             return f"{size / factor:.{1 if size < 10 * factor else 0}f} {unit}"
@@ -425,7 +593,11 @@ def as_text(items: list[Item]) -> str:
         lines.append(f"{i.name:{width}}  {i.state:10}  {i.size:>14}  {i.licence}".rstrip())
         if i.detail:
             lines.append(f"{'':{width}}  {i.detail}")
-        same = following is not None and (following.state, following.blocks, following.without) == (i.state, i.blocks, i.without)
+        same = following is not None and (following.state, following.blocks, following.without) == (
+            i.state,
+            i.blocks,
+            i.without,
+        )
         if i.state != "here" and not same:
             lines.append(f"{'':{width}}  blocks: {i.blocks}; still runs: {i.without}")
     return "\n".join(lines)

@@ -19,22 +19,45 @@ def rle_encode(mask: np.ndarray) -> np.ndarray:
 def rle_decode(runs: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """Inverse of `rle_encode`. Raises MaskError when the runs don't fill the shape."""
     if int(runs.sum()) != shape[0] * shape[1]:
-        raise MaskError(f"run lengths cover {int(runs.sum())} pixels, the label map has {shape[0]}x{shape[1]}; recompute the masks")
+        raise MaskError(
+            f"run lengths cover {int(runs.sum())} pixels, the label map has {shape[0]}x{shape[1]};"
+            " recompute the masks"
+        )
     values = np.arange(len(runs)) % 2 == 1
     return np.repeat(values, runs).reshape(shape)
 
 
 def pack_masks(masks: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-    """Masks [M, H, W] -> arrays to store: all run lengths one after another, and how many belong to each mask."""
+    """Masks [M, H, W] -> arrays to store: all run lengths one after another, and how many belong to
+    each mask.
+    """
     runs = [rle_encode(m) for m in masks]
-    return {"rle": np.concatenate(runs) if runs else np.zeros(0, np.int32), "rle_length": np.array([len(r) for r in runs], np.int64)}
+    return {
+        "rle": np.concatenate(runs) if runs else np.zeros(0, np.int32),
+        "rle_length": np.array([len(r) for r in runs], np.int64),
+    }
 
 
-def unpack_masks(arrays: dict[str, np.ndarray], shape: tuple[int, int]) -> np.ndarray:  # [M, H, W] bool
-    """Inverse of `pack_masks`. Raises MaskError when the arrays are no run lengths or a mask does not fill the shape."""
+def unpack_masks(
+    arrays: dict[str, np.ndarray], shape: tuple[int, int]
+) -> np.ndarray:  # [M, H, W] bool
+    """Inverse of `pack_masks`. Raises MaskError when the arrays are no run lengths or a mask does
+    not fill the shape.
+    """
     runs, lengths = arrays["rle"], arrays["rle_length"]
-    if runs.ndim != 1 or lengths.ndim != 1 or runs.dtype.kind != "i" or lengths.dtype.kind != "i" or (runs < 0).any() or (lengths < 0).any() or int(lengths.sum()) != len(runs):
-        raise MaskError(f"{runs.shape} run lengths of {runs.dtype} for {lengths.shape} masks don't belong together; recompute the masks")
+    if (
+        runs.ndim != 1
+        or lengths.ndim != 1
+        or runs.dtype.kind != "i"
+        or lengths.dtype.kind != "i"
+        or (runs < 0).any()
+        or (lengths < 0).any()
+        or int(lengths.sum()) != len(runs)
+    ):
+        raise MaskError(
+            f"{runs.shape} run lengths of {runs.dtype} for {lengths.shape} masks don't belong"
+            " together; recompute the masks"
+        )
     ends = np.cumsum(lengths)
     masks = [rle_decode(runs[e - n : e], shape) for e, n in zip(ends, lengths)]
     return np.stack(masks) if masks else np.zeros((0, *shape), bool)

@@ -1,12 +1,14 @@
-"""Grids of experiments from a small file: `cclkit sweep FILE`. A CSV row per run, in parallel processes, resumable.
+"""Grids of experiments from a small file: `cclkit sweep FILE`. A CSV row per run, in parallel
+processes, resumable.
 
-    title = "..."              what the sweep asks
-    kind = "population"        mask features without images (experiments.population), or "scene" (index maps of a scene)
-    [fixed]                    settings that all runs have
-    [grid]                     name = [values]; every combination is a run
+    title = "..."              what the sweep asks kind = "population"        mask features without
+    images (experiments.population), or "scene" (index maps of a scene) [fixed]
+    settings that all runs have [grid]                     name = [values]; every combination is a
+    run
 
-Names: ``arm`` (of experiments.ARMS or REMEDIES), ``seed``, ``codebook.…``; for a population also ``population.…`` (its
-arguments) and ``simulation.…``; for a scene ``scene`` and every other setting.
+Names: ``arm`` (of experiments.ARMS or REMEDIES), ``seed``, ``codebook.…``; for a population also
+``population.…`` (its arguments) and ``simulation.…``; for a scene ``scene`` and every other
+setting.
 """
 
 from __future__ import annotations
@@ -62,27 +64,56 @@ def load_sweep(path: str | os.PathLike) -> Sweep:
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as e:
-        raise ConfigError(f"{path}: cannot be read as a sweep ({e}); expected TOML with title, kind, [fixed] and [grid]") from e
+        raise ConfigError(
+            f"{path}: cannot be read as a sweep ({e}); expected TOML with title, kind, [fixed] and"
+            " [grid]"
+        ) from e
     unknown = sorted(set(content) - {"title", "kind", "fixed", "grid"})
     if unknown:
-        raise ConfigError(f"{path}: unknown entry {unknown[0]!r}; a sweep has title, kind, [fixed] and [grid]")
+        raise ConfigError(
+            f"{path}: unknown entry {unknown[0]!r}; a sweep has title, kind, [fixed] and [grid]"
+        )
     for name in ("fixed", "grid"):
         if not isinstance(content.get(name, {}), dict):
             raise ConfigError(f"{path}: {name} is {content[name]!r}; expected a table [{name}]")
-    sweep = Sweep(path.stem, str(content.get("title", path.stem)), content.get("kind", ""), content.get("fixed", {}), content.get("grid", {}))
+    sweep = Sweep(
+        path.stem,
+        str(content.get("title", path.stem)),
+        content.get("kind", ""),
+        content.get("fixed", {}),
+        content.get("grid", {}),
+    )
     if sweep.kind not in KINDS:
         raise ConfigError(f"{path}: kind is {sweep.kind!r}; use one of {', '.join(KINDS)}")
     for name, values in sweep.grid.items():
         if not isinstance(values, list) or not values:
-            raise ConfigError(f"{path}: grid.{name} is {values!r}; expected a list with at least one value")
+            raise ConfigError(
+                f"{path}: grid.{name} is {values!r}; expected a list with at least one value"
+            )
     if (runs := math.prod(len(v) for v in sweep.grid.values())) > MAX_RUNS:
-        raise ConfigError(f"{path}: the grid has {runs} runs, expected at most {MAX_RUNS}; split it into several files")
+        raise ConfigError(
+            f"{path}: the grid has {runs} runs, expected at most {MAX_RUNS}; split it into several"
+            " files"
+        )
     twice = sorted(set(sweep.fixed) & set(sweep.grid))
     if not sweep.grid or twice:
-        raise ConfigError(f"{path}: " + (f"{twice[0]!r} stands in [fixed] and in [grid]; keep one" if twice else "the grid is empty; give at least one name with values"))
+        raise ConfigError(
+            f"{path}: "
+            + (
+                f"{twice[0]!r} stands in [fixed] and in [grid]; keep one"
+                if twice
+                else "the grid is empty; give at least one name with values"
+            )
+        )
     try:
         first = {name: values[0] for name, values in sweep.grid.items()}
-        for name, values in sweep.grid.items():  # every value once; whole combinations are checked when their keys are made, before any is run
+        for (
+            name,
+            values,
+            # every value once; whole combinations are checked when their keys are made, before any
+            # is
+            # run
+        ) in sweep.grid.items():
             for value in values:
                 _prepared(sweep.kind, sweep.fixed | first | {name: value})
     except CclkitError as e:
@@ -90,11 +121,20 @@ def load_sweep(path: str | os.PathLike) -> Sweep:
     return sweep
 
 
-def run_sweep(sweep: Sweep, folder: Path, config: Config, *, workers: int = 2, report: Callable[[str], None] = print) -> Path:
-    """Run what ``folder``/NAME.csv does not hold yet; returns that file. Rows are in the grid's order.
+def run_sweep(
+    sweep: Sweep,
+    folder: Path,
+    config: Config,
+    *,
+    workers: int = 2,
+    report: Callable[[str], None] = print,
+) -> Path:
+    """Run what ``folder``/NAME.csv does not hold yet; returns that file. Rows are in the grid's
+    order.
 
     Every finished run is written at once, so a stopped sweep goes on where it was. A run that fails
-    raises its error after the others under way are written. Waits for another sweep that writes there.
+    raises its error after the others under way are written. Waits for another sweep that writes
+    there.
     """
     path = Path(folder) / f"{sweep.name}.csv"
     runs = sweep.runs()
@@ -102,25 +142,34 @@ def run_sweep(sweep: Sweep, folder: Path, config: Config, *, workers: int = 2, r
     with Store(folder).lock(wait=True):  # each of two sweeps would write the rows that it knows
         known = {row["key"]: float(row["miou"]) for row in read_rows(path)} if path.exists() else {}
         done = {k: known[k] for k in keys if k in known}
-        jobs = [(k, sweep.kind, sweep.fixed | run, config) for k, run in zip(keys, runs) if k not in done]
+        jobs = [
+            (k, sweep.kind, sweep.fixed | run, config)
+            for k, run in zip(keys, runs)
+            if k not in done
+        ]
         report(f"{sweep.name}: {len(runs)} runs, {len(runs) - len(jobs)} found")
         if jobs:
             # spawn: a forked torch would share its threads' locks
             with multiprocessing.get_context("spawn").Pool(min(workers, len(jobs))) as pool:
                 for n, (key, miou) in enumerate(pool.imap_unordered(_run, jobs), 1):
                     done[key] = miou
-                    _write(path, sweep, [(run, done[k], k) for run, k in zip(runs, keys) if k in done])
+                    _write(
+                        path, sweep, [(run, done[k], k) for run, k in zip(runs, keys) if k in done]
+                    )
                     if n % 10 == 0 or n == len(jobs):
                         report(f"{sweep.name}: {n} of {len(jobs)}")
                 pool.close()
-                pool.join()  # leaving the block would kill the workers, and pycolmap prints a stack when that happens
+                # leaving the block would kill the workers, and pycolmap prints a stack when that
+                # happens
+                pool.join()
         else:
             _write(path, sweep, [(run, done[k], k) for run, k in zip(runs, keys)])
     return path
 
 
 def outdated(path: Path, config: Config, folder: Path = FOLDER) -> int:
-    """How many rows of a sweep's CSV its file in ``folder`` would not give today: measured with other code or settings, or no longer asked for.
+    """How many rows of a sweep's CSV its file in ``folder`` would not give today: measured with
+    other code or settings, or no longer asked for.
 
     Raises ConfigError when either file cannot be read.
     """
@@ -136,29 +185,46 @@ def read_rows(path: Path) -> list[dict[str, str]]:
         for row in rows:
             float(row["miou"]), row["key"]
     except (OSError, UnicodeDecodeError, KeyError, TypeError, ValueError) as e:
-        raise ConfigError(f"{path}: cannot be read as rows of a sweep ({e}); restore the file, or delete it and run `cclkit sweep` again") from e
+        raise ConfigError(
+            f"{path}: cannot be read as rows of a sweep ({e}); restore the file, or delete it and"
+            " run `cclkit sweep` again"
+        ) from e
     return rows
 
 
-def series(rows: Sequence[dict[str, str]], over: str, by: str = "arm") -> dict[str, dict[float, list[float]]]:
+def series(
+    rows: Sequence[dict[str, str]], over: str, by: str = "arm"
+) -> dict[str, dict[float, list[float]]]:
     """mIoU % of every seed: by arm, then by the value of ``over``."""
     out: dict[str, dict[float, list[float]]] = {}
     for row in rows:
         try:
             out.setdefault(row[by], {}).setdefault(float(row[over]), []).append(float(row["miou"]))
         except (KeyError, TypeError, ValueError) as e:
-            raise ConfigError(f"a row of the sweep has no {by!r} or no number under {over!r} ({reason(e)}); run `cclkit sweep` again") from e
+            raise ConfigError(
+                f"a row of the sweep has no {by!r} or no number under {over!r} ({reason(e)}); run"
+                " `cclkit sweep` again"
+            ) from e
     return out
 
 
-def gains(rows: Sequence[dict[str, str]], over: str, baseline: Sequence[float] = ()) -> dict[str, dict[float, list[float]]]:
-    """Gain in mIoU points over the baseline of the same seed: by arm, then by the value of ``over``.
+def gains(
+    rows: Sequence[dict[str, str]], over: str, baseline: Sequence[float] = ()
+) -> dict[str, dict[float, list[float]]]:
+    """Gain in mIoU points over the baseline of the same seed: by arm, then by the value of
+    ``over``.
 
     ``baseline``: its values by seed, for a sweep without that arm.
     """
     arms = series(rows, over)
     own = arms.pop("baseline", None)
-    return {arm: {x: [v - b for v, b in zip(values, own[x] if own else baseline)] for x, values in of_x.items()} for arm, of_x in arms.items()}
+    return {
+        arm: {
+            x: [v - b for v, b in zip(values, own[x] if own else baseline)]
+            for x, values in of_x.items()
+        }
+        for arm, of_x in arms.items()
+    }
 
 
 def _write(path: Path, sweep: Sweep, rows: list[tuple[dict, float, str]]) -> None:
@@ -171,13 +237,33 @@ def _write(path: Path, sweep: Sweep, rows: list[tuple[dict, float, str]]) -> Non
 
 
 def _key(sweep: Sweep, run: dict, config: Config) -> str:
-    """What a row depends on: its settings with what they mean, and the code behind it; for scenes also the stages'."""
+    """What a row depends on: its settings with what they mean, and the code behind it; for scenes
+    also the stages'.
+    """
     settings = sweep.fixed | run
-    about = {"kind": sweep.kind, "settings": settings, "arm": (ARMS | REMEDIES)[settings.get("arm", "both")]}
+    about = {
+        "kind": sweep.kind,
+        "settings": settings,
+        "arm": (ARMS | REMEDIES)[settings.get("arm", "both")],
+    }
     if sweep.kind == "population":
-        return content_key(**about, code=code_version(("codebook", "foundation/simulated.py"), population, population_miou, _run, _prepared))
+        return content_key(
+            **about,
+            code=code_version(
+                ("codebook", "foundation/simulated.py"),
+                population,
+                population_miou,
+                _run,
+                _prepared,
+            ),
+        )
     scene = Run(*_prepared("scene", settings, config))
-    return content_key(**about, code=code_version((), index_map_miou, codes_miou, _run, _prepared), codebook=scene.key("codebook"), query=scene.key("evaluation"))
+    return content_key(
+        **about,
+        code=code_version((), index_map_miou, codes_miou, _run, _prepared),
+        codebook=scene.key("codebook"),
+        query=scene.key("evaluation"),
+    )
 
 
 def _run(job: tuple) -> tuple[str, float]:
@@ -186,13 +272,17 @@ def _run(job: tuple) -> tuple[str, float]:
     if kind == "population":
         seed, people, codebook = _prepared(kind, settings)
         crowd = population(seed, **people)
-        return key, population_miou(fit_codebook(crowd.features, crowd.labels, codebook, seed=seed), crowd)
+        return key, population_miou(
+            fit_codebook(crowd.features, crowd.labels, codebook, seed=seed), crowd
+        )
     scene, scene_config = _prepared(kind, settings, config)
     return key, index_map_miou(Run(scene, scene_config))
 
 
 def _prepared(kind: str, settings: dict[str, Any], config: Config = Config()):
-    """What a run needs: (seed, arguments of population, codebook settings), or (scene, configuration). Raises ConfigError."""
+    """What a run needs: (seed, arguments of population, codebook settings), or (scene,
+    configuration). Raises ConfigError.
+    """
     settings = dict(settings)
     seed, arm = settings.pop("seed", 0), settings.pop("arm", "both")
     arms = ARMS | REMEDIES
@@ -204,7 +294,9 @@ def _prepared(kind: str, settings: dict[str, Any], config: Config = Config()):
     if kind == "scene":
         scene = settings.pop("scene", None)
         if not isinstance(scene, str):
-            raise ConfigError(f"scene is {scene!r}; give the name or folder of a scene in [fixed] or [grid]")
+            raise ConfigError(
+                f"scene is {scene!r}; give the name or folder of a scene in [fixed] or [grid]"
+            )
         simulated = {"front_end.simulation.seed": seed}
         return scene, config.with_settings({"seed": seed} | simulated | settings | of_arm)
     people: dict[str, Any] = {}
@@ -212,9 +304,20 @@ def _prepared(kind: str, settings: dict[str, Any], config: Config = Config()):
     codebook: dict[str, Any] = {}
     for name, value in settings.items():
         group, _, own = name.partition(".")
-        known = {"population": POPULATION, "simulation": tuple(f.name for f in fields(SimulationConfig)), "codebook": tuple(f.name for f in fields(CodebookConfig))}.get(group, ())
+        known = {
+            "population": POPULATION,
+            "simulation": tuple(f.name for f in fields(SimulationConfig)),
+            "codebook": tuple(f.name for f in fields(CodebookConfig)),
+        }.get(group, ())
         if own not in known:
-            raise ConfigError(f"{name!r} is unknown; a population has arm, seed, codebook.…, simulation.… and population.{', population.'.join(POPULATION)}")
+            raise ConfigError(
+                f"{name!r} is unknown; a population has arm, seed, codebook.…, simulation.… and"
+                f" population.{', population.'.join(POPULATION)}"
+            )
         {"population": people, "simulation": simulation, "codebook": codebook}[group][own] = value
-    checked = config.with_settings({f"codebook.{k}": v for k, v in codebook.items()} | of_arm | {f"front_end.simulation.{k}": v for k, v in simulation.items()})
+    checked = config.with_settings(
+        {f"codebook.{k}": v for k, v in codebook.items()}
+        | of_arm
+        | {f"front_end.simulation.{k}": v for k, v in simulation.items()}
+    )
     return seed, people | {"simulation": replace(checked.front_end.simulation)}, checked.codebook

@@ -3,9 +3,9 @@
 Per level, mask M_i of a view takes the label of the propagated mask with the largest IoU if that
 IoU exceeds 0.5, else -1 (paper §3; labels are 1..K in the order of the first view's masks).
 
-Three additions: `TrackConfig.check_every` withdraws carried masks that don't come back to where they started,
-`TrackConfig.reseed_every` starts tracks in later views from what has none yet, `TrackConfig.both_ways` goes round
-a closed capture in both directions.
+Three additions: `TrackConfig.check_every` withdraws carried masks that don't come back to where
+they started, `TrackConfig.reseed_every` starts tracks in later views from what has none yet,
+`TrackConfig.both_ways` goes round a closed capture in both directions.
 """
 
 from __future__ import annotations
@@ -33,11 +33,13 @@ class ViewTracks:
     iou: np.ndarray  # [M] float64: that IoU
 
 
-def associate(masks: np.ndarray, propagated: np.ndarray, iou_min: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def associate(
+    masks: np.ndarray, propagated: np.ndarray, iou_min: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Masks [M, H, W] and propagated masks [K, H, W] -> label, match, IoU, each [M].
 
-    Label k+1 where the largest IoU, with propagated mask k, is greater than ``iou_min``; else -1. The
-    first of equals wins. Empty propagated masks (lost objects) never match.
+    Label k+1 where the largest IoU, with propagated mask k, is greater than ``iou_min``; else -1.
+    The first of equals wins. Empty propagated masks (lost objects) never match.
     """
     M, K = len(masks), len(propagated)
     if M == 0 or K == 0:
@@ -58,16 +60,20 @@ def iou_matrix(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def ways(views: Sequence[View], start: int, both_ways: bool) -> dict[str, list[int]]:
-    """Orders in which masks of view ``start`` reach all views: "forward" and "backward", each from that view on.
+    """Orders in which masks of view ``start`` reach all views: "forward" and "backward", each from
+    that view on.
 
-    In the order of the capture to its last and its first view; with ``both_ways`` on a closed capture halfway
-    round in each direction. Closed: the last camera is no farther from the first, in place and in viewing axis, than the
-    farthest two neighbours are from each other.
+    In the order of the capture to its last and its first view; with ``both_ways`` on a closed
+    capture halfway round in each direction. Closed: the last camera is no farther from the first,
+    in place and in viewing axis, than the farthest two neighbours are from each other.
     """
     n = len(views)
     if both_ways and _closed(views):
         half = n // 2
-        return {"forward": [(start + i) % n for i in range(half + 1)], "backward": [(start - i) % n for i in range(n - half)]}
+        return {
+            "forward": [(start + i) % n for i in range(half + 1)],
+            "backward": [(start - i) % n for i in range(n - half)],
+        }
     return {"forward": list(range(start, n)), "backward": list(range(start, -1, -1))}
 
 
@@ -77,7 +83,8 @@ def _closed(views: Sequence[View]) -> bool:
     poses = np.stack([v.camera.world_to_camera for v in views])
     centres, axes = -np.einsum("nji,nj->ni", poses[:, :3, :3], poses[:, :3, 3]), poses[:, 2, :3]
     for a in (centres, axes):
-        steps = np.linalg.norm(a - np.roll(a, 1, 0), axis=1)  # the first is that from the last view to the first
+        # the first is that from the last view to the first
+        steps = np.linalg.norm(a - np.roll(a, 1, 0), axis=1)
         if steps[0] > steps[1:].max() * (1 + 1e-6):  # equal steps differ by rounding
             return False
     return True
@@ -89,7 +96,8 @@ class Tracks:
 
     views: dict[str, ViewTracks]  # by view name
     starts: dict[str, np.ndarray]  # level -> [K] int64: index of the view in which track k+1 starts
-    carried: dict[str, list[dict[str, np.ndarray]]]  # level -> per view the K carried masks as run lengths
+    # level -> per view the K carried masks as run lengths
+    carried: dict[str, list[dict[str, np.ndarray]]]
 
 
 def track_masks(
@@ -102,30 +110,67 @@ def track_masks(
 ) -> Tracks:
     """Labels of all masks of all views, and the tracks behind them.
 
-    The first view of ``views`` is the one whose masks are propagated; ``keep`` is a folder in which the
-    propagator may leave what a stopped run goes on from. A first view without masks is
-    no error: without re-seeding all labels are -1 and the codebook learns from the matching loss alone. Raises
-    MaskError when a view has no entry in ``masks``.
+    The first view of ``views`` is the one whose masks are propagated; ``keep`` is a folder in which
+    the propagator may leave what a stopped run goes on from. A first view without masks is no
+    error: without re-seeding all labels are -1 and the codebook learns from the matching loss
+    alone. Raises MaskError when a view has no entry in ``masks``.
     """
     for v in views:
         if v.name not in masks:
-            raise MaskError(f"view {v.name!r} has no masks, so nothing can be tracked through it; recompute the masks")
-    tracks = {v.name: ViewTracks(np.full(len(masks[v.name]), -1, np.int64), np.full(len(masks[v.name]), -1, np.int64), np.zeros(len(masks[v.name]))) for v in views}
+            raise MaskError(
+                f"view {v.name!r} has no masks, so nothing can be tracked through it; recompute the"
+                " masks"
+            )
+    tracks = {
+        v.name: ViewTracks(
+            np.full(len(masks[v.name]), -1, np.int64),
+            np.full(len(masks[v.name]), -1, np.int64),
+            np.zeros(len(masks[v.name])),
+        )
+        for v in views
+    }
     starts, carried = {}, {}
     for n, level in enumerate(LEVELS):
         rows = [np.flatnonzero(masks[v.name].level == n) for v in views]
-        found = _Level(views, [masks[v.name].masks[r] for v, r in zip(views, rows)], propagator, config, progress, keep and keep / level)
+        found = _Level(
+            views,
+            [masks[v.name].masks[r] for v, r in zip(views, rows)],
+            propagator,
+            config,
+            progress,
+            keep and keep / level,
+        )
         starts[level], carried[level] = np.array(found.starts, np.int64), found.carried
         for v, r, label, match, iou in zip(views, rows, found.label, found.match, found.iou):
-            tracks[v.name].label[r], tracks[v.name].match[r], tracks[v.name].iou[r] = label, match, iou
+            tracks[v.name].label[r], tracks[v.name].match[r], tracks[v.name].iou[r] = (
+                label,
+                match,
+                iou,
+            )
     return Tracks(tracks, starts, carried)
 
 
 class _Level:
-    """Tracks of one level. Carried masks are held as run lengths, so that memory does not grow with views x tracks."""
+    """Tracks of one level. Carried masks are held as run lengths, so that memory does not grow with
+    views x tracks.
+    """
 
-    def __init__(self, views, masks: list[np.ndarray], propagator, config: TrackConfig, progress, keep: Path | None):
-        self.views, self.masks, self.propagator, self.config, self.keep = views, masks, propagator, config, keep
+    def __init__(
+        self,
+        views,
+        masks: list[np.ndarray],
+        propagator,
+        config: TrackConfig,
+        progress,
+        keep: Path | None,
+    ):
+        self.views, self.masks, self.propagator, self.config, self.keep = (
+            views,
+            masks,
+            propagator,
+            config,
+            keep,
+        )
         self.starts: list[int] = []
         self.carried = [pack_masks([]) for _ in views]
         self.label = [np.full(len(m), -1, np.int64) for m in masks]
@@ -134,7 +179,11 @@ class _Level:
         self._start(0, np.arange(len(masks[0])), progress)
         if config.reseed_every:
             for s in range(config.reseed_every, len(views), config.reseed_every):
-                self._start(s, np.flatnonzero((self.label[s] == -1) & (self.iou[s] <= config.reseed_iou_max)), progress)
+                self._start(
+                    s,
+                    np.flatnonzero((self.label[s] == -1) & (self.iou[s] <= config.reseed_iou_max)),
+                    progress,
+                )
 
     def _start(self, s: int, rows: np.ndarray, progress) -> None:
         """Tracks from these masks of view s through all views; what has a label keeps it."""
@@ -155,27 +204,36 @@ class _Level:
                 self._withdraw(new, order, folder)
         for t, packed in sorted(new.items()):
             self.carried[t] = {k: np.concatenate([self.carried[t][k], packed[k]]) for k in packed}
-            label, match, iou = associate(self.masks[t], self._unpacked(packed, t), self.config.iou_min)
+            label, match, iou = associate(
+                self.masks[t], self._unpacked(packed, t), self.config.iou_min
+            )
             take = (iou > self.iou[t]) & (self.label[t] == -1)
             self.label[t] = np.where(take & (label > 0), label + first, self.label[t])
             self.match[t] = np.where(take & (match >= 0), match + first, self.match[t])
             self.iou[t] = np.where(take, iou, self.iou[t])
 
-    def _withdraw(self, new: dict[int, dict[str, np.ndarray]], order: list[int], keep: Path | None) -> None:
+    def _withdraw(
+        self, new: dict[int, dict[str, np.ndarray]], order: list[int], keep: Path | None
+    ) -> None:
         """Empty the carried masks that a propagation the other way does not find again.
 
-        From every ``check_every``-th view the carried masks go back to the check before; where forth and
-        back overlap by less than ``check_iou_min``, neither is trusted. A mask lost at the check says nothing.
+        From every ``check_every``-th view the carried masks go back to the check before; where
+        forth and back overlap by less than ``check_iou_min``, neither is trusted. A mask lost at
+        the check says nothing.
         """
         for i in range(0, len(order) - 1, self.config.check_every):
-            back = order[i + 1: i + 1 + self.config.check_every][::-1]
+            back = order[i + 1 : i + 1 + self.config.check_every][::-1]
             ends = self._unpacked(new[back[0]], back[0])
             there = np.flatnonzero(ends.any((1, 2)))
             if not len(there) or len(back) == 1:
                 continue
-            for t, (_, found) in zip(back, self._propagate(back, ends[there], keep and keep / f"back_from_{back[0]:04d}")):
+            for t, (_, found) in zip(
+                back, self._propagate(back, ends[there], keep and keep / f"back_from_{back[0]:04d}")
+            ):
                 forth = self._unpacked(new[t], t)
-                same = (forth[there] & found).sum((1, 2)) / np.maximum(1, (forth[there] | found).sum((1, 2)))
+                same = (forth[there] & found).sum((1, 2)) / np.maximum(
+                    1, (forth[there] | found).sum((1, 2))
+                )
                 forth[there[same < self.config.check_iou_min]] = False
                 new[t] = _packed(forth)
 

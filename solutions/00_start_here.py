@@ -2,5 +2,6 @@
 
 
 def my_projection(K, world_to_camera, points):
-    camera = points @ world_to_camera[:3, :3].T + world_to_camera[:3, 3]  # rows are points, so the rotation stands on the right, transposed
+    # rows are points, so the rotation stands on the right, transposed
+    camera = points @ world_to_camera[:3, :3].T + world_to_camera[:3, 3]
     return camera[:, :2] / camera[:, 2:] * K.diagonal()[:2] + K[:2, 2]

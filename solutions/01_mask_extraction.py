@@ -6,7 +6,8 @@ from cclkit.tracking import iou_matrix
 
 
 def my_stability(logits, offset):
-    # the mask cut at +offset lies inside the one cut at -offset: intersection and union are the two sizes
+    # the mask cut at +offset lies inside the one cut at -offset: intersection and union are the two
+    # sizes
     inner, outer = ((logits > cut).sum((1, 2)) for cut in (offset, -offset))
     return np.where(outer > 0, inner / np.maximum(outer, 1), 0.0)
 

@@ -4,7 +4,8 @@ import torch
 
 
 def my_assign(prototypes, features):
-    # the length of a feature scales its whole row of cosines, so only the prototypes need unit length
+    # the length of a feature scales its whole row of cosines, so only the prototypes need unit
+    # length
     T = prototypes / prototypes.norm(dim=1, keepdim=True)
     return (features @ T.T).argmax(1)
 

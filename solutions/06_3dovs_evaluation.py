@@ -5,7 +5,11 @@ import numpy as np
 
 def my_class_ious(scores, truth):
     classes = np.arange(len(scores))[:, None, None]
-    answered, true = scores.argmax(0) == classes, truth == classes  # [C, H, W]; the first of equals wins
+    # [C, H, W]; the first of equals wins
+    answered, true = (
+        scores.argmax(0) == classes,
+        truth == classes,
+    )
     union = (answered | true).sum((1, 2))
     return np.where(union > 0, (answered & true).sum((1, 2)) / np.maximum(union, 1), 0.0)
 

@@ -5,5 +5,6 @@ import numpy as np
 
 def my_own_prototypes(codes, labels, n):
     labelled = labels > 0
-    pairs = np.unique(np.stack([codes[labelled], labels[labelled]], 1), axis=0)  # every (prototype, track) once
+    # every (prototype, track) once
+    pairs = np.unique(np.stack([codes[labelled], labels[labelled]], 1), axis=0)
     return np.bincount(pairs[:, 0], minlength=n) == 1

@@ -1,4 +1,5 @@
-"""A headless Chromium driven through its DevTools protocol: real mouse and key events, no further packages.
+"""A headless Chromium driven through its DevTools protocol: real mouse and key events, no further
+packages.
 
 `websocket-client` comes with JupyterLab.
 """
@@ -32,14 +33,36 @@ class Browser:
         self.count = 0
         root = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
         self.process = subprocess.Popen(
-            [binary, "--headless=new", *root, "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--disable-background-networking", "--disable-component-update",
-             f"--user-data-dir={profile}", "--remote-debugging-port=0", f"--window-size={size[0]},{size[1]}", "about:blank"],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        port = wait(lambda: (profile / "DevToolsActivePort").is_file() and (profile / "DevToolsActivePort").read_text().split("\n")[0], 60, "Chromium starts")
+            [
+                binary,
+                "--headless=new",
+                *root,
+                "--disable-gpu",
+                "--disable-dev-shm-usage",
+                "--no-first-run",
+                "--disable-background-networking",
+                "--disable-component-update",
+                f"--user-data-dir={profile}",
+                "--remote-debugging-port=0",
+                f"--window-size={size[0]},{size[1]}",
+                "about:blank",
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        port = wait(
+            lambda: (
+                (profile / "DevToolsActivePort").is_file()
+                and (profile / "DevToolsActivePort").read_text().split("\n")[0]
+            ),
+            60,
+            "Chromium starts",
+        )
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/json") as answer:
             page = next(t for t in json.load(answer) if t["type"] == "page")
-        self.socket = websocket.create_connection(page["webSocketDebuggerUrl"], suppress_origin=True, timeout=60)
+        self.socket = websocket.create_connection(
+            page["webSocketDebuggerUrl"], suppress_origin=True, timeout=60
+        )
 
     def call(self, method: str, **params) -> dict:
         self.count += 1
@@ -51,8 +74,12 @@ class Browser:
                 return answer["result"]
 
     def js(self, expression: str):
-        answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
-        assert "exceptionDetails" not in answer, answer["exceptionDetails"].get("exception", answer["exceptionDetails"])
+        answer = self.call(
+            "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True
+        )
+        assert "exceptionDetails" not in answer, answer["exceptionDetails"].get(
+            "exception", answer["exceptionDetails"]
+        )
         return answer["result"].get("value")
 
     def until(self, expression: str, seconds: float, what: str):
@@ -62,8 +89,16 @@ class Browser:
         self.call("Page.navigate", url=url)
 
     def place(self, element: str, at: tuple[float, float] = (0.5, 0.5)) -> tuple[float, float]:
-        """Where the element an expression returns is on the screen, at a fraction of its width and height; it is scrolled into view."""
-        return tuple(self.js(f"(() => {{ const e = {element}; e.scrollIntoView({{block: 'center'}}); const b = e.getBoundingClientRect(); return [b.left + {at[0]} * b.width, b.top + {at[1]} * b.height]; }})()"))
+        """Where the element an expression returns is on the screen, at a fraction of its width and
+        height; it is scrolled into view.
+        """
+        return tuple(
+            self.js(
+                f"(() => {{ const e = {element}; e.scrollIntoView({{block: 'center'}}); const b ="
+                f" e.getBoundingClientRect(); return [b.left + {at[0]} * b.width, b.top + {at[1]} *"
+                " b.height]; })()"
+            )
+        )
 
     def mouse(self, kind: str, x: float, y: float, **more) -> None:
         self.call("Input.dispatchMouseEvent", type=f"mouse{kind}", x=x, y=y, **more)
@@ -86,14 +121,23 @@ class Browser:
     def press(self, key: str) -> None:
         code, text = KEYS[key]
         for kind in ("keyDown", "keyUp"):
-            self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, **({"text": text} if text and kind == "keyDown" else {}))
+            self.call(
+                "Input.dispatchKeyEvent",
+                type=kind,
+                key=key,
+                code=key,
+                windowsVirtualKeyCode=code,
+                **({"text": text} if text and kind == "keyDown" else {}),
+            )
 
     def type(self, text: str) -> None:
         self.call("Input.insertText", text=text)
 
     def screenshot(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))
+        path.write_bytes(
+            base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"])
+        )
 
     def close(self) -> None:
         self.socket.close()
@@ -111,7 +155,9 @@ def end(process: subprocess.Popen) -> None:
 
 
 def wait(condition, seconds: float, what: str):
-    """The first true value of a condition. Fails, saying what did not happen, after so many seconds."""
+    """The first true value of a condition. Fails, saying what did not happen, after so many
+    seconds.
+    """
     begin = time.monotonic()
     while (passed := time.monotonic() - begin) < seconds:
         value = condition()

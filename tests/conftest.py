@@ -15,7 +15,9 @@ os.environ.setdefault("MPLBACKEND", "agg")
 
 
 def folder_from(variable: str) -> Path:
-    """A folder named by an environment variable; the test is skipped, with the reason, when it is not set."""
+    """A folder named by an environment variable; the test is skipped, with the reason, when it is
+    not set.
+    """
     value = os.environ.get(variable)
     if not value:
         pytest.skip(f"{variable} is not set")
@@ -46,12 +48,21 @@ QUERIES = {"bear": 2, "bear nose": 4, "red apple": 5, "green apple": 6}
 
 
 def write_plane_scene(root: Path, *, n_views: int = 6, name: str = "plane") -> Path:
-    """A LERF-OVS scene of coloured rectangles on the plane z = 1, seen by cameras that move sideways.
+    """A LERF-OVS scene of coloured rectangles on the plane z = 1, seen by cameras that move
+    sideways.
 
-    Everything is exact by construction: ids and depth are evaluated per pixel, the model is COLMAP text.
+    Everything is exact by construction: ids and depth are evaluated per pixel, the model is COLMAP
+    text.
     """
     scene = root / name
-    for sub in ("images", "sparse/0", "depth", "ground_truth/whole", "ground_truth/part", "ground_truth/subpart"):
+    for sub in (
+        "images",
+        "sparse/0",
+        "depth",
+        "ground_truth/whole",
+        "ground_truth/part",
+        "ground_truth/subpart",
+    ):
         (scene / sub).mkdir(parents=True)
     labels = root / "label" / name
     labels.mkdir(parents=True)
@@ -65,7 +76,11 @@ def write_plane_scene(root: Path, *, n_views: int = 6, name: str = "plane") -> P
         px, py = (x - cx) / FOCAL * DISTANCE + shift[0], (y - cy) / FOCAL * DISTANCE + shift[1]
         maps = {g: np.zeros((HEIGHT, WIDTH), np.uint8) for g in ("whole", "part", "subpart")}
         rgb = np.zeros((HEIGHT, WIDTH, 3))
-        finer = {"whole": ("whole", "part", "subpart"), "part": ("part", "subpart"), "subpart": ("subpart",)}
+        finer = {
+            "whole": ("whole", "part", "subpart"),
+            "part": ("part", "subpart"),
+            "subpart": ("subpart",),
+        }
         for i, (_, level, _, (x0, y0, x1, y1), color) in REGIONS.items():
             inside = (px >= x0) & (px < x1) & (py >= y0) & (py < y1)
             rgb[inside] = color
@@ -73,8 +88,12 @@ def write_plane_scene(root: Path, *, n_views: int = 6, name: str = "plane") -> P
                 maps[g][inside] = i
         rgb *= texture[(py * 40).astype(int) % 64, (px * 40).astype(int) % 64][..., None]
         stem = f"frame_{n + 1:05d}"
-        Image.fromarray(np.clip(rgb, 0, 255).astype(np.uint8)).save(scene / "images" / f"{stem}.jpg", quality=95)
-        Image.fromarray(np.full((HEIGHT, WIDTH), int(DISTANCE / 1e-4), np.uint16)).save(scene / "depth" / f"{stem}.png")
+        Image.fromarray(np.clip(rgb, 0, 255).astype(np.uint8)).save(
+            scene / "images" / f"{stem}.jpg", quality=95
+        )
+        Image.fromarray(np.full((HEIGHT, WIDTH), int(DISTANCE / 1e-4), np.uint16)).save(
+            scene / "depth" / f"{stem}.png"
+        )
         for g, m in maps.items():
             Image.fromarray(m).save(scene / "ground_truth" / g / f"{stem}.png")
         images.append(f"{n + 1} 1 0 0 0 {-shift[0]} {-shift[1]} 0 1 {stem}.jpg\n\n")
@@ -85,17 +104,31 @@ def write_plane_scene(root: Path, *, n_views: int = 6, name: str = "plane") -> P
                 ys, xs = np.nonzero(maps[g] == i)
                 if len(ys):
                     box = [int(xs.min()), int(ys.min()), int(xs.max()), int(ys.max())]
-                    polygon = [[box[0], box[1]], [box[2], box[1]], [box[2], box[3]], [box[0], box[3]]]
+                    polygon = [
+                        [box[0], box[1]],
+                        [box[2], box[1]],
+                        [box[2], box[3]],
+                        [box[0], box[3]],
+                    ]
                     objects.append({"category": text, "bbox": box, "segmentation": polygon})
             info = {"name": f"{stem}.jpg", "width": WIDTH, "height": HEIGHT}
             (labels / f"{stem}.json").write_text(json.dumps({"info": info, "objects": objects}))
-    (scene / "sparse/0/cameras.txt").write_text(f"1 PINHOLE {WIDTH} {HEIGHT} {FOCAL} {FOCAL} {cx} {cy}\n")
+    (scene / "sparse/0/cameras.txt").write_text(
+        f"1 PINHOLE {WIDTH} {HEIGHT} {FOCAL} {FOCAL} {cx} {cy}\n"
+    )
     (scene / "sparse/0/images.txt").write_text("".join(images))
     points = rng.uniform(-0.6, 0.6, (300, 2))
-    (scene / "sparse/0/points3D.txt").write_text("".join(f"{k + 1} {a} {b} {DISTANCE} 128 128 128 0.1\n" for k, (a, b) in enumerate(points)))
-    nodes = [{"id": i, "name": n, "level": level, "parent": p, "stuff": i == 1} for i, (n, level, p, _, _) in REGIONS.items()]
+    (scene / "sparse/0/points3D.txt").write_text(
+        "".join(f"{k + 1} {a} {b} {DISTANCE} 128 128 128 0.1\n" for k, (a, b) in enumerate(points))
+    )
+    nodes = [
+        {"id": i, "name": n, "level": level, "parent": p, "stuff": i == 1}
+        for i, (n, level, p, _, _) in REGIONS.items()
+    ]
     queries = [{"text": t, "granularity": REGIONS[i][1], "ids": [i]} for t, i in QUERIES.items()]
-    (scene / "ground_truth/objects.json").write_text(json.dumps({"nodes": nodes, "queries": queries}))
+    (scene / "ground_truth/objects.json").write_text(
+        json.dumps({"nodes": nodes, "queries": queries})
+    )
     return scene
 
 

@@ -1,8 +1,9 @@
-"""Runs that are killed, and disks that are full: `python -m tests.crash --full` (32 kills, 32 full disks).
+"""Runs that are killed, and disks that are full: `python -m tests.crash --full` (32 kills, 32 full
+disks).
 
-A run is killed with SIGKILL, at a random write or a random moment of a random stage, started again, and what it leaves
-is compared byte for byte with a run that nobody disturbed. Left out of the comparison are times and memory, which
-stage.json records beside the artefact.
+A run is killed with SIGKILL, at a random write or a random moment of a random stage, started again,
+and what it leaves is compared byte for byte with a run that nobody disturbed. Left out of the
+comparison are times and memory, which stage.json records beside the artefact.
 """
 
 from __future__ import annotations
@@ -24,17 +25,27 @@ import numpy as np
 import pycolmap  # noqa: F401  imported here, so that the runs are forked with everything loaded
 import torch
 import torch._dynamo  # noqa: F401  the first optimiser would import it, which takes longer than all stages
+from conftest import write_plane_scene
 
 import cclkit.pipeline  # noqa: F401
 import cclkit.tables  # noqa: F401
 from cclkit import cli
 from cclkit.artefacts import file_digest
-from conftest import write_plane_scene
 
 SMALL = (
-    "front_end.masks=simulated", "front_end.features=simulated", "gaussians.iterations=4", "gaussians.start_gaussians=300", "gaussians.densify=False", "field.iterations=10",
-    "codebook.steps=30", "codebook.n_prototypes=8", "field.hidden=(8,)", "field.pixels_per_mask=20", "field.batch=128", "field.top_k=4",
-)  # fmt: skip
+    "front_end.masks=simulated",
+    "front_end.features=simulated",
+    "gaussians.iterations=4",
+    "gaussians.start_gaussians=300",
+    "gaussians.densify=False",
+    "field.iterations=10",
+    "codebook.steps=30",
+    "codebook.n_prototypes=8",
+    "field.hidden=(8,)",
+    "field.pixels_per_mask=20",
+    "field.batch=128",
+    "field.top_k=4",
+)
 MODES = ("rasterised", "cached", "joint")
 MEASURED = ("wall_time_s", "peak_memory_mb")
 """What stage.json records and no two runs share."""
@@ -42,29 +53,50 @@ WRITES = ("os.mkdir", "os.rename", "os.remove", "os.rmdir")
 
 
 def arguments(scene: Path, out: Path, mode: str) -> list[str]:
-    return ["run", "--scene", str(scene), "--out", str(out), *(x for s in (*SMALL, f"field.mode={mode}") for x in ("--set", s))]
+    return [
+        "run",
+        "--scene",
+        str(scene),
+        "--out",
+        str(out),
+        *(x for s in (*SMALL, f"field.mode={mode}") for x in ("--set", s)),
+    ]
 
 
-def start(argv: list[str], out: Path, *, kill_at: int | None = None, fail_at: int | None = None, fault: int = errno.ENOSPC, count: Path | None = None) -> int:
+def start(
+    argv: list[str],
+    out: Path,
+    *,
+    kill_at: int | None = None,
+    fail_at: int | None = None,
+    fault: int = errno.ENOSPC,
+    count: Path | None = None,
+) -> int:
     """Fork a process that runs the command; its output goes to ``out``.log. Returns its id.
 
-    ``kill_at``: SIGKILL at that write below ``out``. ``fail_at``: from that write on the disk refuses, with ``fault``.
-    ``count``: a file for the stage of every write, in order.
+    ``kill_at``: SIGKILL at that write below ``out``. ``fail_at``: from that write on the disk
+    refuses, with ``fault``. ``count``: a file for the stage of every write, in order.
     """
     pid = os.fork()
     if pid:
         return pid
     code = 70
     try:
-        torch.set_num_threads(1)  # a child has none of its parent's threads, and torch would wait for them
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
-        sys.stdout = sys.stderr = open(f"{out}.log", "w", buffering=1, encoding="utf-8")  # pytest may have put its own in their place
+        # a child has none of its parent's threads, and torch would wait for them
+        torch.set_num_threads(1)
+        # a shell's background jobs ignore it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        # pytest may have put its own in their place
+        sys.stdout = sys.stderr = open(f"{out}.log", "w", buffering=1, encoding="utf-8")
         os.dup2(sys.stdout.fileno(), 1), os.dup2(sys.stdout.fileno(), 2)
         seen: list[str] = []
         armed = [True]
 
         def event(name: str, args: tuple) -> None:
-            if not armed[0] or not (name in WRITES or (name == "open" and isinstance(args[1], str) and set(args[1]) & set("wax+"))):
+            if not armed[0] or not (
+                name in WRITES
+                or (name == "open" and isinstance(args[1], str) and set(args[1]) & set("wax+"))
+            ):
                 return
             path = os.fsdecode(args[0]) if not isinstance(args[0], int) else ""
             if not path.startswith(f"{out}{os.sep}"):
@@ -96,14 +128,19 @@ def contents(out: Path) -> dict[str, str]:
     for path in sorted(p for p in out.rglob("*") if p.is_file() and p.parent != out):
         name = path.relative_to(out).as_posix()
         if path.name == "stage.json":
-            found[name] = json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k not in MEASURED}, sort_keys=True)
+            found[name] = json.dumps(
+                {k: v for k, v in json.loads(path.read_text()).items() if k not in MEASURED},
+                sort_keys=True,
+            )
         else:
             found[name] = file_digest(path)
     return found
 
 
 class Trials:
-    """A tiny scene and the runs on it that nobody disturbed, one for each way of training the field."""
+    """A tiny scene and the runs on it that nobody disturbed, one for each way of training the
+    field.
+    """
 
     def __init__(self, folder: Path):
         self.folder, self.scene = folder, write_plane_scene(folder, n_views=3)
@@ -113,18 +150,27 @@ class Trials:
             code = finish(start(arguments(self.scene, out, mode), out, count=count))
             assert code == 0, Path(f"{out}.log").read_text()
             self.whole[mode], self.writes[mode] = contents(out), json.loads(count.read_text())
-            self.seconds[mode] = {p.parent.parent.name: json.loads(p.read_text())["wall_time_s"] for p in out.rglob("stage.json")}
+            self.seconds[mode] = {
+                p.parent.parent.name: json.loads(p.read_text())["wall_time_s"]
+                for p in out.rglob("stage.json")
+            }
 
     def _again(self, out: Path, mode: str) -> None:
         """The same command to its end: the same bytes, and nothing half-written left."""
         code = finish(start(arguments(self.scene, out, mode), out))
         assert code == 0, f"restart: status {code}: {Path(f'{out}.log').read_text()}"
         found = contents(out)
-        different = sorted(n for n in found.keys() | self.whole[mode].keys() if found.get(n) != self.whole[mode].get(n))
+        different = sorted(
+            n
+            for n in found.keys() | self.whole[mode].keys()
+            if found.get(n) != self.whole[mode].get(n)
+        )
         assert not different, f"differ from the undisturbed run: {different}"
 
     def kill(self, number: int) -> tuple[bool, str]:
-        """One trial, alike for the same number: by turns at a write and at a moment. Whether it was killed before it ended, and where."""
+        """One trial, alike for the same number: by turns at a write and at a moment. Whether it was
+        killed before it ended, and where.
+        """
         rng = np.random.default_rng(number)
         mode = MODES[number // 2 % len(MODES)]
         out = self.folder / f"killed_{number}"
@@ -152,11 +198,18 @@ class Trials:
         return bool(status), f"{mode}, {where}{'' if status else ': had ended before'}"
 
     def full_disk(self, number: int, mode: str = "cached", fault: int = errno.ENOSPC) -> None:
-        """From one write on the disk refuses: one line and status 1, and afterwards the run goes on."""
+        """From one write on the disk refuses: one line and status 1, and afterwards the run goes
+        on.
+        """
         out = self.folder / f"full_{mode}_{number}_{fault}"
         code = finish(start(arguments(self.scene, out, mode), out, fail_at=number, fault=fault))
         said = Path(f"{out}.log").read_text()
-        assert code == 1 and "cannot be written" in said and os.strerror(fault) in said and "Traceback" not in said, f"write {number}: status {code}: {said}"
+        assert (
+            code == 1
+            and "cannot be written" in said
+            and os.strerror(fault) in said
+            and "Traceback" not in said
+        ), f"write {number}: status {code}: {said}"
         self._again(out, mode)
 
 
@@ -169,7 +222,12 @@ def main() -> int:
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument("--full", action="store_true", help="the same as --kills 32 --disks 32")
     p.add_argument("--kills", type=int, default=4)
-    p.add_argument("--disks", type=int, default=4, help="how many writes, spread over a run, are those from which on the disk is full")
+    p.add_argument(
+        "--disks",
+        type=int,
+        default=4,
+        help="how many writes, spread over a run, are those from which on the disk is full",
+    )
     args = p.parse_args()
     if args.full:
         args.kills = args.disks = 32
@@ -177,7 +235,9 @@ def main() -> int:
     bad, killed, begin = 0, 0, time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         trials = Trials(Path(folder))
-        for n in range(3 * args.kills):  # a run that ended before its moment came was not killed, and does not count
+        for n in range(
+            3 * args.kills
+        ):  # a run that ended before its moment came was not killed, and does not count
             if killed == args.kills:
                 break
             try:
@@ -193,10 +253,16 @@ def main() -> int:
             at, fault = k * total // args.disks, (errno.ENOSPC, errno.EROFS)[k // 2 % 2]
             try:
                 trials.full_disk(at, mode, fault)
-                print(f"{os.strerror(fault)} from write {at} of {total} on ({mode}): one message, then identical", flush=True)
+                print(
+                    f"{os.strerror(fault)} from write {at} of {total} on ({mode}): one message,"
+                    " then identical",
+                    flush=True,
+                )
             except AssertionError as e:
                 bad += 1
-                print(f"{os.strerror(fault)} from write {at} of {total} on ({mode}): {e}", flush=True)
+                print(
+                    f"{os.strerror(fault)} from write {at} of {total} on ({mode}): {e}", flush=True
+                )
     print(f"{killed} runs killed, {bad} failures, {time.monotonic() - begin:.0f} s")
     return int(bool(bad) or killed < args.kills)
 

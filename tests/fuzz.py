@@ -1,9 +1,11 @@
-"""Damaged and hostile files for every reader: `python -m tests.fuzz --full` (25,000 inputs), without --full a short form.
+"""Damaged and hostile files for every reader: `python -m tests.fuzz --full` (25,000 inputs),
+without --full a short form.
 
-Each input is one mutated file. It must be read, or refused with a CclkitError that names the file (for settings: the
-setting) and a reason: within SECONDS of computing, with at most MEMORY_MB more memory, without any other exception or end of the
-process, without pickles, processes or network, and without writing outside the output folder. Inputs depend on target
-and number alone, so `--only TARGET:NUMBER` repeats one.
+Each input is one mutated file. It must be read, or refused with a CclkitError that names the file
+(for settings: the setting) and a reason: within SECONDS of computing, with at most MEMORY_MB more
+memory, without any other exception or end of the process, without pickles, processes or network,
+and without writing outside the output folder. Inputs depend on target and number alone, so `--only
+TARGET:NUMBER` repeats one.
 """
 
 from __future__ import annotations
@@ -30,10 +32,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 os.environ.setdefault("CCLKIT_QUIET", "1")
 
+import mutations
 import numpy as np
 import torch
+from conftest import HEIGHT, WIDTH, write_plane_scene
 
-import mutations
 from cclkit import artefacts, config, fetching, registry
 from cclkit.artefacts import Artefact, Store, save_npz
 from cclkit.blending_cache import open_blending_cache
@@ -41,19 +44,30 @@ from cclkit.errors import CclkitError
 from cclkit.evaluation.truth import read_grey
 from cclkit.foundation import models
 from cclkit.gaussians import Gaussians, load_ply, save_ply
-from cclkit.pipeline import Run, run_pipeline, _summary
+from cclkit.pipeline import Run, _summary, run_pipeline
 from cclkit.scenes import content_hash, load_scene
 from cclkit.sweeps import load_sweep, read_rows
-from conftest import HEIGHT, WIDTH, write_plane_scene
 
 SECONDS = 10.0
 HANGS = 90.0
 MEMORY_MB = 400
 MEMORY_DISK = "/dev/shm" if os.path.isdir("/dev/shm") else None
 SMALL = {
-    "front_end.masks": "simulated", "front_end.features": "simulated", "front_end.propagation": "simulated", "gaussians.iterations": 2, "gaussians.start_gaussians": 200, "gaussians.densify": False,
-    "field.iterations": 3, "codebook.steps": 5, "codebook.n_prototypes": 8, "field.hidden": (8,), "field.mode": "cached", "field.pixels_per_mask": 10, "field.batch": 64, "field.top_k": 4,
-}  # fmt: skip
+    "front_end.masks": "simulated",
+    "front_end.features": "simulated",
+    "front_end.propagation": "simulated",
+    "gaussians.iterations": 2,
+    "gaussians.start_gaussians": 200,
+    "gaussians.densify": False,
+    "field.iterations": 3,
+    "codebook.steps": 5,
+    "codebook.n_prototypes": 8,
+    "field.hidden": (8,),
+    "field.mode": "cached",
+    "field.pixels_per_mask": 10,
+    "field.batch": 64,
+    "field.top_k": 4,
+}
 
 
 @dataclass(frozen=True)
@@ -90,7 +104,9 @@ def plane_instances(folder: Path) -> None:
     scene = folder / "plane"
     shutil.move(scene / "ground_truth/whole", scene / "instances")
     shutil.rmtree(scene / "ground_truth")
-    (scene / "instances/classes.json").write_text(json.dumps({"1": "table", "2": "bear", "5": "apple"}))
+    (scene / "instances/classes.json").write_text(
+        json.dumps({"1": "table", "2": "bear", "5": "apple"})
+    )
 
 
 def forward_facing(folder: Path) -> None:
@@ -100,14 +116,24 @@ def forward_facing(folder: Path) -> None:
     (scene / "images").mkdir(parents=True)
     rows = []
     for n in range(3):
-        Image.fromarray(np.full((HEIGHT, WIDTH, 3), 40 * n, np.uint8)).save(scene / f"images/{n:02d}.jpg")
-        pose = np.concatenate([np.array([[0, 1, 0, 0.1 * n], [1, 0, 0, 0], [0, 0, -1, 0.0]]), [[HEIGHT], [WIDTH], [60.0]]], 1)
+        Image.fromarray(np.full((HEIGHT, WIDTH, 3), 40 * n, np.uint8)).save(
+            scene / f"images/{n:02d}.jpg"
+        )
+        pose = np.concatenate(
+            [
+                np.array([[0, 1, 0, 0.1 * n], [1, 0, 0, 0], [0, 0, -1, 0.0]]),
+                [[HEIGHT], [WIDTH], [60.0]],
+            ],
+            1,
+        )
         rows.append([*pose.ravel(), 0.5, 2.0])
     np.save(scene / "poses_bounds.npy", np.array(rows))
     (scene / "segmentations/00").mkdir(parents=True)
     (scene / "segmentations/classes.txt").write_text("red apple\nbear\ntable\n")
     for name in ("red apple", "bear", "table"):
-        Image.fromarray((np.indices((HEIGHT, WIDTH)).sum(0) % 2 * 255).astype(np.uint8)).save(scene / f"segmentations/00/{name}.png")
+        Image.fromarray((np.indices((HEIGHT, WIDTH)).sum(0) % 2 * 255).astype(np.uint8)).save(
+            scene / f"segmentations/00/{name}.png"
+        )
 
 
 def scene(folder: Path, out: Path) -> None:
@@ -135,13 +161,22 @@ def splat(folder: Path) -> None:
 def text_splat(folder: Path) -> None:
     splat(folder)
     head, rows = (folder / "g.ply").read_bytes().split(b"end_header\n", 1)
-    np.savetxt(folder / "t.ply", np.frombuffer(rows, "<f4").reshape(20, -1), header=head.decode().replace("binary_little_endian", "ascii") + "end_header", comments="")
+    np.savetxt(
+        folder / "t.ply",
+        np.frombuffer(rows, "<f4").reshape(20, -1),
+        header=head.decode().replace("binary_little_endian", "ascii") + "end_header",
+        comments="",
+    )
 
 
 def weights(folder: Path) -> None:
     from safetensors.torch import save_file
 
-    state = {"a.weight": torch.arange(12.0).reshape(3, 4), "a.bias": torch.zeros(3, dtype=torch.float16), "n": torch.tensor(3)}
+    state = {
+        "a.weight": torch.arange(12.0).reshape(3, 4),
+        "a.bias": torch.zeros(3, dtype=torch.float16),
+        "n": torch.tensor(3),
+    }
     save_file(state, folder / "w.safetensors")
     torch.save(state, folder / "w.pth")
     torch.save(state, folder / "old.pth", _use_new_zipfile_serialization=False)
@@ -177,7 +212,16 @@ def registry_files(folder: Path) -> None:
     name, e = next((n, e) for n, e in registry.entries().items() if e.kind == "checkpoint")
     (folder / "data" / e.target).parent.mkdir(parents=True, exist_ok=True)
     (folder / "data" / e.target).write_bytes(b"weights")
-    registry.write_record(folder / "data", name, {"files": {Path(e.target).name: {"bytes": 7, "sha256": "0" * 64}}, "downloads": {"u": "0" * 64}, "source": "offline", "source_sha256": "0" * 64})
+    registry.write_record(
+        folder / "data",
+        name,
+        {
+            "files": {Path(e.target).name: {"bytes": 7, "sha256": "0" * 64}},
+            "downloads": {"u": "0" * 64},
+            "source": "offline",
+            "source_sha256": "0" * 64,
+        },
+    )
     registry.write_record(folder / "data", "lerf_ovs", str(folder), registry.SOURCES)
 
 
@@ -188,7 +232,11 @@ def read_registry(folder: Path, out: Path) -> None:
         items = registry.status(folder / "data")
         registry.as_text(items)
         for e in registry.entries().values():
-            fetching.by_hand(e), registry.part_file(e, folder / "data"), registry.recorded(e, folder / "data")
+            (
+                fetching.by_hand(e),
+                registry.part_file(e, folder / "data"),
+                registry.recorded(e, folder / "data"),
+            )
             registry.known_digest(folder / "data" / e.target)
     finally:
         registry.REGISTRY = before
@@ -196,7 +244,11 @@ def read_registry(folder: Path, out: Path) -> None:
 
 
 def archives(folder: Path) -> None:
-    names = {"lerf/figurines/images/a.jpg": b"\xff\xd8" * 300, "lerf/figurines/sparse/0/cameras.bin": bytes(100), "lerf/label/a.json": b"{}" * 50}
+    names = {
+        "lerf/figurines/images/a.jpg": b"\xff\xd8" * 300,
+        "lerf/figurines/sparse/0/cameras.bin": bytes(100),
+        "lerf/label/a.json": b"{}" * 50,
+    }
     with zipfile.ZipFile(folder / "a.zip", "w", zipfile.ZIP_DEFLATED) as z:
         for name, body in names.items():
             z.writestr(name, body)
@@ -216,8 +268,13 @@ def unpack(name: str):
 
 
 def sweep_files(folder: Path) -> None:
-    (folder / "s.toml").write_text('title = "t"\nkind = "population"\n[fixed]\n"population.n_views" = 4\n"codebook.lr" = 0.01\n[grid]\narm = ["pull", "both"]\nseed = [0, 1, 2]\n"codebook.margin" = [0.5, 0.7]\n')
-    (folder / "rows.csv").write_text("arm,seed,margin,miou,key\nboth,0,0.5,61.2500,00ff00ff00ff00ff\npull,1,0.7,58.0000,11ff00ff00ff00ff\n")
+    (folder / "s.toml").write_text(
+        'title = "t"\nkind = "population"\n[fixed]\n"population.n_views" = 4\n"codebook.lr" ='
+        ' 0.01\n[grid]\narm = ["pull", "both"]\nseed = [0, 1, 2]\n"codebook.margin" = [0.5, 0.7]\n'
+    )
+    (folder / "rows.csv").write_text(
+        "arm,seed,margin,miou,key\nboth,0,0.5,61.2500,00ff00ff00ff00ff\npull,1,0.7,58.0000,11ff00ff00ff00ff\n"
+    )
 
 
 def read_sweep_rows(folder: Path, out: Path) -> None:
@@ -236,24 +293,39 @@ def one_line(content: bytes, rng: mutations.Rng) -> bytes:
 
 def read_settings(folder: Path, out: Path) -> None:
     """As after --set."""
-    config.profile("mini", **config.parse_settings([(folder / "settings").read_bytes().decode("utf-8", "surrogateescape")]))
+    config.profile(
+        "mini",
+        **config.parse_settings(
+            [(folder / "settings").read_bytes().decode("utf-8", "surrogateescape")]
+        ),
+    )
 
 
 def run_folder(folder: Path) -> None:
     plane(folder)
-    run_pipeline(Run(folder / "plane", config.profile("mini", **SMALL), folder / "run"), report=lambda _: None)
-    for stage in sorted(p for p in (folder / "run").iterdir() if p.is_dir()):  # one name for the tests, whatever the key
+    run_pipeline(
+        Run(folder / "plane", config.profile("mini", **SMALL), folder / "run"),
+        report=lambda _: None,
+    )
+    for stage in sorted(
+        p for p in (folder / "run").iterdir() if p.is_dir()
+    ):  # one name for the tests, whatever the key
         (folder / stage.name).symlink_to(next(stage.iterdir()))
 
 
 def _found(folder: Path, out: Path, sealed: bool) -> Run:
-    """The run with all its artefacts as they were found; ``sealed``: whoever damaged a file wrote its digest, too."""
+    """The run with all its artefacts as they were found; ``sealed``: whoever damaged a file wrote
+    its digest, too.
+    """
     run = Run(folder / "plane", config.profile("mini", **SMALL), out / "run")
     for stage in run.stages():
         at = (folder / stage).resolve()
         record = json.loads((at / "stage.json").read_text())
         if sealed:
-            record["files"] = {n: {"bytes": (at / n).stat().st_size, "sha256": artefacts.file_digest(at / n)} for n in record["files"]}
+            record["files"] = {
+                n: {"bytes": (at / n).stat().st_size, "sha256": artefacts.file_digest(at / n)}
+                for n in record["files"]
+            }
         run._artefacts[stage] = Artefact(stage, at.name, at, record, reused=True)
     return run
 
@@ -262,8 +334,22 @@ def read_run(sealed: bool):
     def read(folder: Path, out: Path) -> None:
         run = _found(folder, out, sealed)
         view = run.scene.views[0]
-        run.candidates(view), run.masks(view), run.features(view), run.tracks(view), run.track_starts("sp"), run.carried(view, "sp")
-        run.training_set(), run.codebooks(), run.mask_codes(view), run.index_maps(view), run.gaussians(), run.reconstruction_history()
+        (
+            run.candidates(view),
+            run.masks(view),
+            run.features(view),
+            run.tracks(view),
+            run.track_starts("sp"),
+            run.carried(view, "sp"),
+        )
+        (
+            run.training_set(),
+            run.codebooks(),
+            run.mask_codes(view),
+            run.index_maps(view),
+            run.gaussians(),
+            run.reconstruction_history(),
+        )
         run.relevancy(view, ["bear"]), run.field_curves(), run.evaluation(), run.blending_cache()
 
     return read
@@ -275,7 +361,9 @@ def read_record(folder: Path, out: Path) -> None:
     shutil.copytree(folder / "run/masks", out / "run/masks")
     (out / "precious").write_text("x")
     store = Store(out / "run")
-    found = store.find("masks", key) or store.ensure("masks", key, lambda f: save_npz(f / "frame_00001.npz", x=np.zeros(1)), about={})
+    found = store.find("masks", key) or store.ensure(
+        "masks", key, lambda f: save_npz(f / "frame_00001.npz", x=np.zeros(1)), about={}
+    )
     assert (out / "precious").exists(), "a file outside the run folder is gone"
     _summary(found)
 
@@ -291,31 +379,55 @@ def read_cache(folder: Path, out: Path) -> None:
 
 def _targets() -> dict[str, Target]:
     m = mutations
-    t = {f"colmap {n}.bin": Target(f"plane/sparse/0/{n}.bin", m.anything, plane_binary, scene, 620) for n in ("cameras", "images", "points3D", "rigs", "frames")}
-    t |= {f"colmap {n}.txt": Target(f"plane/sparse/0/{n}.txt", m.text, plane, scene, 500) for n in ("cameras", "images", "points3D")}
+    t = {
+        f"colmap {n}.bin": Target(f"plane/sparse/0/{n}.bin", m.anything, plane_binary, scene, 620)
+        for n in ("cameras", "images", "points3D", "rigs", "frames")
+    }
+    t |= {
+        f"colmap {n}.txt": Target(f"plane/sparse/0/{n}.txt", m.text, plane, scene, 500)
+        for n in ("cameras", "images", "points3D")
+    }
     t |= {
         "label json": Target("label/plane/frame_00002.json", m.json_file, plane, scene, 1240),
         "objects.json": Target("plane/ground_truth/objects.json", m.json_file, plane, scene, 620),
         "classes.json": Target("plane/instances/classes.json", m.json_file, plane_instances, scene),
-        "scene.json": Target("plane/scene.json", m.json_file, lambda f: (plane(f), (f / "plane/scene.json").write_text('{"held_out": ["frame_00001.jpg"]}')), scene),
+        "scene.json": Target(
+            "plane/scene.json",
+            m.json_file,
+            lambda f: (
+                plane(f),
+                (f / "plane/scene.json").write_text('{"held_out": ["frame_00001.jpg"]}'),
+            ),
+            scene,
+        ),
         "photograph": Target("plane/images/frame_00001.jpg", m.anything, plane, scene, 500),
         "depth png": Target("plane/depth/frame_00001.png", m.anything, plane, scene),
         "ids png": Target("plane/ground_truth/whole/frame_00001.png", m.anything, plane, scene),
-        "class mask png": Target("plane/segmentations/00/bear.png", m.anything, forward_facing, scene),
+        "class mask png": Target(
+            "plane/segmentations/00/bear.png", m.anything, forward_facing, scene
+        ),
         "poses_bounds.npy": Target("plane/poses_bounds.npy", m.npy, forward_facing, scene, 1240),
-        "classes.txt": Target("plane/segmentations/classes.txt", m.text, forward_facing, scene, 620),
+        "classes.txt": Target(
+            "plane/segmentations/classes.txt", m.text, forward_facing, scene, 620
+        ),
         "ply": Target("g.ply", m.ply, splat, lambda f, out: load_ply(f / "g.ply"), 1240),
         "text ply": Target("t.ply", m.text, text_splat, lambda f, out: load_ply(f / "t.ply"), 370),
-        "safetensors": Target("w.safetensors", m.safetensors, weights, load_weights("w.safetensors"), 1240),
+        "safetensors": Target(
+            "w.safetensors", m.safetensors, weights, load_weights("w.safetensors"), 1240
+        ),
         "torch file": Target("w.pth", m.anything, weights, load_weights("w.pth"), 500),
         "old torch file": Target("old.pth", m.anything, weights, load_weights("old.pth"), 500),
         "model record": Target("mini_clip.json", m.json_file, bundled_clip, load_bundled_clip, 200),
         "model words": Target("mini_clip_words.txt", m.text, bundled_clip, load_bundled_clip, 200),
         "registry.toml": Target("registry.toml", m.text, registry_files, read_registry, 930),
-        "checksums.json": Target("data/checksums.json", m.json_file, registry_files, read_registry, 370),
+        "checksums.json": Target(
+            "data/checksums.json", m.json_file, registry_files, read_registry, 370
+        ),
         "sources.json": Target("data/sources.json", m.json_file, registry_files, read_registry),
         "settings": Target("settings", one_line, settings_text, read_settings, 1240),
-        "sweep toml": Target("s.toml", m.text, sweep_files, lambda f, out: load_sweep(f / "s.toml"), 930),
+        "sweep toml": Target(
+            "s.toml", m.text, sweep_files, lambda f, out: load_sweep(f / "s.toml"), 930
+        ),
         "sweep csv": Target("rows.csv", m.text, sweep_files, read_sweep_rows),
         "zip": Target("a.zip", m.zip_file, archives, unpack("a.zip"), 930),
         "tar": Target("a.tar", m.tar_file, archives, unpack("a.tar"), 620),
@@ -323,12 +435,24 @@ def _targets() -> dict[str, Target]:
         "stage.json": Target("masks/stage.json", m.json_file, run_folder, read_record, 370),
         "blending record": Target("blending/cache.json", m.json_file, run_folder, read_cache, 190),
     }
-    t |= {f"blending {n}.npy": Target(f"blending/{n}.npy", m.npy, run_folder, read_cache, 120) for n in ("view", "pixel", "ids", "weights", "residual")}
+    t |= {
+        f"blending {n}.npy": Target(f"blending/{n}.npy", m.npy, run_folder, read_cache, 120)
+        for n in ("view", "pixel", "ids", "weights", "residual")
+    }
     files = {
-        "candidates/frame_00001.npz": m.npz, "masks/frame_00001.npz": m.npz, "features/frame_00001.npz": m.npz, "tracks/tracks.npz": m.npz, "tracks/carried_sp.npz": m.npz,
-        "codebook/codebook.safetensors": m.safetensors, "codebook/codes.npz": m.npz, "gaussians/gaussians.ply": m.ply, "gaussians/history.npz": m.npz,
-        "field/field.safetensors": m.safetensors, "field/curves.npz": m.npz, "evaluation/evaluation.json": m.json_file,
-    }  # fmt: skip
+        "candidates/frame_00001.npz": m.npz,
+        "masks/frame_00001.npz": m.npz,
+        "features/frame_00001.npz": m.npz,
+        "tracks/tracks.npz": m.npz,
+        "tracks/carried_sp.npz": m.npz,
+        "codebook/codebook.safetensors": m.safetensors,
+        "codebook/codes.npz": m.npz,
+        "gaussians/gaussians.ply": m.ply,
+        "gaussians/history.npz": m.npz,
+        "field/field.safetensors": m.safetensors,
+        "field/curves.npz": m.npz,
+        "evaluation/evaluation.json": m.json_file,
+    }
     for file, mutate in files.items():
         t[f"artefact {file}"] = Target(file, mutate, run_folder, read_run(sealed=False), 60)
         t[f"sealed {file}"] = Target(file, mutate, run_folder, read_run(sealed=True), 200)
@@ -352,8 +476,8 @@ def mutated(name: str, number: int, original: bytes) -> bytes:
         return TARGETS[name].mutate(original, rng)
 
 
-def try_one(name: str, folder: Path, number: int, guard: "Guard") -> str:
-    """"read" or "refused". Raises Broken."""
+def try_one(name: str, folder: Path, number: int, guard: Guard) -> str:
+    """ "read" or "refused". Raises Broken."""
     t = TARGETS[name]
     path, out = folder / "in" / t.file, folder / "out"
     real = path.resolve()
@@ -376,7 +500,10 @@ def try_one(name: str, folder: Path, number: int, guard: "Guard") -> str:
         elif str(folder) not in said or not said.split(str(folder), 1)[1].partition(": ")[2]:
             raise Broken(f"the message names no file or no reason: {said!r}") from e
     except (Exception, RecursionError) as e:
-        raise Broken(f"{type(e).__name__}: {str(e)[:200]}\n{''.join(traceback.format_tb(e.__traceback__)[-4:])}") from e
+        raise Broken(
+            f"{type(e).__name__}:"
+            f" {str(e)[:200]}\n{''.join(traceback.format_tb(e.__traceback__)[-4:])}"
+        ) from e
     finally:
         real.write_bytes(original)
     if guard.seen:
@@ -390,10 +517,34 @@ def try_one(name: str, folder: Path, number: int, guard: "Guard") -> str:
 
 
 class Guard:
-    """Notes what an input makes the interpreter do: writes outside a folder, pickles, processes, connections."""
+    """Notes what an input makes the interpreter do: writes outside a folder, pickles, processes,
+    connections.
+    """
 
-    WRITES = {"os.mkdir": 1, "os.rename": 2, "os.remove": 1, "os.rmdir": 1, "os.link": 2, "os.symlink": 2, "os.truncate": 1, "os.chmod": 1, "shutil.rmtree": 1, "shutil.move": 2, "shutil.copyfile": 2}
-    NEVER = ("pickle.find_class", "subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "socket.connect", "socket.getaddrinfo", "exec_never")
+    WRITES = {
+        "os.mkdir": 1,
+        "os.rename": 2,
+        "os.remove": 1,
+        "os.rmdir": 1,
+        "os.link": 2,
+        "os.symlink": 2,
+        "os.truncate": 1,
+        "os.chmod": 1,
+        "shutil.rmtree": 1,
+        "shutil.move": 2,
+        "shutil.copyfile": 2,
+    }
+    NEVER = (
+        "pickle.find_class",
+        "subprocess.Popen",
+        "os.system",
+        "os.exec",
+        "os.posix_spawn",
+        "os.fork",
+        "socket.connect",
+        "socket.getaddrinfo",
+        "exec_never",
+    )
 
     def __init__(self):
         self.out: str | None = None
@@ -420,7 +571,11 @@ class Guard:
             self.seen.append(event)
         elif event == "open":
             path, mode, flags = args
-            writes = any(c in mode for c in "wax+") if isinstance(mode, str) else bool((flags or 0) & (os.O_WRONLY | os.O_RDWR))
+            writes = (
+                any(c in mode for c in "wax+")
+                if isinstance(mode, str)
+                else bool((flags or 0) & (os.O_WRONLY | os.O_RDWR))
+            )
             if writes:
                 self._inside(event, path)
         elif event in self.WRITES:
@@ -431,7 +586,9 @@ class Guard:
         if isinstance(path, int) or os.fspath(path) in ("/dev/null", b"/dev/null"):
             return
         full = os.path.realpath(os.fsdecode(path))
-        if full == f"/proc/{os.getpid()}/clear_refs":  # how the peak of this process's memory is reset
+        if (
+            full == f"/proc/{os.getpid()}/clear_refs"
+        ):  # how the peak of this process's memory is reset
             return
         if full != self.out and not full.startswith(self.out + os.sep):
             self.seen.append(f"{event} {full}")
@@ -441,8 +598,14 @@ class Guard:
 
 
 def _work(folder: Path, jobs: list[tuple[str, int]], at, since, results) -> None:
-    """Jobs from ``at`` on; a limit on memory turns what would take the machine's into an error of this process."""
-    size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() if sys.platform == "linux" else 0
+    """Jobs from ``at`` on; a limit on memory turns what would take the machine's into an error of
+    this process.
+    """
+    size = (
+        int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        if sys.platform == "linux"
+        else 0
+    )
     if size:
         resource.setrlimit(resource.RLIMIT_AS, (size + 4 * 2**30,) * 2)
     torch.set_num_threads(1)
@@ -452,16 +615,30 @@ def _work(folder: Path, jobs: list[tuple[str, int]], at, since, results) -> None
         name, number = jobs[at.value]
         since.value = time.monotonic()
         try:
-            results.put((name, number, try_one(name, folder / name.replace("/", "_"), number, guard), ""))
+            results.put(
+                (name, number, try_one(name, folder / name.replace("/", "_"), number, guard), "")
+            )
         except Broken as e:
             results.put((name, number, "broken", str(e)))
         except Exception as e:
-            results.put((name, number, "broken", f"the mutation itself: {type(e).__name__}: {e}\n{traceback.format_exc()[-600:]}"))
+            results.put(
+                (
+                    name,
+                    number,
+                    "broken",
+                    (
+                        f"the mutation itself: {type(e).__name__}:"
+                        f" {e}\n{traceback.format_exc()[-600:]}"
+                    ),
+                )
+            )
         at.value += 1
     since.value = float("inf")
 
 
-def run(counts: dict[str, int], folder: Path, report=print) -> tuple[dict[str, dict[str, int]], list[str]]:
+def run(
+    counts: dict[str, int], folder: Path, report=print
+) -> tuple[dict[str, dict[str, int]], list[str]]:
     """Try that many inputs of each target; returns the outcomes by target, and what is broken."""
     made: dict[Callable, Path] = {}
     for name in counts:
@@ -477,12 +654,23 @@ def run(counts: dict[str, int], folder: Path, report=print) -> tuple[dict[str, d
             into.mkdir(parents=True)
             t.make(into)
             made[t.make] = into
-    jobs = [(name, n) for name, many in counts.items() for n in range(many) if (folder / name.replace("/", "_") / "in" / TARGETS[name].file).exists()]
+    jobs = [
+        (name, n)
+        for name, many in counts.items()
+        for n in range(many)
+        if (folder / name.replace("/", "_") / "in" / TARGETS[name].file).exists()
+    ]
     import pycolmap  # noqa: F401  imported once, by the parent of all workers
 
     context = multiprocessing.get_context("fork")
-    at, since, results = context.Value("q", 0, lock=False), context.Value("d", float("inf"), lock=False), context.SimpleQueue()
-    outcomes: dict[str, dict[str, int]] = {name: {"read": 0, "refused": 0, "broken": 0} for name in counts}
+    at, since, results = (
+        context.Value("q", 0, lock=False),
+        context.Value("d", float("inf"), lock=False),
+        context.SimpleQueue(),
+    )
+    outcomes: dict[str, dict[str, int]] = {
+        name: {"read": 0, "refused": 0, "broken": 0} for name in counts
+    }
     broken: list[str] = []
 
     def collect():
@@ -505,9 +693,15 @@ def run(counts: dict[str, int], folder: Path, report=print) -> tuple[dict[str, d
                 worker.join()
                 break
         collect()
-        if at.value < len(jobs):  # the worker hung or died: count that input and go on with the next
+        if at.value < len(
+            jobs
+        ):  # the worker hung or died: count that input and go on with the next
             name, number = jobs[at.value]
-            why = "hangs" if time.monotonic() - since.value > HANGS else f"ended the process ({worker.exitcode})"
+            why = (
+                "hangs"
+                if time.monotonic() - since.value > HANGS
+                else f"ended the process ({worker.exitcode})"
+            )
             outcomes[name]["broken"] += 1
             broken.append(f"{name}:{number}: {why}")
             report(broken[-1])
@@ -522,8 +716,12 @@ def run(counts: dict[str, int], folder: Path, report=print) -> tuple[dict[str, d
 
 def main() -> int:
     p = argparse.ArgumentParser(description=__doc__)
-    p.add_argument("--full", action="store_true", help="all inputs of every target, instead of a twentieth")
-    p.add_argument("--only", nargs="+", metavar="TARGET[:NUMBER]", help="these targets, or single inputs again")
+    p.add_argument(
+        "--full", action="store_true", help="all inputs of every target, instead of a twentieth"
+    )
+    p.add_argument(
+        "--only", nargs="+", metavar="TARGET[:NUMBER]", help="these targets, or single inputs again"
+    )
     args = p.parse_args()
     counts = {n: t.share if args.full else max(10, t.share // 20) for n, t in TARGETS.items()}
     start = time.monotonic()
@@ -532,11 +730,19 @@ def main() -> int:
             for name, _, number in (o.rpartition(":") for o in args.only):
                 (Path(folder) / "one/in").mkdir(parents=True)
                 TARGETS[name].make(Path(folder) / "one/in")
-                print(mutated(name, int(number), (Path(folder) / "one/in" / TARGETS[name].file).read_bytes())[:1500])
+                print(
+                    mutated(
+                        name,
+                        int(number),
+                        (Path(folder) / "one/in" / TARGETS[name].file).read_bytes(),
+                    )[:1500]
+                )
                 print(try_one(name, Path(folder) / "one", int(number), Guard()))
                 shutil.rmtree(Path(folder) / "one")
             return 0
-        outcomes, broken = run({n: c for n, c in counts.items() if not args.only or n in args.only}, Path(folder))
+        outcomes, broken = run(
+            {n: c for n, c in counts.items() if not args.only or n in args.only}, Path(folder)
+        )
     for name, o in outcomes.items():
         print(f"{name:40} read {o['read']:5}  refused {o['refused']:5}  broken {o['broken']:3}")
     total = sum(sum(o.values()) for o in outcomes.values())

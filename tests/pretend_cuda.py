@@ -1,8 +1,10 @@
-"""A GPU that isn't there: tensors that were sent to "cuda" stay in main memory and remember where they were sent.
+"""A GPU that isn't there: tensors that were sent to "cuda" stay in main memory and remember where
+they were sent.
 
-What a real device would refuse is refused: an operation on tensors of two devices, `.numpy()` of a device tensor, a CPU
-generator for device numbers. gsplat's own Python code runs; only its compiled kernels are replaced, by the CPU rasteriser,
-each call checked against the signature of the installed wrapper. So every CUDA branch can be driven where there is none.
+What a real device would refuse is refused: an operation on tensors of two devices, `.numpy()` of a
+device tensor, a CPU generator for device numbers. gsplat's own Python code runs; only its compiled
+kernels are replaced, by the CPU rasteriser, each call checked against the signature of the
+installed wrapper. So every CUDA branch can be driven where there is none.
 """
 
 from __future__ import annotations
@@ -23,8 +25,20 @@ import cclkit.gaussians  # noqa: F401
 
 CPU = sys.modules["cclkit.gaussians.rasterize"]  # the package exports the function under this name
 MARK = "_sent_to_cuda"
-MOVES = {"to", "cuda", "cpu", "copy_", "__getitem__", "__setitem__", "index_put_", "index_put", "_has_compatible_shallow_copy_type"}
-"""Calls whose tensor arguments may lie on two devices: copies, and indices that a device takes from the CPU."""
+MOVES = {
+    "to",
+    "cuda",
+    "cpu",
+    "copy_",
+    "__getitem__",
+    "__setitem__",
+    "index_put_",
+    "index_put",
+    "_has_compatible_shallow_copy_type",
+}
+"""Calls whose tensor arguments may lie on two devices: copies, and indices that a device takes from
+the CPU.
+"""
 HOST_ONLY = {"numpy", "__array__"}
 
 
@@ -38,7 +52,9 @@ def sent(t: Tensor) -> Tensor:
 
 
 def is_cuda_name(x) -> bool:
-    return (isinstance(x, str) and x.split(":")[0] == "cuda") or (isinstance(x, torch.device) and x.type == "cuda")
+    return (isinstance(x, str) and x.split(":")[0] == "cuda") or (
+        isinstance(x, torch.device) and x.type == "cuda"
+    )
 
 
 def is_cpu_name(x) -> bool:
@@ -83,13 +99,20 @@ class PretendCuda(TorchFunctionMode):
         if name == "pin_memory":
             return args[0]
         if name in HOST_ONLY and on_cuda(args[0]):
-            raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() to copy the tensor to host memory first.")
-        tensors = [args[0]] if name == "__deepcopy__" else list(leaves((args, kwargs)))  # its memo holds everything copied so far
+            raise TypeError(
+                "can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() to copy the"
+                " tensor to host memory first."
+            )
+        # its memo holds everything copied so far
+        tensors = [args[0]] if name == "__deepcopy__" else list(leaves((args, kwargs)))
         here = any(map(on_cuda, tensors))
         if here and name not in MOVES and name != "__set__":
             stray = [t for t in tensors if not on_cuda(t) and t.ndim > 0]
             if stray:
-                raise RuntimeError(f"{name}: expected all tensors to be on the same device, found cuda:0 and a tensor {tuple(stray[0].shape)} on cpu")
+                raise RuntimeError(
+                    f"{name}: expected all tensors to be on the same device, found cuda:0 and a"
+                    f" tensor {tuple(stray[0].shape)} on cpu"
+                )
         named = [x for x in (*args, *kwargs.values()) if is_cuda_name(x) or is_cpu_name(x)]
         target = is_cuda_name(named[0]) if named else None
         if name == "cuda":
@@ -108,7 +131,10 @@ class PretendCuda(TorchFunctionMode):
         if name in ("__getitem__", "__setitem__"):
             here = on_cuda(args[0])
             if not here and any(on_cuda(t) for t in leaves(args[1])):
-                raise RuntimeError("indices should be either on cpu or on the same device as the indexed tensor (cpu)")
+                raise RuntimeError(
+                    "indices should be either on cpu or on the same device as the indexed tensor"
+                    " (cpu)"
+                )
         if name == "__set__":  # x.data = y, x.grad = y
             if isinstance(args[1], Tensor):
                 if owner is Tensor.data:
@@ -127,7 +153,8 @@ class PretendCuda(TorchFunctionMode):
             return sent(after) if to_cuda else after
         self.moves += to_cuda
         with torch._C.DisableTorchFunction():
-            after = after.clone() if after is before else after  # a copy on another device shares no memory
+            # a copy on another device shares no memory
+            after = after.clone() if after is before else after
         setattr(after, MARK, to_cuda)
         return after
 
@@ -139,7 +166,8 @@ class Autocast(torch.autocast):
         super().__init__("cpu" if device_type == "cuda" else device_type, *args, **kwargs)
 
 
-# ---------------------------------------------------------------- gsplat's kernels, by the CPU rasteriser
+# ---------------------------------------------------------------- gsplat's kernels, by the CPU
+# rasteriser
 
 
 class Kernels:
@@ -157,10 +185,19 @@ class Kernels:
             bound.apply_defaults()
             for t in leaves(list(bound.arguments.values())):
                 if not on_cuda(t):
-                    raise RuntimeError(f"gsplat.{real.__name__}: got a tensor {tuple(t.shape)} on cpu")
+                    raise RuntimeError(
+                        f"gsplat.{real.__name__}: got a tensor {tuple(t.shape)} on cpu"
+                    )
             self.calls[real.__name__] = self.calls.get(real.__name__, 0) + 1
             with torch._C.DisableTorchFunction():
-                result = stand_in(SimpleNamespace(**{k: v.view_as(v) if isinstance(v, Tensor) else v for k, v in bound.arguments.items()}))
+                result = stand_in(
+                    SimpleNamespace(
+                        **{
+                            k: v.view_as(v) if isinstance(v, Tensor) else v
+                            for k, v in bound.arguments.items()
+                        }
+                    )
+                )
                 for t in leaves(result):
                     sent(t)
             return result
@@ -168,15 +205,39 @@ class Kernels:
         return call
 
     def fully_fused_projection(self, a):
-        assert not a.packed and a.covars is None and a.camera_model == "pinhole" and a.viewmats.shape == (1, 4, 4) and a.means.dtype == torch.float32
+        assert (
+            not a.packed
+            and a.covars is None
+            and a.camera_model == "pinhole"
+            and a.viewmats.shape == (1, 4, 4)
+            and a.means.dtype == torch.float32
+        )
         assert (a.eps2d, a.near_plane) == (CPU._cpu.EPS2D, CPU._cpu.NEAR)
-        camera = SimpleNamespace(width=a.width, height=a.height, K=a.Ks[0].double().numpy(), world_to_camera=a.viewmats[0].double().numpy(), centre=None)
-        means2d, conics, _, depths, _, radii = CPU._Project.apply(a.means, a.quats, a.scales.log(), a.opacities.logit(), a.means.new_zeros(len(a.means), 1, 3), 1, camera)
+        camera = SimpleNamespace(
+            width=a.width,
+            height=a.height,
+            K=a.Ks[0].double().numpy(),
+            world_to_camera=a.viewmats[0].double().numpy(),
+            centre=None,
+        )
+        means2d, conics, _, depths, _, radii = CPU._Project.apply(
+            a.means,
+            a.quats,
+            a.scales.log(),
+            a.opacities.logit(),
+            a.means.new_zeros(len(a.means), 1, 3),
+            1,
+            camera,
+        )
         return radii[None], means2d[None], depths[None], conics[None], None
 
     def isect_tiles(self, a):
         self.seen = (a.depths[0].detach(), a.radii[0])
-        return torch.zeros_like(a.radii[..., 0]), torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int32)
+        return (
+            torch.zeros_like(a.radii[..., 0]),
+            torch.zeros(0, dtype=torch.int64),
+            torch.zeros(0, dtype=torch.int32),
+        )
 
     def isect_offset_encode(self, a):
         return torch.zeros(a.n_images, a.tile_height, a.tile_width, dtype=torch.int32)
@@ -187,14 +248,19 @@ class Kernels:
         size = SimpleNamespace(width=a.image_width, height=a.image_height)
         m, q, o = a.means2d[0], a.conics[0], a.opacities[0]
         tiles = CPU._build_tiles(m, q, o, depths, radii, size)
-        # colours per camera or shared; the graph runs through means2d as given, which densification reads
-        image, alpha = CPU._Splat.apply(m, q, o, a.colors[0] if a.colors.ndim == 3 else a.colors, tiles, size.width, size.height)
+        # colours per camera or shared; the graph runs through means2d as given, which densification
+        # reads
+        image, alpha = CPU._Splat.apply(
+            m, q, o, a.colors[0] if a.colors.ndim == 3 else a.colors, tiles, size.width, size.height
+        )
         return image[None], alpha[None, ..., None]
 
 
 @contextlib.contextmanager
 def pretend_cuda():
-    """Within it torch believes in a GPU, and gsplat runs. Yields the mode and the kernels, which count."""
+    """Within it torch believes in a GPU, and gsplat runs. Yields the mode and the kernels, which
+    count.
+    """
     from gsplat.cuda._torch_impl import _spherical_harmonics
 
     kernels, mode = Kernels(), PretendCuda()
@@ -205,14 +271,33 @@ def pretend_cuda():
         return sent(p) if on_cuda(data) else p
 
     with contextlib.ExitStack() as stack:
-        patch = lambda target, name, value: stack.enter_context(mock.patch.object(target, name, value))  # noqa: E731
-        for name in ("fully_fused_projection", "isect_tiles", "isect_offset_encode", "rasterize_to_pixels"):
-            patch(gsplat.rendering, name, kernels.checked(getattr(gsplat.rendering, name), getattr(kernels, name)))
-        patch(gsplat, "spherical_harmonics", kernels.checked(gsplat.spherical_harmonics, lambda a: _spherical_harmonics(a.degrees_to_use, a.dirs, a.coeffs)))
+        patch = lambda target, name, value: stack.enter_context(
+            mock.patch.object(target, name, value)
+        )  # noqa: E731
+        for name in (
+            "fully_fused_projection",
+            "isect_tiles",
+            "isect_offset_encode",
+            "rasterize_to_pixels",
+        ):
+            patch(
+                gsplat.rendering,
+                name,
+                kernels.checked(getattr(gsplat.rendering, name), getattr(kernels, name)),
+            )
+        patch(
+            gsplat,
+            "spherical_harmonics",
+            kernels.checked(
+                gsplat.spherical_harmonics,
+                lambda a: _spherical_harmonics(a.degrees_to_use, a.dirs, a.coeffs),
+            ),
+        )
         patch(torch.cuda, "is_available", lambda: True)
         patch(torch.cuda, "synchronize", lambda *a: None)
         patch(torch, "autocast", Autocast)
-        patch(torch.optim.Optimizer, "_accelerator_graph_capture_health_check", lambda self: None)  # asks the driver
+        # asks the driver
+        patch(torch.optim.Optimizer, "_accelerator_graph_capture_health_check", lambda self: None)
         patch(torch.nn.Parameter, "__new__", new_parameter)
         fork = torch.random.fork_rng
         patch(torch.random, "fork_rng", lambda devices=None, **kw: fork(devices=[], **kw))

@@ -28,9 +28,14 @@ def test_a_finished_stage_is_found_and_not_built_again(tmp_path):
     first = store.ensure("masks", "k1", build, about={"seed": 0})
     again = store.ensure("masks", "k1", build, about={"seed": 0})
     assert len(calls) == 1 and not first.reused and again.reused
-    assert again.record["n"] == 5 and again.record["seed"] == 0 and again.npz("a.npz")["x"].tolist() == [0, 1, 2, 3, 4]
+    assert (
+        again.record["n"] == 5
+        and again.record["seed"] == 0
+        and again.npz("a.npz")["x"].tolist() == [0, 1, 2, 3, 4]
+    )
     store.ensure("masks", "k2", build, about={})
-    assert len(calls) == 2 and store.find("masks", "k1") is not None  # another key never replaces the first
+    # another key never replaces the first
+    assert len(calls) == 2 and store.find("masks", "k1") is not None
 
 
 def test_an_interrupted_stage_keeps_its_files_and_is_not_complete(tmp_path):
@@ -52,7 +57,11 @@ def test_an_interrupted_stage_keeps_its_files_and_is_not_complete(tmp_path):
     built.append("restart")
     artefact = store.ensure("masks", "k", build, about={})
     assert built == ["v1.npz", "v2.npz", "restart", "v3.npz"]
-    assert not list(artefact.folder.glob("*.tmp")) and set(artefact.record["files"]) == {"v1.npz", "v2.npz", "v3.npz"}
+    assert not list(artefact.folder.glob("*.tmp")) and set(artefact.record["files"]) == {
+        "v1.npz",
+        "v2.npz",
+        "v3.npz",
+    }
 
 
 def test_equal_arrays_give_equal_bytes(tmp_path):
@@ -69,7 +78,8 @@ def test_damage_is_noticed(tmp_path):
     content = path.read_bytes()
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     assert verify(artefact) == ["a.npz"]
-    path.write_bytes(content[: len(content) // 2])  # truncated: no longer complete, so it is built again
+    # truncated: no longer complete, so it is built again
+    path.write_bytes(content[: len(content) // 2])
     assert store.find("masks", "k") is None
     with pytest.raises(ArtefactError, match="damaged"):
         artefact.npz("a.npz")
@@ -143,7 +153,10 @@ def test_a_bundle_is_read_and_never_written(tmp_path):
     before = sorted(p for p in (tmp_path / "bundle").rglob("*"))
     store.ensure("masks", "0123456789abcdef", build_one, about={})
     store.clear(["masks"])
-    assert sorted(p for p in (tmp_path / "bundle").rglob("*")) == before and store.find("masks", "0123456789abcdef") is None
+    assert (
+        sorted(p for p in (tmp_path / "bundle").rglob("*")) == before
+        and store.find("masks", "0123456789abcdef") is None
+    )
 
 
 def test_an_unwritable_folder_is_one_clear_error(tmp_path):
@@ -166,19 +179,24 @@ def test_a_failing_write_leaves_earlier_artefacts(tmp_path):
 
 
 def test_a_second_run_on_the_folder_is_refused_by_name(tmp_path):
-    script = textwrap.dedent(
-        """
+    script = textwrap.dedent("""
         import sys
         from cclkit.artefacts import Store
         with Store(sys.argv[1]).lock():
             print("locked", flush=True)
             sys.stdin.read()
-        """
+        """)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
-    holder = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         assert holder.stdout.readline().strip() == "locked"
-        with pytest.raises(ArtefactError, match=f"in use by another run \\(process {holder.pid}\\)"):
+        with pytest.raises(
+            ArtefactError, match=f"in use by another run \\(process {holder.pid}\\)"
+        ):
             with Store(tmp_path).lock():
                 pass
     finally:
@@ -204,21 +222,28 @@ def test_keys_depend_on_content_only():
 
 def test_code_version_ignores_comments_and_docstrings_but_not_code():
     def versions(text):
-        from cclkit.artefacts import _canonical
         import ast
+
+        from cclkit.artefacts import _canonical
 
         return _canonical(ast.parse(text))
 
     base = 'def f(x):\n    "doc"\n    return x + 1\n'
-    assert versions(base) == versions('def f(x):  # why\n    """Other\n    words."""\n\n    return x + 1\n')
+    assert versions(base) == versions(
+        'def f(x):  # why\n    """Other\n    words."""\n\n    return x + 1\n'
+    )
     assert versions(base) != versions(base.replace("+ 1", "+ 2"))
-    assert code_version(["masks.py"]) != code_version(["tracking.py"]) and len(code_version(["gaussians"])) == 16
+    assert (
+        code_version(["masks.py"]) != code_version(["tracking.py"])
+        and len(code_version(["gaussians"])) == 16
+    )
 
 
 def test_keys_are_those_of_the_code_that_runs_not_of_the_file_as_it_is_by_now(tmp_path):
-    """A package is imported, then edited: its functions keep their version until it is imported again."""
-    script = textwrap.dedent(
-        """
+    """A package is imported, then edited: its functions keep their version until it is imported
+    again.
+    """
+    script = textwrap.dedent("""
         import sys
         from pathlib import Path
         from cclkit.artefacts import code_version
@@ -226,17 +251,30 @@ def test_keys_are_those_of_the_code_that_runs_not_of_the_file_as_it_is_by_now(tm
         path = Path(sys.argv[1]) / "cclkit/pipeline.py"
         before = code_version(["rle.py"], Run.codes, Run._build_field)
         text = path.read_text()
-        path.write_text("# another line\\n" * 7 + text.replace("def codes(self, view: View | str)", "def codes(self, view: View | str, other=None)"))
+        old = "def codes(self, view: View | str)"
+        new = "def codes(self, view: View | str, other=None)"
+        path.write_text("# another line\\n" * 7 + text.replace(old, new))
         assert code_version(["rle.py"], Run.codes, Run._build_field) == before
         print(before)
-        """
-    )
+        """)
     import shutil
 
     import cclkit
 
-    shutil.copytree(os.path.dirname(cclkit.__file__), tmp_path / "cclkit", ignore=shutil.ignore_patterns("__pycache__"))
-    runs = [subprocess.run([sys.executable, "-c", script, str(tmp_path)], cwd=tmp_path, capture_output=True, text=True) for _ in range(2)]
+    shutil.copytree(
+        os.path.dirname(cclkit.__file__),
+        tmp_path / "cclkit",
+        ignore=shutil.ignore_patterns("__pycache__"),
+    )
+    runs = [
+        subprocess.run(
+            [sys.executable, "-c", script, str(tmp_path)],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+        )
+        for _ in range(2)
+    ]
     assert all(r.returncode == 0 for r in runs), runs[0].stderr + runs[1].stderr
     assert runs[0].stdout != runs[1].stdout  # imported again, the edit counts
 
@@ -244,18 +282,34 @@ def test_keys_are_those_of_the_code_that_runs_not_of_the_file_as_it_is_by_now(tm
 def test_record_is_json_with_digests(tmp_path):
     artefact = Store(tmp_path).ensure("masks", "k", build_one, about={"settings": {"a": 1}})
     record = json.loads((artefact.folder / "stage.json").read_text())
-    assert json.dumps(record) == json.dumps(artefact.record)  # order included: what is computed and what is found look alike
-    assert record["key"] == "k" and len(record["files"]["a.npz"]["sha256"]) == 64 and record["wall_time_s"] >= 0
+    # order included: what is computed and what is found look alike
+    assert json.dumps(record) == json.dumps(artefact.record)
+    assert (
+        record["key"] == "k"
+        and len(record["files"]["a.npz"]["sha256"]) == 64
+        and record["wall_time_s"] >= 0
+    )
 
 
 def test_runs_share_a_folder_but_not_an_artefact(tmp_path):
     one, other = Store(tmp_path), Store(tmp_path)
     with one.lock("field/a"):
-        with other.lock("field/b"), one.lock("codebook/c"):  # another arm; a stage that the first one needs
+        with (
+            other.lock("field/b"),
+            one.lock("codebook/c"),
+        ):  # another arm; a stage that the first one needs
             pass
-        with pytest.raises(ArtefactError, match=f"in use by another run \\(process {os.getpid()}\\)"), other.lock("field/a"):
+        with (
+            pytest.raises(
+                ArtefactError, match=f"in use by another run \\(process {os.getpid()}\\)"
+            ),
+            other.lock("field/a"),
+        ):
             pass
-        with pytest.raises(ArtefactError, match="in use"), other.lock():  # nobody clears a folder that is being written
+        with (
+            pytest.raises(ArtefactError, match="in use"),
+            other.lock(),
+        ):  # nobody clears a folder that is being written
             pass
     with other.lock():
         with pytest.raises(ArtefactError, match="in use"), one.lock("field/a"):
@@ -263,4 +317,7 @@ def test_runs_share_a_folder_but_not_an_artefact(tmp_path):
 
 
 def test_looking_makes_nothing(tmp_path):
-    assert Store(tmp_path / "x", look_only=True).find("masks", "k") is None and not (tmp_path / "x").exists()
+    assert (
+        Store(tmp_path / "x", look_only=True).find("masks", "k") is None
+        and not (tmp_path / "x").exists()
+    )

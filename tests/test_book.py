@@ -10,32 +10,62 @@ import pytest
 from cclkit import book, figures
 from cclkit.errors import DependencyError, NotebookError
 
-needs_extra = pytest.mark.skipif(any(find_spec(m) is None for m in book.EXTRA), reason="needs the extra `book` (pip install -c constraints.txt -e '.[book]')")
+needs_extra = pytest.mark.skipif(
+    any(find_spec(m) is None for m in book.EXTRA),
+    reason="needs the extra `book` (pip install -c constraints.txt -e '.[book]')",
+)
 
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    """A project with one executed notebook, a ledger and a picture in the README; the API of two modules."""
+    """A project with one executed notebook, a ledger and a picture in the README; the API of two
+    modules.
+    """
     monkeypatch.setenv("CCLKIT_RESULTS", str(tmp_path / "results"))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "pyproject.toml").write_text("")
     (tmp_path / "notebooks").mkdir()
     shown = draw(tmp_path)
     nb = nbformat.v4.new_notebook()
-    nb.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nb.metadata["kernelspec"] = {
+        "name": "python3",
+        "display_name": "Python 3",
+        "language": "python",
+    }
     code = nbformat.v4.new_code_cell("nb.show(fig)", execution_count=1)
     code.outputs = [
-        nbformat.v4.new_output("execute_result", {"text/html": shown._repr_html_(), "text/plain": "x"}, execution_count=1),
-        nbformat.v4.new_output("display_data", {"text/markdown": "| a | b |\n|---|---|\n| zebra | 2 |"}),
+        nbformat.v4.new_output(
+            "execute_result",
+            {"text/html": shown._repr_html_(), "text/plain": "x"},
+            execution_count=1,
+        ),
+        nbformat.v4.new_output(
+            "display_data", {"text/markdown": "| a | b |\n|---|---|\n| zebra | 2 |"}
+        ),
     ]
-    nb.cells = [nbformat.v4.new_markdown_cell("# Pulling\n\nA wildebeest.\n\n$$ L = \\frac{1}{B} \\sum_i x_i $$\n\n[architecture](../ARCHITECTURE.md)"), code]
+    nb.cells = [
+        nbformat.v4.new_markdown_cell(
+            "# Pulling\n\nA wildebeest.\n\n$$ L = \\frac{1}{B} \\sum_i x_i"
+            " $$\n\n[architecture](../ARCHITECTURE.md)"
+        ),
+        code,
+    ]
     nbformat.write(nb, tmp_path / "notebooks/03_pull.ipynb")
     (tmp_path / "results/mini/notebooks").mkdir(parents=True)
     nbformat.write(nb, tmp_path / "results/mini/notebooks/03_pull.ipynb")
-    (tmp_path / "results/ledger.csv").write_text('what,paper,ours,status,cell\nTable 1 mean,65.6,,"not run: no | GPU",notebooks/03_pull.ipynb#cell-id=a\n')
-    (tmp_path / "README.md").write_text("# cclkit\n\n![A line](results/mini/figures/03_line.png)\n\n[pulling](notebooks/03_pull.ipynb), all [notebooks here](notebooks), [licence](LICENSE)\n")
+    (tmp_path / "results/ledger.csv").write_text(
+        'what,paper,ours,status,cell\nTable 1 mean,65.6,,"not run: no |'
+        ' GPU",notebooks/03_pull.ipynb#cell-id=a\n'
+    )
+    (tmp_path / "README.md").write_text(
+        "# cclkit\n\n![A"
+        " line](results/mini/figures/03_line.png)\n\n[pulling](notebooks/03_pull.ipynb), all"
+        " [notebooks here](notebooks), [licence](LICENSE)\n"
+    )
     (tmp_path / "LICENSE").write_text("free")
-    (tmp_path / "ARCHITECTURE.md").write_text("# Architecture\n\n```\ncclkit/\n  rle.py  run lengths\n  tracking.py  tracks\n```\n")
+    (tmp_path / "ARCHITECTURE.md").write_text(
+        "# Architecture\n\n```\ncclkit/\n  rle.py  run lengths\n  tracking.py  tracks\n```\n"
+    )
     monkeypatch.setattr(book, "is_current", lambda path, profile: True)
     monkeypatch.setattr(book, "api_modules", lambda: ["rle", "tracking"])
     return tmp_path
@@ -44,7 +74,9 @@ def project(tmp_path, monkeypatch):
 def draw(root):
     fig, axes = figures.plots(1, 1)
     axes[0, 0].plot([1, 2])
-    return figures.FigureFolder(root / "results/mini/figures", notebook="03_pull", profile="mini", footer="f", about={}).show(fig, "line", alt="A line that rises.", caption="It rises.")
+    return figures.FigureFolder(
+        root / "results/mini/figures", notebook="03_pull", profile="mini", footer="f", about={}
+    ).show(fig, "line", alt="A line that rises.", caption="It rises.")
 
 
 @needs_extra
@@ -53,16 +85,32 @@ def test_book_is_whole_and_offline(project):
     out = index.parent
     assert index == project / "build/book/mini/index.html"
     page = (out / "notebooks/03_pull.html").read_text()
-    assert 'alt="A line that rises."' in page and "<figcaption><em>It rises.</em></figcaption>" in page and 'id="03_line"' in page
-    assert "<mfrac>" in page and "\\frac" not in page and "<td><p>zebra" in page.replace("<td>zebra", "<td><p>zebra")
-    assert "all notebooks here, <a" in index.read_text() and any(p.read_text() == "free" for p in out.rglob("LICENSE"))
+    assert (
+        'alt="A line that rises."' in page
+        and "<figcaption><em>It rises.</em></figcaption>" in page
+        and 'id="03_line"' in page
+    )
+    assert (
+        "<mfrac>" in page
+        and "\\frac" not in page
+        and "<td><p>zebra" in page.replace("<td>zebra", "<td><p>zebra")
+    )
+    assert "all notebooks here, <a" in index.read_text() and any(
+        p.read_text() == "free" for p in out.rglob("LICENSE")
+    )
     assert "03 Pulling" in page and 'href="../ledger.html"' in page, "navigation on every page"
     assert "wildebeest" in (out / "searchindex.js").read_text()
-    assert "Table 1 mean" in (out / "ledger.html").read_text() and "no | GPU" in (out / "ledger.html").read_text()
+    assert (
+        "Table 1 mean" in (out / "ledger.html").read_text()
+        and "no | GPU" in (out / "ledger.html").read_text()
+    )
     assert 'href="notebooks/03_pull.html"' in (out / "ledger.html").read_text().split("<table")[1]
     assert 'id="cclkit.tracking.associate"' in (out / "api/tracking.html").read_text()
     for path in out.rglob("*.html"):
-        loaded = re.findall(r"""<(?:script|link|img|iframe)\b[^>]*?(?:src|href)=["'](?:https?:)?//[^"']+""", path.read_text())
+        loaded = re.findall(
+            r"""<(?:script|link|img|iframe)\b[^>]*?(?:src|href)=["'](?:https?:)?//[^"']+""",
+            path.read_text(),
+        )
         assert not loaded, f"{path.name} loads {loaded[0]}"
 
 
@@ -95,9 +143,22 @@ def test_ledger_page_without_a_ledger_says_so(tmp_path):
 def test_api_lists_every_public_module_once_in_import_order():
     names = book.api_modules()
     package = Path(book.__file__).parent
-    expected = {p.stem for p in package.glob("*.py") if not p.stem.startswith("_")} | {"scenes", "foundation", "codebook", "gaussians", "evaluation"}
+    expected = {p.stem for p in package.glob("*.py") if not p.stem.startswith("_")} | {
+        "scenes",
+        "foundation",
+        "codebook",
+        "gaussians",
+        "evaluation",
+    }
     assert expected == {n.split(".")[0] for n in names} and len(names) == len(set(names))
-    assert names.index("config") < names.index("masks") < names.index("tracking") < names.index("codebook") < names.index("pipeline") < names.index("cli")
+    assert (
+        names.index("config")
+        < names.index("masks")
+        < names.index("tracking")
+        < names.index("codebook")
+        < names.index("pipeline")
+        < names.index("cli")
+    )
 
 
 @needs_extra
@@ -105,8 +166,14 @@ def test_every_formula_of_the_notebooks_can_be_shown():
     found = 0
     for path in sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb")):
         for cell in (c for c in nbformat.read(path, 4).cells if c.cell_type == "markdown"):
-            for block, inline in re.findall(r"\$\$(.+?)\$\$|(?<![\\$])\$([^$\n]+)\$", re.sub(r"```.*?```|`[^`]*`", "", cell.source, flags=re.S), re.S):
-                assert book.mathml(block or inline, block=bool(block)).startswith("<math"), path.name
+            for block, inline in re.findall(
+                r"\$\$(.+?)\$\$|(?<![\\$])\$([^$\n]+)\$",
+                re.sub(r"```.*?```|`[^`]*`", "", cell.source, flags=re.S),
+                re.S,
+            ):
+                assert book.mathml(block or inline, block=bool(block)).startswith("<math"), (
+                    path.name
+                )
                 found += 1
     assert found > 20
     with pytest.raises(NotebookError, match="simpler commands"):

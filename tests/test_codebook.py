@@ -1,4 +1,6 @@
-"""CCL: the counted form against explicit pairs, reference vectors, degenerate input, and the mechanism."""
+"""CCL: the counted form against explicit pairs, reference vectors, degenerate input, and the
+mechanism.
+"""
 
 import json
 from dataclasses import replace
@@ -8,7 +10,19 @@ import pytest
 import torch
 
 from cclkit import bench
-from cclkit.codebook import assign, ccl_loss, colliding_labels, fit_codebook, index_map, initialise, perplexity, revive, shuffled, split, usage
+from cclkit.codebook import (
+    assign,
+    ccl_loss,
+    colliding_labels,
+    fit_codebook,
+    index_map,
+    initialise,
+    perplexity,
+    revive,
+    shuffled,
+    split,
+    usage,
+)
 from cclkit.codebook.losses import label_ids
 from cclkit.config import CodebookConfig
 from cclkit.errors import CodebookError, ConfigError, FeatureError
@@ -17,13 +31,28 @@ from cclkit.experiments import ARMS, mechanism, population, population_collision
 SETTINGS = dict(lambda_pull=0.25, lambda_push=0.25, margin=0.7)
 
 
-def ccl_loss_by_pairs(prototypes, features, labels, *, lambda_pull, lambda_push, margin, normalisation="pairs", centroids=False, soft=False, load_balance=0.0, temperature=0.1, groups=None):
+def ccl_loss_by_pairs(
+    prototypes,
+    features,
+    labels,
+    *,
+    lambda_pull,
+    lambda_push,
+    margin,
+    normalisation="pairs",
+    centroids=False,
+    soft=False,
+    load_balance=0.0,
+    temperature=0.1,
+    groups=None,
+):
     """The definition, pair by pair: slow, obvious, the reference."""
     unit = lambda x: x / x.norm(dim=-1, keepdim=True)
     T, F = unit(prototypes), unit(features)
     codes = (F @ T.T).detach().argmax(1)
     P = torch.softmax(F @ T.T / temperature, 1)
-    weight = P.detach() if soft else torch.nn.functional.one_hot(codes, len(T)).to(T.dtype)  # of every prototype for every mask
+    # of every prototype for every mask
+    weight = P.detach() if soft else torch.nn.functional.one_hot(codes, len(T)).to(T.dtype)
     balance = sum((codes == j).double().mean() * P[:, j].mean() for j in range(len(T)))
     l_max = torch.stack([1 - F[i] @ T[codes[i]] for i in range(len(F))]).mean()
     track = [(0 if groups is None else int(groups[i]), int(labels[i])) for i in range(len(F))]
@@ -38,22 +67,36 @@ def ccl_loss_by_pairs(prototypes, features, labels, *, lambda_pull, lambda_push,
             for a in weight[i].nonzero()[:, 0]:
                 for b in [None] if centroids else weight[k].nonzero()[:, 0]:
                     cos = T[a] @ (centre[track[k]] if centroids else T[b])
-                    value = value + weight[i, a] * (1 if centroids else weight[k, b]) * (1 - cos if terms is pull else torch.relu(cos - margin))
+                    value = value + weight[i, a] * (1 if centroids else weight[k, b]) * (
+                        1 - cos if terms is pull else torch.relu(cos - margin)
+                    )
             terms.setdefault((track[i], track[k]), []).append(value)
 
     def mean(terms):
         if not terms:
             return T.sum() * 0
-        return torch.cat([torch.stack(t) for t in terms.values()]).mean() if normalisation == "pairs" else torch.stack([torch.stack(t).mean() for t in terms.values()]).mean()
+        return (
+            torch.cat([torch.stack(t) for t in terms.values()]).mean()
+            if normalisation == "pairs"
+            else torch.stack([torch.stack(t).mean() for t in terms.values()]).mean()
+        )
 
     l_pull, l_push = mean(pull), mean(push)
-    return l_max, l_pull, l_push, l_max + lambda_pull * l_pull + lambda_push * l_push + load_balance * balance
+    return (
+        l_max,
+        l_pull,
+        l_push,
+        l_max + lambda_pull * l_pull + lambda_push * l_push + load_balance * balance,
+    )
 
 
 def assert_equal_losses(prototypes, features, labels, tolerance, **settings):
     """Values and gradients of the counted form and of the definition."""
     a, b = prototypes.clone().requires_grad_(True), prototypes.clone().requires_grad_(True)
-    fast, slow = ccl_loss(a, features, labels, **SETTINGS, **settings), ccl_loss_by_pairs(b, features, labels, **SETTINGS, **settings)
+    fast, slow = (
+        ccl_loss(a, features, labels, **SETTINGS, **settings),
+        ccl_loss_by_pairs(b, features, labels, **SETTINGS, **settings),
+    )
     for name, reference in zip(("max", "pull", "push", "total"), slow):
         value = getattr(fast, name)
         assert abs(value.item() - reference.item()) < tolerance, name
@@ -85,64 +128,123 @@ def test_counts_equal_pairs_in_value_and_gradient(seed, unlabelled):
 @pytest.mark.parametrize("unlabelled", [0.2, 1.0])
 def test_every_form_equals_its_pairs(normalisation, centroids, grouped, unlabelled):
     for seed, n_labels in ((10, 6), (11, 1), (12, 60)):  # some, one, and mostly one mask per label
-        prototypes, features, labels = random_case(seed, unlabelled=unlabelled, spread=0.8, n_labels=n_labels)
+        prototypes, features, labels = random_case(
+            seed, unlabelled=unlabelled, spread=0.8, n_labels=n_labels
+        )
         groups = torch.arange(len(labels)) % 3 * 5 if grouped else None
-        assert_equal_losses(prototypes, features, labels, 1e-12, normalisation=normalisation, centroids=centroids, groups=groups)
+        assert_equal_losses(
+            prototypes,
+            features,
+            labels,
+            1e-12,
+            normalisation=normalisation,
+            centroids=centroids,
+            groups=groups,
+        )
 
 
 @pytest.mark.parametrize("normalisation", ["pairs", "labels"])
 @pytest.mark.parametrize("grouped", [False, True])
-@pytest.mark.parametrize("settings", [{"soft": True}, {"load_balance": 0.7}, {"soft": True, "centroids": True, "load_balance": 0.2}], ids=str)
+@pytest.mark.parametrize(
+    "settings",
+    [{"soft": True}, {"load_balance": 0.7}, {"soft": True, "centroids": True, "load_balance": 0.2}],
+    ids=str,
+)
 def test_soft_assignment_and_load_balance_equal_their_pairs(normalisation, grouped, settings):
     for seed, unlabelled in ((20, 0.2), (21, 1.0)):
-        prototypes, features, labels = random_case(seed, B=14, N=5, n_labels=3, unlabelled=unlabelled, spread=0.8)
+        prototypes, features, labels = random_case(
+            seed, B=14, N=5, n_labels=3, unlabelled=unlabelled, spread=0.8
+        )
         groups = torch.arange(len(labels)) % 2 if grouped else None
-        assert_equal_losses(prototypes, features, labels, 1e-12, normalisation=normalisation, temperature=0.3, groups=groups, **settings)
+        assert_equal_losses(
+            prototypes,
+            features,
+            labels,
+            1e-12,
+            normalisation=normalisation,
+            temperature=0.3,
+            groups=groups,
+            **settings,
+        )
 
 
 def test_soft_assignment_at_low_temperature_is_the_papers_form():
     case = random_case(22)
-    hard, soft = ccl_loss(*case, **SETTINGS), ccl_loss(*case, **SETTINGS, soft=True, temperature=1e-7)
+    hard, soft = (
+        ccl_loss(*case, **SETTINGS),
+        ccl_loss(*case, **SETTINGS, soft=True, temperature=1e-7),
+    )
     assert hard.pull > 0.01 and hard.push > 0.01
-    assert soft.pull.item() == pytest.approx(hard.pull.item(), abs=1e-9) and soft.push.item() == pytest.approx(hard.push.item(), abs=1e-9)
+    assert soft.pull.item() == pytest.approx(
+        hard.pull.item(), abs=1e-9
+    ) and soft.push.item() == pytest.approx(hard.push.item(), abs=1e-9)
 
 
 def test_load_balance_is_one_at_collapse_and_one_nth_at_even_use():
     axes = torch.eye(4, dtype=torch.float64)
-    even = ccl_loss(axes, axes, torch.full((4,), -1), **SETTINGS, load_balance=1.0, temperature=0.01).balance
-    collapsed = ccl_loss(axes, axes[[0] * 4], torch.full((4,), -1), **SETTINGS, load_balance=1.0, temperature=0.01).balance
+    even = ccl_loss(
+        axes, axes, torch.full((4,), -1), **SETTINGS, load_balance=1.0, temperature=0.01
+    ).balance
+    collapsed = ccl_loss(
+        axes, axes[[0] * 4], torch.full((4,), -1), **SETTINGS, load_balance=1.0, temperature=0.01
+    ).balance
     assert even.item() == pytest.approx(0.25) and collapsed.item() == pytest.approx(1.0)
     assert ccl_loss(axes, axes, torch.full((4,), -1), **SETTINGS).balance.item() == 0
 
 
 def test_soft_assignment_gives_a_collision_a_gradient_from_a_neighbour():
-    """Both labels' masks are nearest to prototype 0; prototype 1 lies 40 degrees beyond label 2. The paper's push sees prototype 0 alone."""
+    """Both labels' masks are nearest to prototype 0; prototype 1 lies 40 degrees beyond label 2.
+    The paper's push sees prototype 0 alone.
+    """
     features, labels, prototypes, axes = collision()
-    T = torch.stack([prototypes[0], torch.tensor([-0.17365, 0.98481, 0, 0])]).double().requires_grad_(True)
+    T = (
+        torch.stack([prototypes[0], torch.tensor([-0.17365, 0.98481, 0, 0])])
+        .double()
+        .requires_grad_(True)
+    )
     assert (assign(T.detach(), features.double()) == 0).all()
     gradient = {}
     for soft in (False, True):
-        loss = ccl_loss(T, features.double(), labels, lambda_pull=0.25, lambda_push=0.25, margin=0.2, soft=soft, temperature=0.1)
+        loss = ccl_loss(
+            T,
+            features.double(),
+            labels,
+            lambda_pull=0.25,
+            lambda_push=0.25,
+            margin=0.2,
+            soft=soft,
+            temperature=0.1,
+        )
         gradient[soft] = torch.autograd.grad(loss.push, T)[0]
     assert gradient[False].abs().max() < 1e-12
-    assert -(gradient[True][0] @ (axes[0] - axes[1]).double()) > 1e-3  # descent moves the shared prototype away from the neighbour, towards the larger label
+    # descent moves the shared prototype away from the neighbour, towards the larger label
+    assert -(gradient[True][0] @ (axes[0] - axes[1]).double()) > 1e-3
 
 
 def test_label_means_do_not_grow_with_a_label():
-    """One big agreeing and one small disagreeing label: pair means hardly see the small one, label means weigh both alike."""
+    """One big agreeing and one small disagreeing label: pair means hardly see the small one, label
+    means weigh both alike.
+    """
     prototypes = torch.eye(3, dtype=torch.float64)
     features = prototypes[[0] * 18 + [1, 2]]
     labels = torch.tensor([1] * 18 + [2, 2])
-    by = {n: ccl_loss(prototypes, features, labels, **SETTINGS, normalisation=n).pull.item() for n in ("pairs", "labels")}
+    by = {
+        n: ccl_loss(prototypes, features, labels, **SETTINGS, normalisation=n).pull.item()
+        for n in ("pairs", "labels")
+    }
     assert by["pairs"] == pytest.approx(1 / 154) and by["labels"] == pytest.approx(1 / 2)
 
 
 def test_pairs_of_a_large_label_are_counted_exactly():
-    """200,000 masks on one code: float32 would lose the single pair partner of another label among 4e10 pairs."""
+    """200,000 masks on one code: float32 would lose the single pair partner of another label among
+    4e10 pairs.
+    """
     prototypes = torch.eye(2)
     features = prototypes[[0] * 200_000 + [0]]
     labels = torch.tensor([1] * 200_000 + [2])
-    assert ccl_loss(prototypes, features, labels, **SETTINGS).push.item() == pytest.approx(0.3, rel=1e-5)
+    assert ccl_loss(prototypes, features, labels, **SETTINGS).push.item() == pytest.approx(
+        0.3, rel=1e-5
+    )
 
 
 def test_push_and_pull_are_active_in_the_random_cases():
@@ -155,13 +257,19 @@ def test_equals_reference_vectors(oracles, seed):
     data = np.load(oracles / f"H_ccl_loss_seed{seed}.npz", allow_pickle=False)
     for case in data["case_names"]:
         prototypes = torch.tensor(data[f"{case}_prototypes"]).double().requires_grad_(True)
-        features, labels = torch.tensor(data[f"{case}_features"]).double(), torch.tensor(data[f"{case}_labels"])
+        features, labels = (
+            torch.tensor(data[f"{case}_features"]).double(),
+            torch.tensor(data[f"{case}_labels"]),
+        )
         assert np.array_equal(assign(prototypes, features).numpy(), data[f"{case}_codes"])
         for name in ("max", "pull", "push", "total"):
             value = getattr(ccl_loss(prototypes, features, labels, **SETTINGS), name)
             (gradient,) = torch.autograd.grad(value, prototypes)
             assert abs(value.item() - float(data[f"{case}_L_{name}"])) < 1e-10, (case, name)
-            assert np.abs(gradient.numpy() - data[f"{case}_grad_{name}"]).max() < 1e-10, (case, name)
+            assert np.abs(gradient.numpy() - data[f"{case}_grad_{name}"]).max() < 1e-10, (
+                case,
+                name,
+            )
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -170,19 +278,44 @@ def test_reference_vectors_by_pairs_and_by_labels(oracles, seed, normalisation):
     data = np.load(oracles / f"H_ccl_loss_seed{seed}.npz", allow_pickle=False)
     for case in data["case_names"]:
         assert_equal_losses(
-            torch.tensor(data[f"{case}_prototypes"]).double(), torch.tensor(data[f"{case}_features"]).double(), torch.tensor(data[f"{case}_labels"]), 1e-10, normalisation=normalisation
+            torch.tensor(data[f"{case}_prototypes"]).double(),
+            torch.tensor(data[f"{case}_features"]).double(),
+            torch.tensor(data[f"{case}_labels"]),
+            1e-10,
+            normalisation=normalisation,
         )
 
 
 def test_the_benchmark_compares_equal_things(tmp_path, capsys):
-    small = ["--masks", "64", "--prototypes", "8", "--dim", "16", "--largest", "64", "--scene-masks", "40", "--steps", "3", "--repeats", "1"]
+    small = [
+        "--masks",
+        "64",
+        "--prototypes",
+        "8",
+        "--dim",
+        "16",
+        "--largest",
+        "64",
+        "--scene-masks",
+        "40",
+        "--steps",
+        "3",
+        "--repeats",
+        "1",
+    ]
     assert bench.main(["codebook", *small, "--json", str(tmp_path / "b.json")]) == 0
     result = json.loads((tmp_path / "b.json").read_text())
-    assert [r["masks"] for r in result["growing"]] == [8, 16, 32, 64] and result["times_faster"] > 0 and "times_faster" in capsys.readouterr().out
+    assert (
+        [r["masks"] for r in result["growing"]] == [8, 16, 32, 64]
+        and result["times_faster"] > 0
+        and "times_faster" in capsys.readouterr().out
+    )
     assert "µs per mask" in (tmp_path / "b.md").read_text()
     problem = bench.codebook_problem(n_masks=50, n_prototypes=8, dim=16)
     slow = ccl_loss_by_pairs(*problem, **SETTINGS)
-    assert slow[2] > 0 and bench.ccl_loss_all_pairs(*problem, **SETTINGS).item() == pytest.approx(slow[3].item(), abs=1e-5)
+    assert slow[2] > 0 and bench.ccl_loss_all_pairs(*problem, **SETTINGS).item() == pytest.approx(
+        slow[3].item(), abs=1e-5
+    )
     with pytest.raises(ConfigError, match="masks 0"):
         bench.bench_codebook(n_masks=0)
 
@@ -190,11 +323,15 @@ def test_the_benchmark_compares_equal_things(tmp_path, capsys):
 def test_gradient_passes_finite_differences():
     prototypes, features, labels = random_case(3, B=20, N=5, d=6)
     prototypes.requires_grad_(True)
-    assert torch.autograd.gradcheck(lambda p: ccl_loss(p, features, labels, **SETTINGS).total, prototypes, eps=1e-7, atol=1e-6)
+    assert torch.autograd.gradcheck(
+        lambda p: ccl_loss(p, features, labels, **SETTINGS).total, prototypes, eps=1e-7, atol=1e-6
+    )
 
 
 def test_two_labels_on_one_prototype_cannot_be_pushed_apart():
-    """The collision: cos = 1 there, so push is 0.3 but its gradient is zero (noted as a limit of the paper's form)."""
+    """The collision: cos = 1 there, so push is 0.3 but its gradient is zero (noted as a limit of
+    the paper's form).
+    """
     prototype = torch.tensor([[1.0, 2.0, -1.0]], dtype=torch.float64, requires_grad=True)
     features = torch.randn(6, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     loss = ccl_loss(prototype, features, torch.tensor([1, 1, 2, 2, 3, -1]), **SETTINGS)
@@ -220,16 +357,43 @@ def test_bad_features_are_refused():
 
 
 ONE_EACH = [
-    {}, {"init": "random"}, {"init": "tracks"}, {"normalisation": "labels"}, {"batch": 2}, {"update": "ema"}, {"update": "ema", "ema_decay": 0.0}, {"revive_every": 4}, {"collisions": "split", "split_every": 4},
-    {"collisions": "centroids"}, {"collisions": "soft"}, {"load_balance": 1.0}, {"load_balance": 1.0, "update": "ema"}, {"init": "random", "update": "ema", "batch": 3, "revive_every": 3, "collisions": "split", "split_every": 5, "normalisation": "labels"},
-]  # fmt: skip
+    {},
+    {"init": "random"},
+    {"init": "tracks"},
+    {"normalisation": "labels"},
+    {"batch": 2},
+    {"update": "ema"},
+    {"update": "ema", "ema_decay": 0.0},
+    {"revive_every": 4},
+    {"collisions": "split", "split_every": 4},
+    {"collisions": "centroids"},
+    {"collisions": "soft"},
+    {"load_balance": 1.0},
+    {"load_balance": 1.0, "update": "ema"},
+    {
+        "init": "random",
+        "update": "ema",
+        "batch": 3,
+        "revive_every": 3,
+        "collisions": "split",
+        "split_every": 5,
+        "normalisation": "labels",
+    },
+]
 
 
 @pytest.mark.parametrize("change", ONE_EACH, ids=str)
 def test_fewer_features_than_prototypes_and_duplicates(change):
     features = torch.eye(5)[[0, 0, 1, 1, 2]]
-    book = fit_codebook(features, torch.tensor([1, 1, 2, -1, -1]), CodebookConfig(n_prototypes=16, steps=30, **change), seed=0)
-    assert torch.isfinite(book.prototypes).all() and torch.allclose(book.prototypes.norm(dim=1), torch.ones(16), atol=1e-5)
+    book = fit_codebook(
+        features,
+        torch.tensor([1, 1, 2, -1, -1]),
+        CodebookConfig(n_prototypes=16, steps=30, **change),
+        seed=0,
+    )
+    assert torch.isfinite(book.prototypes).all() and torch.allclose(
+        book.prototypes.norm(dim=1), torch.ones(16), atol=1e-5
+    )
     codes = book.codes(features)
     assert codes[0] == codes[1] and codes[2] == codes[3]
 
@@ -239,10 +403,17 @@ def test_every_setting_has_a_result_on_odd_input_and_repeats_bit_for_bit(change)
     features = torch.randn(12, 6, generator=torch.Generator().manual_seed(1))
     features[6:] = -features[:6]  # labels whose features cancel have no centroid
     config = CodebookConfig(n_prototypes=4, steps=12, **change)
-    for labels in (torch.full((12,), -1), torch.arange(12) % 6, torch.arange(12), torch.zeros(12, dtype=torch.int64)):
+    for labels in (
+        torch.full((12,), -1),
+        torch.arange(12) % 6,
+        torch.arange(12),
+        torch.zeros(12, dtype=torch.int64),
+    ):
         a, b = (fit_codebook(features, labels, config, seed=2) for _ in range(2))
         assert torch.isfinite(a.prototypes).all() and torch.equal(a.prototypes, b.prototypes)
-        assert all(np.isfinite(c).all() and np.array_equal(c, b.curves[k]) for k, c in a.curves.items())
+        assert all(
+            np.isfinite(c).all() and np.array_equal(c, b.curves[k]) for k, c in a.curves.items()
+        )
         if (labels == -1).all():
             assert (a.curves["pull"] == 0).all() and (a.curves["push"] == 0).all()
     for value in (float("nan"), 0.0, float("inf")):
@@ -255,17 +426,40 @@ def test_every_setting_has_a_result_on_odd_input_and_repeats_bit_for_bit(change)
 
 
 @pytest.mark.parametrize(
-    "change", [{"normalisation": "sums"}, {"update": "sgd"}, {"collisions": "merge"}, {"batch": -1}, {"revive_every": -1}, {"split_every": 0}, {"ema_decay": 1.0}, {"ema_decay": float("nan")},
-        {"load_balance": -1.0}, {"temperature": 0.0}, {"temperature": float("nan")}], ids=str
+    "change",
+    [
+        {"normalisation": "sums"},
+        {"update": "sgd"},
+        {"collisions": "merge"},
+        {"batch": -1},
+        {"revive_every": -1},
+        {"split_every": 0},
+        {"ema_decay": 1.0},
+        {"ema_decay": float("nan")},
+        {"load_balance": -1.0},
+        {"temperature": 0.0},
+        {"temperature": float("nan")},
+    ],
+    ids=str,
 )
 def test_unknown_settings_are_named(change):
-    with pytest.raises(CodebookError, match=f"codebook.{next(iter(change))}=.*expected|codebook.{next(iter(change))}=.*unknown"):
-        fit_codebook(torch.eye(4), torch.arange(4), CodebookConfig(n_prototypes=2, steps=2, **change), seed=0)
+    with pytest.raises(
+        CodebookError,
+        match=f"codebook.{next(iter(change))}=.*expected|codebook.{next(iter(change))}=.*unknown",
+    ):
+        fit_codebook(
+            torch.eye(4), torch.arange(4), CodebookConfig(n_prototypes=2, steps=2, **change), seed=0
+        )
 
 
 def test_all_unlabelled_uses_the_matching_loss_alone():
     _, features, _ = random_case(2, B=60)
-    book = fit_codebook(features, torch.full((60,), -1), CodebookConfig(n_prototypes=8, steps=50, init="random"), seed=0)
+    book = fit_codebook(
+        features,
+        torch.full((60,), -1),
+        CodebookConfig(n_prototypes=8, steps=50, init="random"),
+        seed=0,
+    )
     assert (book.curves["pull"] == 0).all() and (book.curves["push"] == 0).all()
     assert np.allclose(book.curves["total"], book.curves["max"])
     assert book.curves["max"][-1] < 0.95 * book.curves["max"][0]
@@ -274,9 +468,14 @@ def test_all_unlabelled_uses_the_matching_loss_alone():
 def test_minibatches_see_every_mask_and_large_ones_are_the_full_batch():
     _, features, labels = random_case(4, B=80)
     config = CodebookConfig(n_prototypes=8, steps=60)
-    whole, larger, small = (fit_codebook(features, labels, replace(config, batch=n), seed=0) for n in (0, 80, 24))
-    assert torch.equal(whole.prototypes, larger.prototypes) and torch.equal(whole.initial, small.initial)
-    epoch = small.curves["max"][:4] @ np.array([24, 24, 24, 8]) / 80  # batches of 24, 24, 24 and 8 masks make up all 80
+    whole, larger, small = (
+        fit_codebook(features, labels, replace(config, batch=n), seed=0) for n in (0, 80, 24)
+    )
+    assert torch.equal(whole.prototypes, larger.prototypes) and torch.equal(
+        whole.initial, small.initial
+    )
+    # batches of 24, 24, 24 and 8 masks make up all 80
+    epoch = small.curves["max"][:4] @ np.array([24, 24, 24, 8]) / 80
     assert epoch == pytest.approx(whole.curves["max"][:4].mean(), rel=0.01)
     assert small.curves["max"][-8:].mean() < small.curves["max"][:8].mean()
 
@@ -287,49 +486,96 @@ def test_tracks_seed_the_codebook_with_their_centroids():
     labels = torch.arange(60) % 3
     labels[50:] = -1
     labels[:20] = 0  # the largest
-    centroids = torch.stack([features[labels == y].sum(0) / features[labels == y].sum(0).norm() for y in (0, 1, 2)])
+    centroids = torch.stack(
+        [features[labels == y].sum(0) / features[labels == y].sum(0).norm() for y in (0, 1, 2)]
+    )
     start = lambda N, y: initialise(features, N, "tracks", torch.Generator().manual_seed(0), y)
     assert torch.allclose(start(10, labels)[:3], centroids, atol=1e-6)
-    assert torch.allclose(start(2, labels), centroids[:2], atol=1e-6)  # more tracks than prototypes: the largest
-    assert torch.equal(start(10, torch.full_like(labels, -1)), initialise(features, 10, "kmeans", torch.Generator().manual_seed(0)))
+    # more tracks than prototypes: the largest
+    assert torch.allclose(start(2, labels), centroids[:2], atol=1e-6)
+    assert torch.equal(
+        start(10, torch.full_like(labels, -1)),
+        initialise(features, 10, "kmeans", torch.Generator().manual_seed(0)),
+    )
     with pytest.raises(CodebookError, match="needs labels"):
         initialise(features, 4, "tracks", torch.Generator().manual_seed(0))
 
 
 def test_dead_codes_revive_on_the_farthest_features():
-    features = torch.eye(5)[[0, 0, 0, 1, 2]] + torch.tensor([0, 0, 0, 0.5, 0])  # lies mostly along one direction
+    # lies mostly along one direction
+    features = torch.eye(5)[[0, 0, 0, 1, 2]] + torch.tensor([0, 0, 0, 0.5, 0])
     features /= features.norm(dim=1, keepdim=True)
     prototypes = torch.stack([features[0], -features[0], -features[3], -features[4]])
     nearest = (features @ features[0]).argsort()
     moved = revive(prototypes, features)
-    assert moved.tolist() == [1, 2] and torch.equal(prototypes[1], features[nearest[0]]) and torch.equal(prototypes[3], -features[4])
-    assert torch.allclose((features @ prototypes.T).max(1).values, torch.ones(5))  # every feature has one, so the last code stays dead
+    assert (
+        moved.tolist() == [1, 2]
+        and torch.equal(prototypes[1], features[nearest[0]])
+        and torch.equal(prototypes[3], -features[4])
+    )
+    # every feature has one, so the last code stays dead
+    assert torch.allclose((features @ prototypes.T).max(1).values, torch.ones(5))
     _, features, labels = random_case(8, B=200, spread=0.3)
     config = CodebookConfig(n_prototypes=32, steps=60, init="random")
-    used = [len(fit_codebook(features, labels, replace(config, revive_every=n), seed=0).codes(features).unique()) for n in (0, 10)]
+    used = [
+        len(
+            fit_codebook(features, labels, replace(config, revive_every=n), seed=0)
+            .codes(features)
+            .unique()
+        )
+        for n in (0, 10)
+    ]
     assert used[0] < 16 and used[1] == 32
 
 
 def test_averaging_without_memory_is_spherical_kmeans():
     _, features, labels = random_case(9, B=60)
-    config = CodebookConfig(n_prototypes=5, steps=1, init="random", update="ema", ema_decay=0.0, lambda_pull=0.0, lambda_push=0.0)
+    config = CodebookConfig(
+        n_prototypes=5,
+        steps=1,
+        init="random",
+        update="ema",
+        ema_decay=0.0,
+        lambda_pull=0.0,
+        lambda_push=0.0,
+    )
     book = fit_codebook(features, labels, config, seed=0)
     unit = features.float() / features.float().norm(dim=1, keepdim=True)
     codes = assign(book.initial, unit)
     for j in range(5):
         mean = unit[codes == j].sum(0)
-        assert torch.allclose(book.prototypes[j], mean / mean.norm() if (codes == j).any() else book.initial[j], atol=1e-6)
+        assert torch.allclose(
+            book.prototypes[j],
+            mean / mean.norm() if (codes == j).any() else book.initial[j],
+            atol=1e-6,
+        )
 
 
 @pytest.mark.parametrize("normalisation", ["pairs", "labels"])
 def test_averaging_rests_where_the_gradient_of_the_total_vanishes(normalisation):
     _, features, labels = random_case(5, B=80, n_labels=6)
-    config = CodebookConfig(n_prototypes=6, steps=1500, update="ema", ema_decay=0.95, normalisation=normalisation, margin=-1.0)  # no kink: push acts on every pair
+    # no kink: push acts on every pair
+    config = CodebookConfig(
+        n_prototypes=6,
+        steps=1500,
+        update="ema",
+        ema_decay=0.95,
+        normalisation=normalisation,
+        margin=-1.0,
+    )
     book = fit_codebook(features, labels, config, seed=0)
     size = {}
     for name, start in (("initial", book.initial), ("learned", book.prototypes)):
         T = start.double().requires_grad_(True)
-        loss = ccl_loss(T, features, labels, lambda_pull=0.25, lambda_push=0.25, margin=-1.0, normalisation=normalisation)
+        loss = ccl_loss(
+            T,
+            features,
+            labels,
+            lambda_pull=0.25,
+            lambda_push=0.25,
+            margin=-1.0,
+            normalisation=normalisation,
+        )
         size[name] = float(torch.autograd.grad(loss.total, T)[0].norm())
     assert book.curves["pull"][-1] > 0 and size["learned"] < 1e-4 < 0.02 * size["initial"]
 
@@ -347,8 +593,10 @@ def test_split_hands_the_smaller_label_an_unused_prototype():
     features, labels, prototypes, axes = collision()
     assert colliding_labels(assign(prototypes, features), labels) == 2
     ids, group_of = label_ids(labels, None)
-    assert len(split(prototypes.clone(), features, ids, group_of, cosine=0.3)) == 0  # alike enough to share
-    assert len(split(prototypes[:1].clone(), features, ids, group_of, cosine=0.95)) == 0  # nothing is unused
+    # alike enough to share
+    assert len(split(prototypes.clone(), features, ids, group_of, cosine=0.3)) == 0
+    # nothing is unused
+    assert len(split(prototypes[:1].clone(), features, ids, group_of, cosine=0.95)) == 0
     apart = label_ids(labels, labels)  # in different groups they never compete
     assert len(split(prototypes.clone(), features, *apart, cosine=0.95)) == 0
     assert split(prototypes, features, ids, group_of, cosine=0.95).tolist() == [1]
@@ -359,30 +607,63 @@ def test_split_hands_the_smaller_label_an_unused_prototype():
 
 def test_centroids_give_a_collision_the_gradient_that_the_papers_form_lacks():
     features, labels, prototypes, axes = collision()
-    T = (prototypes + 0.1 * axes[:1]).double().requires_grad_(True)  # a little nearer to the larger label
+    # a little nearer to the larger label
+    T = (prototypes + 0.1 * axes[:1]).double().requires_grad_(True)
     gradient = {}
     for centroids in (False, True):
-        loss = ccl_loss(T, features.double(), labels, lambda_pull=0.25, lambda_push=0.25, margin=0.7, centroids=centroids)
-        gradient[centroids] = [torch.autograd.grad(x, T, retain_graph=True)[0][0] for x in (loss.pull, loss.push)]
+        loss = ccl_loss(
+            T,
+            features.double(),
+            labels,
+            lambda_pull=0.25,
+            lambda_push=0.25,
+            margin=0.7,
+            centroids=centroids,
+        )
+        gradient[centroids] = [
+            torch.autograd.grad(x, T, retain_graph=True)[0][0] for x in (loss.pull, loss.push)
+        ]
     assert all(g.norm() < 1e-12 for g in gradient[False])
     pull, push = gradient[True]
     direction = (axes[0] - axes[1]).double()
-    assert -(pull @ direction) > 0.05 and -(push @ direction) > 0.01  # descent of either moves the shared prototype towards the larger label
+    # descent of either moves the shared prototype towards the larger label
+    assert -(pull @ direction) > 0.05 and -(push @ direction) > 0.01
 
 
 def test_both_remedies_end_a_collision_that_the_papers_form_keeps(monkeypatch):
-    """Prototype 0 holds both labels. Split needs an unused prototype, centroids a neighbour that takes over what prototype 0 gives up."""
+    """Prototype 0 holds both labels. Split needs an unused prototype, centroids a neighbour that
+    takes over what prototype 0 gives up.
+    """
     from cclkit.codebook import fit
 
     features, labels, prototypes, _ = collision()
-    unused, neighbour = prototypes, torch.stack([prototypes[0], torch.tensor([-0.242, 0.970, 0.0, 0.0])])  # 44 degrees beyond label 2
+    # 44 degrees beyond label 2
+    unused, neighbour = (
+        prototypes,
+        torch.stack([prototypes[0], torch.tensor([-0.242, 0.970, 0.0, 0.0])]),
+    )
     left = {}
-    for name, start in (("ignore", unused), ("ignore", neighbour), ("split", unused), ("centroids", neighbour)):
+    for name, start in (
+        ("ignore", unused),
+        ("ignore", neighbour),
+        ("split", unused),
+        ("centroids", neighbour),
+    ):
         start = start / start.norm(dim=1, keepdim=True)
         assert (assign(start, features) == 0).all()
         monkeypatch.setattr(fit, "initialise", lambda *a: start.clone())
-        config = CodebookConfig(n_prototypes=2, steps=400, lr=0.01, lambda_pull=1.0, lambda_push=1.0, collisions=name, split_every=10)
-        left.setdefault(name, []).append(colliding_labels(fit_codebook(features, labels, config, seed=0).codes(features), labels))
+        config = CodebookConfig(
+            n_prototypes=2,
+            steps=400,
+            lr=0.01,
+            lambda_pull=1.0,
+            lambda_push=1.0,
+            collisions=name,
+            split_every=10,
+        )
+        left.setdefault(name, []).append(
+            colliding_labels(fit_codebook(features, labels, config, seed=0).codes(features), labels)
+        )
     assert left == {"ignore": [2, 2], "split": [0], "centroids": [0]}
 
 
@@ -390,9 +671,25 @@ def test_a_shared_codebook_counts_no_pairs_across_levels():
     _, features, labels = random_case(7, B=60)
     level = torch.arange(60) % 2
     together = ccl_loss(features[:8].clone(), features, labels, **SETTINGS, groups=level)
-    relabelled = ccl_loss(features[:8].clone(), features, torch.where((level == 1) & (labels != -1), labels + 1000, labels), **SETTINGS, groups=level)
-    assert torch.equal(together.pull, relabelled.pull) and torch.equal(together.push, relabelled.push)
-    book = fit_codebook(features, labels, CodebookConfig(n_prototypes=8, steps=20, shuffle_labels=True, init="tracks", collisions="split"), seed=0, groups=level)
+    relabelled = ccl_loss(
+        features[:8].clone(),
+        features,
+        torch.where((level == 1) & (labels != -1), labels + 1000, labels),
+        **SETTINGS,
+        groups=level,
+    )
+    assert torch.equal(together.pull, relabelled.pull) and torch.equal(
+        together.push, relabelled.push
+    )
+    book = fit_codebook(
+        features,
+        labels,
+        CodebookConfig(
+            n_prototypes=8, steps=20, shuffle_labels=True, init="tracks", collisions="split"
+        ),
+        seed=0,
+        groups=level,
+    )
     assert torch.isfinite(book.prototypes).all()
     out = shuffled(labels, torch.Generator().manual_seed(0), level)
     for g in (0, 1):
@@ -412,7 +709,9 @@ def test_training_lowers_what_it_weighs():
     _, features, labels = random_case(5, B=120, N=10, n_labels=12, unlabelled=0.1, spread=0.9)
     config = CodebookConfig(n_prototypes=24, steps=400)
     with_ccl = fit_codebook(features, labels, config, seed=0)
-    without = fit_codebook(features, labels, replace(config, lambda_pull=0.0, lambda_push=0.0), seed=0)
+    without = fit_codebook(
+        features, labels, replace(config, lambda_pull=0.0, lambda_push=0.0), seed=0
+    )
     assert torch.equal(with_ccl.initial, without.initial)
     assert with_ccl.curves["pull"][-1] < without.curves["pull"][-1]
 
@@ -420,7 +719,10 @@ def test_training_lowers_what_it_weighs():
 def test_all_arms_of_an_ablation_start_alike():
     _, features, labels = random_case(7, B=80)
     config = CodebookConfig(n_prototypes=8, steps=3)
-    starts = [fit_codebook(features, labels, replace(config, **change), seed=0).initial for change in ARMS.values()]
+    starts = [
+        fit_codebook(features, labels, replace(config, **change), seed=0).initial
+        for change in ARMS.values()
+    ]
     assert len(starts) == 5 and all(torch.equal(starts[0], s) for s in starts)
 
 
@@ -429,7 +731,9 @@ def test_no_class_is_its_own_confuser():
     for seed in range(5):
         whole = population(seed, n_views=1, incomplete=0.0)
         broken = population(seed, n_views=1, incomplete=1.0, missing=(0.8, 0.8))
-        assert (population_rank(whole) == 0).mean() > 0.9 and (population_rank(broken) == 0).mean() < 0.2
+        assert (population_rank(whole) == 0).mean() > 0.9 and (
+            population_rank(broken) == 0
+        ).mean() < 0.2
 
 
 def population_rank(people):
@@ -452,7 +756,11 @@ def test_kmeans_starts_on_the_data():
 def test_shuffling_keeps_label_counts_and_the_unlabelled():
     labels = torch.tensor([1, 1, 1, 2, 2, 3, -1, -1, 4, 5])
     out = shuffled(labels, torch.Generator().manual_seed(0))
-    assert torch.equal(out == -1, labels == -1) and sorted(out.tolist()) == sorted(labels.tolist()) and not torch.equal(out, labels)
+    assert (
+        torch.equal(out == -1, labels == -1)
+        and sorted(out.tolist()) == sorted(labels.tolist())
+        and not torch.equal(out, labels)
+    )
 
 
 def test_usage_perplexity_and_index_map():
@@ -464,7 +772,9 @@ def test_usage_perplexity_and_index_map():
 
 
 def test_mechanism_ccl_gains_and_shuffled_labels_do_not():
-    """Planted confusers: the paper's λ and m gain at least 3 points (mean of 5 seeds); meaningless labels gain nothing."""
+    """Planted confusers: the paper's λ and m gain at least 3 points (mean of 5 seeds); meaningless
+    labels gain nothing.
+    """
     arms = mechanism(CodebookConfig(), seeds=range(5), arms=("baseline", "both", "shuffled"))
     mean = {arm: float(np.mean(values)) for arm, values in arms.items()}
     assert mean["both"] - mean["baseline"] >= 3.0, mean
@@ -473,6 +783,12 @@ def test_mechanism_ccl_gains_and_shuffled_labels_do_not():
 
 def test_mechanism_dead_codes_and_collisions_of_a_random_start_are_repaired():
     arms = ("random", "random, split", "random, revive", "random, load balance")
-    collisions, miou = (mechanism(CodebookConfig(steps=200), seeds=range(2), arms=arms, **of) for of in ({"measure": population_collisions}, {}))
+    collisions, miou = (
+        mechanism(CodebookConfig(steps=200), seeds=range(2), arms=arms, **of)
+        for of in ({"measure": population_collisions}, {})
+    )
     for arm in arms[1:]:
-        assert np.mean(collisions[arm]) < 0.2 * np.mean(collisions["random"]) and np.mean(miou[arm]) > np.mean(miou["random"]) + 10, arm
+        assert (
+            np.mean(collisions[arm]) < 0.2 * np.mean(collisions["random"])
+            and np.mean(miou[arm]) > np.mean(miou["random"]) + 10
+        ), arm

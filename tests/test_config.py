@@ -5,33 +5,74 @@ import pytest
 from cclkit import config
 from cclkit.errors import ConfigError
 
-
 NO_CLAIM = {
-    "profile", "seed", "device", "codebook.shuffle_labels",
-    *(f"front_end.{model}.{name}" for model in ("sam", "clip", "sam2") for name in ("checkpoint", "precision")),
-    "front_end.sam.points_per_batch", "front_end.clip.batch", "front_end.sam2.objects_per_chunk", "front_end.sam2.offload",
-}  # fmt: skip
-"""Where a file lies, what a run costs, and our control: settings that no paper has a say in, like all of the simulation's."""
+    "profile",
+    "seed",
+    "device",
+    "codebook.shuffle_labels",
+    *(
+        f"front_end.{model}.{name}"
+        for model in ("sam", "clip", "sam2")
+        for name in ("checkpoint", "precision")
+    ),
+    "front_end.sam.points_per_batch",
+    "front_end.clip.batch",
+    "front_end.sam2.objects_per_chunk",
+    "front_end.sam2.offload",
+}
+"""Where a file lies, what a run costs, and our control: settings that no paper has a say in, like
+all of the simulation's.
+"""
 
 
 def test_every_setting_is_documented_and_says_where_it_comes_from():
     for name, _, meaning in config.describe(config.profile("mini")):
         assert len(meaning) > 12, f"{name} has no docstring"
         if name not in NO_CLAIM and not name.startswith("front_end.simulation."):
-            assert "Paper: " in meaning or ("Paper does not say (" in meaning and "because" in meaning) or "Paper shows none" in meaning, f"{name} does not say what the paper says"
+            assert (
+                "Paper: " in meaning
+                or ("Paper does not say (" in meaning and "because" in meaning)
+                or "Paper shows none" in meaning
+            ), f"{name} does not say what the paper says"
 
 
 def test_published_constants():
     paper = config.profile("paper")
     c = paper.codebook
-    assert (c.lambda_pull, c.lambda_push, c.margin, c.lr, c.betas) == (0.25, 0.25, 0.7, 1e-3, (0.9, 0.999))
-    assert paper.tracks.iou_min == 0.5 and paper.field.dim == 8 and paper.field.iterations == 30_000 and paper.field.lr == 1e-3
+    assert (c.lambda_pull, c.lambda_push, c.margin, c.lr, c.betas) == (
+        0.25,
+        0.25,
+        0.7,
+        1e-3,
+        (0.9, 0.999),
+    )
+    assert (
+        paper.tracks.iou_min == 0.5
+        and paper.field.dim == 8
+        and paper.field.iterations == 30_000
+        and paper.field.lr == 1e-3
+    )
 
 
 def test_values_are_read_in_the_type_of_the_default():
-    c = config.profile("mini").with_settings(config.parse_settings(["codebook.margin=1", "field.hidden=32", "codebook.shuffle_labels=true", "codebook.init=random", "seed=3"]))
+    c = config.profile("mini").with_settings(
+        config.parse_settings(
+            [
+                "codebook.margin=1",
+                "field.hidden=32",
+                "codebook.shuffle_labels=true",
+                "codebook.init=random",
+                "seed=3",
+            ]
+        )
+    )
     assert c.codebook.margin == 1.0 and isinstance(c.codebook.margin, float)
-    assert c.field.hidden == (32,) and c.codebook.shuffle_labels is True and c.codebook.init == "random" and c.seed == 3
+    assert (
+        c.field.hidden == (32,)
+        and c.codebook.shuffle_labels is True
+        and c.codebook.init == "random"
+        and c.seed == 3
+    )
 
 
 @pytest.mark.parametrize(
@@ -66,7 +107,13 @@ def test_values_are_read_in_the_type_of_the_default():
         ("codebook.n_prototypes=100000000000", "whole number"),
         ("codebook.n_prototypes=100000000", "at most 65536"),
         ("query.rule=best", "use one of relevancy, softmax"),
-        ("evaluation.protocol=mine", "use one of auto, langsplat, langsplat_v2, opengaussian, ovs3d_argmax, ovs3d_occam, legaussians, paper, ovs3d_langsplat"),
+        (
+            "evaluation.protocol=mine",
+            (
+                "use one of auto, langsplat, langsplat_v2, opengaussian, ovs3d_argmax, ovs3d_occam,"
+                " legaussians, paper, ovs3d_langsplat"
+            ),
+        ),
         ("evaluation.views=test", "use one of all, held_out, training"),
         ("evaluation.truth=exact", "use one of labels, dense"),
         ("evaluation.flat_maps=skip", "use one of error, empty"),
@@ -81,7 +128,18 @@ def test_mistakes_are_named(setting, message):
         config.profile("mini").with_settings(config.parse_settings([setting]))
 
 
-@pytest.mark.parametrize("setting, value", [("codebook.n_prototypes", 0), ("codebook.lr", -1.0), ("codebook.lambda_pull", -0.1), ("field.iterations", 0), ("tracks.iou_min", 1.5), ("query.scale", 0.0), ("query.temperature", 0.0)])
+@pytest.mark.parametrize(
+    "setting, value",
+    [
+        ("codebook.n_prototypes", 0),
+        ("codebook.lr", -1.0),
+        ("codebook.lambda_pull", -0.1),
+        ("field.iterations", 0),
+        ("tracks.iou_min", 1.5),
+        ("query.scale", 0.0),
+        ("query.temperature", 0.0),
+    ],
+)
 def test_values_out_of_range_are_refused(setting, value):
     with pytest.raises(ConfigError, match=setting):
         config.profile("mini").with_settings({setting: value})

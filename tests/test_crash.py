@@ -10,11 +10,11 @@ import sys
 import time
 from pathlib import Path
 
-import pytest
-
 import crash
-from cclkit.artefacts import Store, save_npz
+import pytest
 from conftest import write_plane_scene
+
+from cclkit.artefacts import Store, save_npz
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="runs are forked")
 
@@ -38,7 +38,10 @@ def test_a_full_or_read_only_disk_is_one_line_and_loses_nothing(trials):
 def test_every_stage_writes_and_can_be_killed(trials):
     """Otherwise trials would miss a stage without anyone noticing."""
     for mode, writes in trials.writes.items():
-        assert set(trials.seconds[mode]) <= set(writes) and len(trials.seconds[mode]) == {"rasterised": 8, "cached": 9, "joint": 7}[mode]
+        assert (
+            set(trials.seconds[mode]) <= set(writes)
+            and len(trials.seconds[mode]) == {"rasterised": 8, "cached": 9, "joint": 7}[mode]
+        )
 
 
 def test_the_comparison_notices(trials, tmp_path):
@@ -74,8 +77,13 @@ def test_two_runs_on_one_folder(trials, tmp_path):
 
 
 def test_a_stage_waits_for_a_process_that_computes_it(tmp_path):
-    script = "import sys, time\nfrom cclkit.artefacts import Store\nwith Store(sys.argv[1]).lock():\n    print('locked', flush=True)\n    time.sleep(1)\n"
-    holder = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    script = (
+        "import sys, time\nfrom cclkit.artefacts import Store\nwith Store(sys.argv[1]).lock():\n   "
+        " print('locked', flush=True)\n    time.sleep(1)\n"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
     assert holder.stdout.readline().strip() == "locked"
     with Store(tmp_path).lock(wait=True):
         assert holder.wait(30) == 0
@@ -90,8 +98,20 @@ def test_ctrl_c_is_one_line_that_says_how_to_go_on(trials, tmp_path):
         time.sleep(0.002)
     os.kill(pid, signal.SIGINT)
     status = crash.finish(pid)
-    said = [line for line in Path(f"{out}.log").read_text().splitlines() if "run the same command again" in line]
-    assert status == 130 and len(said) == 1 and re.match(r"cclkit: stopped during \w+, everything finished is kept in .*out; run the same command again to go on", said[0])
+    said = [
+        line
+        for line in Path(f"{out}.log").read_text().splitlines()
+        if "run the same command again" in line
+    ]
+    assert (
+        status == 130
+        and len(said) == 1
+        and re.match(
+            r"cclkit: stopped during \w+, everything finished is kept in .*out; run the same"
+            r" command again to go on",
+            said[0],
+        )
+    )
     assert "Traceback" not in Path(f"{out}.log").read_text()
     trials._again(out, "rasterised")
 
@@ -101,7 +121,12 @@ def test_left_overs_of_a_killed_write_are_removed_in_folders_of_a_stage_too(tmp_
     folder = tmp_path / "tracks/k/sp/0000_forward"
     folder.mkdir(parents=True)
     (folder / "carried_000.npz.tmp").write_bytes(b"half")
-    artefact = store.ensure("tracks", "k", lambda f: save_npz(f / "tracks.npz", x=__import__("numpy").zeros(1)), about={})
+    artefact = store.ensure(
+        "tracks",
+        "k",
+        lambda f: save_npz(f / "tracks.npz", x=__import__("numpy").zeros(1)),
+        about={},
+    )
     assert set(artefact.record["files"]) == {"tracks.npz"} and not list(tmp_path.rglob("*.tmp"))
 
 
@@ -117,17 +142,39 @@ def test_run_json_has_time_and_memory_of_every_stage(trials):
     record = json.loads((trials.folder / "whole_cached/run.json").read_text())
     assert len(record["stages"]) == 9
     for stage in record["stages"].values():
-        assert stage["computed_in_s"] >= 0 and 10 < stage["peak_memory_mb"] <= record["peak_memory_mb"]
+        assert (
+            stage["computed_in_s"] >= 0 and 10 < stage["peak_memory_mb"] <= record["peak_memory_mb"]
+        )
 
 
 def test_every_stage_shows_its_progress_with_the_time_left(tmp_path):
     scene = write_plane_scene(tmp_path, n_views=3)
     argv = crash.arguments(scene, tmp_path / "out", "cached")
-    environment = {k: v for k, v in os.environ.items() if k != "CCLKIT_QUIET"} | {"TQDM_MININTERVAL": "0"}
-    out = subprocess.run([sys.executable, "-m", "cclkit.cli", *argv], capture_output=True, text=True, env=environment, cwd=Path(__file__).parent.parent)
+    environment = {k: v for k, v in os.environ.items() if k != "CCLKIT_QUIET"} | {
+        "TQDM_MININTERVAL": "0"
+    }
+    out = subprocess.run(
+        [sys.executable, "-m", "cclkit.cli", *argv],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=Path(__file__).parent.parent,
+    )
     assert out.returncode == 0, out.stderr
-    for stage in ("candidates", "masks", "features", "tracks", "codebook", "fit RGB", "blending", "field", "evaluation"):
-        assert re.search(rf"{stage}: +\d+%.*\d\d:\d\d<\d\d:\d\d", out.stderr), f"{stage} shows no bar with the time left:\n{out.stderr[-2000:]}"
+    for stage in (
+        "candidates",
+        "masks",
+        "features",
+        "tracks",
+        "codebook",
+        "fit RGB",
+        "blending",
+        "field",
+        "evaluation",
+    ):
+        assert re.search(rf"{stage}: +\d+%.*\d\d:\d\d<\d\d:\d\d", out.stderr), (
+            f"{stage} shows no bar with the time left:\n{out.stderr[-2000:]}"
+        )
 
 
 def test_a_damaged_file_of_an_interrupted_stage_is_named(tmp_path):
@@ -137,7 +184,18 @@ def test_a_damaged_file_of_an_interrupted_stage_is_named(tmp_path):
     from cclkit.pipeline import Run
 
     scene = write_plane_scene(tmp_path, n_views=2)
-    run = Run(scene, config.profile("mini", **{"front_end.masks": "simulated", "front_end.features": "simulated", "front_end.propagation": "simulated"}), tmp_path / "out")
+    run = Run(
+        scene,
+        config.profile(
+            "mini",
+            **{
+                "front_end.masks": "simulated",
+                "front_end.features": "simulated",
+                "front_end.propagation": "simulated",
+            },
+        ),
+        tmp_path / "out",
+    )
     folder = tmp_path / "out/candidates" / run.key("candidates")
     folder.mkdir(parents=True)
     (folder / "frame_00001.npz").write_bytes(b"PK\x03\x04 half")

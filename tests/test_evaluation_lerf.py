@@ -12,7 +12,14 @@ import torch
 
 from cclkit.errors import EvaluationError
 from cclkit.evaluation import lerf_ovs
-from cclkit.evaluation.metrics import box_mean, box_mean_cut, iou, majority, min_max, nearest_indices
+from cclkit.evaluation.metrics import (
+    box_mean,
+    box_mean_cut,
+    iou,
+    majority,
+    min_max,
+    nearest_indices,
+)
 from cclkit.query import relevancy, unit_features
 
 
@@ -69,16 +76,34 @@ def evaluate_reference(maps, truth, boxes, protocol):
             for y in range(r.shape[0]):
                 for x in range(r.shape[1]):
                     window = r[max(y - 14, 0) : y + 15, max(x - 14, 0) : x + 15].ravel()
-                    mean[y, x] = np.add.accumulate(window, dtype=np.float32)[-1] / np.float32(window.size)  # one after the other
+                    # one after the other
+                    mean[y, x] = np.add.accumulate(window, dtype=np.float32)[-1] / np.float32(
+                        window.size
+                    )
         smooth = np.float32(0.5) * (mean + r)
         n = smooth - smooth.min()
         n = np.clip(n / (n.max() + 1e-9) * 2 - 1, 0, 1)
         means.append(mean), smooths.append(smooth), masks.append(majority_reference(n > 0.4, not a))
     level = int(np.argmax([s.max() for s in smooths]))
     mean = means[int(np.argmax([m.max() for m in means]))]
-    points = [(x, y) for y in range(mean.shape[0]) for x in range(mean.shape[1]) if mean[y, x] == mean.max()]
-    hit = any(min(b[0], b[2]) <= x <= max(b[0], b[2]) and min(b[1], b[3]) <= y <= max(b[1], b[3]) for x, y in points for b in boxes)
-    return level, masks[level], (masks[level] & truth).sum() / (masks[level] | truth).sum(), hit, points
+    points = [
+        (x, y)
+        for y in range(mean.shape[0])
+        for x in range(mean.shape[1])
+        if mean[y, x] == mean.max()
+    ]
+    hit = any(
+        min(b[0], b[2]) <= x <= max(b[0], b[2]) and min(b[1], b[3]) <= y <= max(b[1], b[3])
+        for x, y in points
+        for b in boxes
+    )
+    return (
+        level,
+        masks[level],
+        (masks[level] & truth).sum() / (masks[level] | truth).sum(),
+        hit,
+        points,
+    )
 
 
 # ---- pieces ------------------------------------------------------------------------------------
@@ -88,20 +113,33 @@ def test_box_mean_is_exact_at_every_size():
     rng = np.random.default_rng(0)
     for n in range(60):
         h, w = rng.integers(1, 70, 2) if n else (1, 1)
-        values = rng.random((h, w), dtype=np.float32) if n % 2 else rng.choice(rng.random(3).astype(np.float32), (h, w))
+        values = (
+            rng.random((h, w), dtype=np.float32)
+            if n % 2
+            else rng.choice(rng.random(3).astype(np.float32), (h, w))
+        )
         got = box_mean(values)
         assert got.dtype == np.float32
         if n < 12:
             np.testing.assert_array_equal(got, box_mean_reference(values))
-        np.testing.assert_array_equal(got, cv2.filter2D(values, -1, np.ones((30, 30), np.float32) / 900))
+        np.testing.assert_array_equal(
+            got, cv2.filter2D(values, -1, np.ones((30, 30), np.float32) / 900)
+        )
 
 
 def test_box_mean_cut_is_average_pooling():
     rng = np.random.default_rng(2)
     for n in range(20):
-        h, w = rng.integers(29, 70, 2)  # torch refuses windows that leave a smaller image on both sides
-        values = rng.random((h, w), dtype=np.float32) if n % 2 else np.full((h, w), rng.random(), np.float32)
-        pooled = torch.nn.functional.avg_pool2d(torch.tensor(values)[None], 29, 1, 14, count_include_pad=False)[0]
+        # torch refuses windows that leave a smaller image on both sides
+        h, w = rng.integers(29, 70, 2)
+        values = (
+            rng.random((h, w), dtype=np.float32)
+            if n % 2
+            else np.full((h, w), rng.random(), np.float32)
+        )
+        pooled = torch.nn.functional.avg_pool2d(
+            torch.tensor(values)[None], 29, 1, 14, count_include_pad=False
+        )[0]
         np.testing.assert_array_equal(box_mean_cut(values), pooled)
     assert box_mean_cut(np.ones((1, 1))) == 1
 
@@ -112,11 +150,16 @@ def test_majority_equals_reference():
         h, w = rng.integers(1, 20, 2)
         mask = rng.random((h, w)) < rng.random()
         for last in (False, True):
-            np.testing.assert_array_equal(majority(mask, last_votes=last), majority_reference(mask, last))
+            np.testing.assert_array_equal(
+                majority(mask, last_votes=last), majority_reference(mask, last)
+            )
 
 
 def test_small_pieces():
-    assert np.isnan(iou(np.zeros((2, 2)), np.zeros((2, 2)))) and iou(np.zeros((2, 2)), np.zeros((2, 2)), empty=0.0) == 0
+    assert (
+        np.isnan(iou(np.zeros((2, 2)), np.zeros((2, 2))))
+        and iou(np.zeros((2, 2)), np.zeros((2, 2)), empty=0.0) == 0
+    )
     assert iou([[1, 1]], [[1, 0]]) == 0.5
     with pytest.raises(EvaluationError, match="size of the ground truth"):
         iou(np.zeros((2, 2)), np.zeros((2, 3)))
@@ -125,8 +168,12 @@ def test_small_pieces():
     for size in range(1, 40):
         for target in range(1, 40):
             t = np.arange(target)
-            assert nearest_indices(size, target, centres=True).tolist() == [int((i + Fraction(1, 2)) * size / target) for i in t.tolist()]
-            assert nearest_indices(size, target, centres=False).tolist() == [i * size // target for i in t.tolist()]
+            assert nearest_indices(size, target, centres=True).tolist() == [
+                int((i + Fraction(1, 2)) * size / target) for i in t.tolist()
+            ]
+            assert nearest_indices(size, target, centres=False).tolist() == [
+                i * size // target for i in t.tolist()
+            ]
 
 
 # ---- open vectors ------------------------------------------------------------------------------
@@ -139,29 +186,50 @@ def test_open_vectors(seed, protocol, start):
     a = oracle(f"A_langsplat_lerf_seed{seed}.npz")
     is_a = protocol == "langsplat"
     o = a if is_a else oracle(f"B_langsplatv2_lerf_seed{seed}.npz")
-    np.testing.assert_array_equal([majority(m, last_votes=not is_a) for m in o["filter7_in"]], o["filter7_out"])
+    np.testing.assert_array_equal(
+        [majority(m, last_votes=not is_a) for m in o["filter7_in"]], o["filter7_out"]
+    )
     np.testing.assert_array_equal(box_mean(a["box30_in"]), a["box30_out"])
     ious, hits = [], []
     for u, (frame, category) in enumerate(zip(a["unit_frame"], a["unit_category"])):
         maps = a["relevancy"][u]
         if start == "features":
             features = a["palette"][a["index"][frame]]
-            maps = relevancy(features if is_a else unit_features(features), a["text_pos"][[category]], a["text_neg"])[0]
+            maps = relevancy(
+                features if is_a else unit_features(features),
+                a["text_pos"][[category]],
+                a["text_neg"],
+            )[0]
         boxes = a["poly_box"][(a["poly_frame"] == frame) & (a["poly_category"] == category)]
         steps = lerf_ovs.query_steps(maps, protocol=protocol)
         result = lerf_ovs.evaluate_query(maps, a["gt_mask"][u], boxes, protocol=protocol)
         if is_a and start == "stored relevancy":
             np.testing.assert_array_equal(steps.smoothed, o["smoothed"][u])
             np.testing.assert_array_equal(steps.normalised, o["normalised"][u])
-        np.testing.assert_allclose(steps.smoothed, o["smoothed"][u], atol=1e-6 if is_a else 1e-5, rtol=0)
-        np.testing.assert_allclose(steps.box_mean[result.point_level], o["box_mean_chosen_loc"][u], atol=1e-6 if is_a else 1e-5, rtol=0)
+        np.testing.assert_allclose(
+            steps.smoothed, o["smoothed"][u], atol=1e-6 if is_a else 1e-5, rtol=0
+        )
+        np.testing.assert_allclose(
+            steps.box_mean[result.point_level],
+            o["box_mean_chosen_loc"][u],
+            atol=1e-6 if is_a else 1e-5,
+            rtol=0,
+        )
         np.testing.assert_array_equal(steps.raw, o["mask_raw"][u])
         np.testing.assert_array_equal(steps.mask, o["mask"][u])
-        assert result.level == o["chosen_level"][u] and result.point_level == o["loc_level"][u] and result.hit == o["loc_hit"][u]
+        assert (
+            result.level == o["chosen_level"][u]
+            and result.point_level == o["loc_level"][u]
+            and result.hit == o["loc_hit"][u]
+        )
         np.testing.assert_array_equal(result.mask, o["mask"][u, result.level])
-        np.testing.assert_allclose(result.ious, o["iou_per_level"][u], atol=1e-12 if is_a else 1e-6, rtol=0)
+        np.testing.assert_allclose(
+            result.ious, o["iou_per_level"][u], atol=1e-12 if is_a else 1e-6, rtol=0
+        )
         if o["loc_gap"][u] > (1e-6 if is_a else 1e-5) or start == "stored relevancy":
-            np.testing.assert_array_equal(result.points, o["loc_pixels_xy"][o["loc_pixels_unit"] == u])
+            np.testing.assert_array_equal(
+                result.points, o["loc_pixels_xy"][o["loc_pixels_unit"] == u]
+            )
         ious.append(result.iou), hits.append(result.hit)
     assert np.mean(ious) == pytest.approx(float(o["scene_miou"]), abs=1e-12 if is_a else 1e-6)
     assert np.mean(hits) == pytest.approx(float(o["scene_accuracy"]), abs=1e-12)
@@ -213,7 +281,9 @@ def test_paper_protocol_is_a_plain_threshold():
     m = (p[0] - p[0].min()) / (p[0].max() - p[0].min() + 1e-9) > 0.5
     np.testing.assert_array_equal(got.mask, m)
     own = dataclasses.replace(lerf_ovs.PROTOCOLS["paper"], threshold=0.8, min_max=False)
-    np.testing.assert_array_equal(lerf_ovs.evaluate_query(p, truth, [], protocol=own).mask, p[0] > 0.8)
+    np.testing.assert_array_equal(
+        lerf_ovs.evaluate_query(p, truth, [], protocol=own).mask, p[0] > 0.8
+    )
 
 
 def test_bad_input():

@@ -22,26 +22,41 @@ def oracle(name):
 def test_legaussians_open_vectors(seed):
     f = oracle(f"F_legaussians_seed{seed}.npz")
     for form in ("argmax", "softmax"):
-        features = f["palette"][f["index"]] if form == "argmax" else legaussians.pixel_features(f["logits_half"], f["palette"], form=form)
+        features = (
+            f["palette"][f["index"]]
+            if form == "argmax"
+            else legaussians.pixel_features(f["logits_half"], f["palette"], form=form)
+        )
         for scale in (10, 100):
             r = legaussians.relevancy(features, f["text_pos"], f["text_neg"], scale=scale)
             np.testing.assert_allclose(r, f[f"relevancy_{form}_scale{scale}"], atol=1e-5, rtol=0)
             np.testing.assert_array_equal(legaussians.mask(r), f[f"mask_{form}_scale{scale}"])
     for form in ("joint", "split"):
-        a = legaussians.assign(f["descriptor_half"], f["codebook_half"], form=form, weight=float(f["dino_weight"]))
+        a = legaussians.assign(
+            f["descriptor_half"], f["codebook_half"], form=form, weight=float(f["dino_weight"])
+        )
         np.testing.assert_array_equal(a.index, f[f"{form}_index"])
         np.testing.assert_allclose(a.similarity, f[f"{form}_similarity"], atol=1e-6, rtol=0)
         assert a.loss_cosine == pytest.approx(float(f[f"{form}_loss_cos"]), abs=1e-6)
         assert a.load_balance == pytest.approx(float(f[f"{form}_load_balance"]), abs=1e-6)
         assert a.perplexity == pytest.approx(float(f[f"{form}_perplexity"]), abs=1e-5)
-    for p, t, name in ((f["pred"][0], f["gt"][0], "pair_scores"), (f["pred"][0] * 0, f["gt"][0] * 0, "pair_scores_both_empty")):
+    for p, t, name in (
+        (f["pred"][0], f["gt"][0], "pair_scores"),
+        (f["pred"][0] * 0, f["gt"][0] * 0, "pair_scores_both_empty"),
+    ):
         s = legaussians.mask_scores(p, t)
-        np.testing.assert_allclose([s.iou, s.accuracy, s.precision, s.recall], f[name], atol=1e-7, rtol=0)
+        np.testing.assert_allclose(
+            [s.iou, s.accuracy, s.precision, s.recall], f[name], atol=1e-7, rtol=0
+        )
 
 
 def test_legaussians_equals_literal_loops():
     rng = np.random.default_rng(0)
-    features, text, canonical = rng.normal(size=(30, 6)), rng.normal(size=(2, 6)), rng.normal(size=(4, 6))
+    features, text, canonical = (
+        rng.normal(size=(30, 6)),
+        rng.normal(size=(2, 6)),
+        rng.normal(size=(4, 6)),
+    )
     got = legaussians.relevancy(features, text, canonical, scale=10).numpy()
 
     def cosine(a, b):
@@ -57,7 +72,9 @@ def test_legaussians_equals_literal_loops():
 
 def test_legaussians_means_over_texts_then_images():
     s = lambda v: legaussians.MaskScores(v, v, v, v)
-    assert legaussians.mean_scores({"a": [s(1.0)], "b": [s(0.0), s(0.0), s(0.5)]}).iou == pytest.approx((1 + 0.5 / 3) / 2)
+    assert legaussians.mean_scores(
+        {"a": [s(1.0)], "b": [s(0.0), s(0.0), s(0.5)]}
+    ).iou == pytest.approx((1 + 0.5 / 3) / 2)
     with pytest.raises(EvaluationError, match="no scores"):
         legaussians.mean_scores({"a": []})
     with pytest.raises(EvaluationError, match="'mean' is unknown"):
@@ -72,14 +89,20 @@ def test_opengaussian_open_vectors(seed):
     predictions = [p if there else None for p, there in zip(g["pred_grey"], g["has_prediction"])]
     r = opengaussian.evaluate_units(predictions, g["gt_jpeg_decoded"])
     np.testing.assert_allclose(r.ious, g["iou"], atol=1e-12, rtol=0)
-    assert (r.miou, r.accuracy_025, r.accuracy_05) == pytest.approx((float(g["miou"]), float(g["acc_025"]), float(g["acc_05"])), abs=1e-12)
+    assert (r.miou, r.accuracy_025, r.accuracy_05) == pytest.approx(
+        (float(g["miou"]), float(g["acc_025"]), float(g["acc_05"])), abs=1e-12
+    )
 
 
 def test_opengaussian_rules():
     truth = np.array([[10, 11, 255, 0]], np.uint8)
     assert opengaussian.unit_iou(np.array([[11, 11, 10, 0]]), truth) == 1 / 3
-    assert opengaussian.unit_iou(None, truth) == 0 and opengaussian.unit_iou(truth * 0, truth * 0) == 0
-    quarter = opengaussian.evaluate_units([np.array([[255, 0, 0, 0]])], [np.array([[255, 255, 255, 255]])])
+    assert (
+        opengaussian.unit_iou(None, truth) == 0 and opengaussian.unit_iou(truth * 0, truth * 0) == 0
+    )
+    quarter = opengaussian.evaluate_units(
+        [np.array([[255, 0, 0, 0]])], [np.array([[255, 255, 255, 255]])]
+    )
     assert quarter.miou == 0.25 and quarter.accuracy_025 == 0  # strictly greater
     assert opengaussian.silhouette([[0.7, 0.71]]).tolist() == [[0, 255]]
     with pytest.raises(EvaluationError, match="expected grey"):
@@ -117,10 +140,14 @@ def test_cohens_kappa():
     a = [1] * 25 + [0] * 25
     b = [1] * 20 + [0] * 5 + [1] * 10 + [0] * 15
     assert consistency.cohens_kappa(a, b) == pytest.approx(0.4)
-    assert consistency.cohens_kappa(a + [-1, 3], b + [2, -1]) == pytest.approx(0.4)  # pairs without a code are left out
+    # pairs without a code are left out
+    assert consistency.cohens_kappa(a + [-1, 3], b + [2, -1]) == pytest.approx(0.4)
     assert consistency.cohens_kappa([1, 2, 3], [1, 2, 3]) == 1
-    assert np.isnan(consistency.cohens_kappa([4, 4], [4, 4])) and np.isnan(consistency.cohens_kappa([-1], [0]))
-    assert consistency.cohens_kappa([4, 4, 4, 4], [4, 4, 5, 5]) == 0  # a collapsed codebook earns nothing
+    assert np.isnan(consistency.cohens_kappa([4, 4], [4, 4])) and np.isnan(
+        consistency.cohens_kappa([-1], [0])
+    )
+    # a collapsed codebook earns nothing
+    assert consistency.cohens_kappa([4, 4, 4, 4], [4, 4, 5, 5]) == 0
     with pytest.raises(EvaluationError, match="one pair"):
         consistency.cohens_kappa([1], [1, 2])
 
@@ -128,8 +155,14 @@ def test_cohens_kappa():
 def test_auc_counts_pairs():
     rng = np.random.default_rng(0)
     p, q = rng.integers(0, 6, 40), rng.integers(0, 5, 30)  # many ties
-    assert consistency.auc(p, q) == pytest.approx(np.mean([[(x > y) + 0.5 * (x == y) for y in q] for x in p]))
-    assert consistency.auc([2, 3], [0, 1]) == 1 and consistency.auc([0], [1]) == 0 and consistency.auc([1, 1], [1]) == 0.5
+    assert consistency.auc(p, q) == pytest.approx(
+        np.mean([[(x > y) + 0.5 * (x == y) for y in q] for x in p])
+    )
+    assert (
+        consistency.auc([2, 3], [0, 1]) == 1
+        and consistency.auc([0], [1]) == 0
+        and consistency.auc([1, 1], [1]) == 0.5
+    )
     assert np.isnan(consistency.auc([], [1])) and np.isnan(consistency.auc([1], []))
     with pytest.raises(EvaluationError, match="not finite"):
         consistency.auc([np.nan], [1])
@@ -142,15 +175,21 @@ def test_similarity_auc_tells_same_surface_from_other_objects():
     score = lambda a, b, o=objects: consistency.similarity_auc(a, b, o, seed=0)
     assert score(own, 3 * own) == 1  # lengths don't matter
     assert score(np.ones((300, 4)), np.ones((300, 4))) == 0.5  # a collapsed codebook
-    assert abs(score(rng.normal(size=(300, 8)), rng.normal(size=(300, 8))) - 0.5) < 0.06  # nothing in common
+    # nothing in common
+    assert abs(score(rng.normal(size=(300, 8)), rng.normal(size=(300, 8))) - 0.5) < 0.06
     merged = own.copy()
     merged[objects == 1] = own[objects == 0][0]  # two objects share a code: their pairs tie
     share = np.bincount(objects) / 300
-    ties = (share[0] / (1 - share[0]) * share[1] + share[1] / (1 - share[1]) * share[0])
+    ties = share[0] / (1 - share[0]) * share[1] + share[1] / (1 - share[1]) * share[0]
     assert score(merged, merged) == pytest.approx(1 - ties / 2, abs=0.02)
     noisy = own + rng.normal(size=(300, 4)) * 0.7
-    exact = consistency.auc((noisy * own).sum(1) / np.linalg.norm(noisy, axis=1), (noisy @ own.T / np.linalg.norm(noisy, axis=1)[:, None])[objects[:, None] != objects])
-    assert score(noisy, own) == pytest.approx(exact, abs=0.02) and score(noisy, own) == score(noisy, own)
+    exact = consistency.auc(
+        (noisy * own).sum(1) / np.linalg.norm(noisy, axis=1),
+        (noisy @ own.T / np.linalg.norm(noisy, axis=1)[:, None])[objects[:, None] != objects],
+    )
+    assert score(noisy, own) == pytest.approx(exact, abs=0.02) and score(noisy, own) == score(
+        noisy, own
+    )
 
 
 def test_similarity_auc_leaves_out_what_has_no_feature_or_object():
@@ -160,7 +199,9 @@ def test_similarity_auc_leaves_out_what_has_no_feature_or_object():
     b[1], b[5] = 0, [1, 0, 0]  # no mask; no object, and it would be wrong
     assert consistency.similarity_auc(a, b, objects, seed=0) == 1
     one = np.zeros(6, int)  # without another object there is no negative pair
-    assert np.isnan(consistency.similarity_auc(a, a, one, seed=0)) and np.isnan(consistency.similarity_auc(a[:0], a[:0], one[:0], seed=0))
+    assert np.isnan(consistency.similarity_auc(a, a, one, seed=0)) and np.isnan(
+        consistency.similarity_auc(a[:0], a[:0], one[:0], seed=0)
+    )
     with pytest.raises(EvaluationError, match="a row per correspondence"):
         consistency.similarity_auc(a, b[:3], objects, seed=0)
     with pytest.raises(EvaluationError, match="not finite"):

@@ -28,13 +28,17 @@ def unit(v):
 def test_argmax_open_vectors(seed):
     c = oracle(f"C_3dovs_argmax_seed{seed}.npz")
     w, h = c["image_wh"].tolist()
-    assert ovs3d.evaluation_size(c["gt_png"].shape[3], c["gt_png"].shape[2], float(c["downsample"])) == (w, h)
+    assert ovs3d.evaluation_size(
+        c["gt_png"].shape[3], c["gt_png"].shape[2], float(c["downsample"])
+    ) == (w, h)
     names = sorted(str(n) for n in c["classes_in_file"])
     assert names == [str(n) for n in c["classes_sorted"]]
     ious, accuracies = [], []
     for i in range(len(c["index"])):
         truth = {n: ovs3d.class_mask(c["gt_png"][i, k], (h, w)) for k, n in enumerate(names)}
-        np.testing.assert_array_equal(np.stack(list(truth.values()), -1).reshape(-1, len(names)), c["gt_onehot"][i])
+        np.testing.assert_array_equal(
+            np.stack(list(truth.values()), -1).reshape(-1, len(names)), c["gt_onehot"][i]
+        )
         scores = np.moveaxis(unit(c["palette"][c["index"][i]]) @ unit(c["text"]).T, -1, 0)
         result = ovs3d.evaluate_view(scores, truth)
         np.testing.assert_array_equal(result.label_map, c["label_map"][i])
@@ -43,7 +47,9 @@ def test_argmax_open_vectors(seed):
         ious.append(result.miou), accuracies.append(result.accuracy)
         # The order in which classes are passed must not matter, ties included.
         order = np.random.default_rng(i).permutation(len(names))
-        shuffled = ovs3d.evaluate_view(torch.tensor(scores[order]), {names[k]: truth[names[k]] for k in order})
+        shuffled = ovs3d.evaluate_view(
+            torch.tensor(scores[order]), {names[k]: truth[names[k]] for k in order}
+        )
         np.testing.assert_array_equal(order[shuffled.label_map], result.label_map)
         np.testing.assert_array_equal(shuffled.ious, result.ious[order])
     assert np.mean(ious) == pytest.approx(float(c["miou"]), abs=1e-12)
@@ -66,20 +72,27 @@ def test_argmax_equals_literal_loops():
                     both[c] += row[c] and truth[c, y, x]
                     either[c] += row[c] or truth[c, y, x]
         assert got.accuracy == pytest.approx(right / (h * w), abs=1e-12)
-        np.testing.assert_allclose(got.ious, [b / e if e else 0 for b, e in zip(both, either)], atol=1e-12)
+        np.testing.assert_allclose(
+            got.ious, [b / e if e else 0 for b, e in zip(both, either)], atol=1e-12
+        )
 
 
 def test_ground_truth_reading_rules():
     grey = np.array([[0, 1, 254, 255]], np.uint8)
-    assert ovs3d.class_mask(grey, (1, 4)).tolist() == [[False, False, False, True]]  # 254 is background
-    assert ovs3d.class_mask(grey, (1, 4), protocol="ovs3d_occam").tolist() == [[False, True, True, True]]
+    # 254 is background
+    assert ovs3d.class_mask(grey, (1, 4)).tolist() == [[False, False, False, True]]
+    assert ovs3d.class_mask(grey, (1, 4), protocol="ovs3d_occam").tolist() == [
+        [False, True, True, True]
+    ]
     rng = np.random.default_rng(1)
     big = rng.integers(0, 2, (37, 53)).astype(np.uint8) * 255
     for h, w in ((9, 13), (37, 53), (18, 26)):
         pillow = np.asarray(Image.fromarray(big).resize((w, h), Image.Resampling.NEAREST))
         np.testing.assert_array_equal(ovs3d.class_mask(big, (h, w)), pillow == 255)
         opencv = cv2.resize(big, (w, h), interpolation=cv2.INTER_NEAREST)
-        np.testing.assert_array_equal(ovs3d.class_mask(big, (h, w), protocol="ovs3d_occam"), opencv > 0)
+        np.testing.assert_array_equal(
+            ovs3d.class_mask(big, (h, w), protocol="ovs3d_occam"), opencv > 0
+        )
 
 
 # ---- D -----------------------------------------------------------------------------------------
@@ -99,9 +112,14 @@ def test_occam_open_vectors(seed):
             regions += [(q, level, *r) for r in c.regions]
             np.testing.assert_allclose(c.mean, d["mean_score"][q, level], atol=1e-6, rtol=0)
             np.testing.assert_allclose(c.fraction, d["mask_fraction"][q, level], atol=1e-12, rtol=0)
-            np.testing.assert_allclose(c.mean_slope, d["score_slope"][q, level], atol=1e-4, rtol=0)  # differences / 0.01
-            np.testing.assert_allclose(c.fraction_slope, d["mask_slope"][q, level], atol=1e-12, rtol=0)
-            assert c.threshold == d["level_threshold"][q, level] and c.sensitivity == pytest.approx(d["sensitivity"][q, level], abs=3e-6)
+            # differences / 0.01
+            np.testing.assert_allclose(c.mean_slope, d["score_slope"][q, level], atol=1e-4, rtol=0)
+            np.testing.assert_allclose(
+                c.fraction_slope, d["mask_slope"][q, level], atol=1e-12, rtol=0
+            )
+            assert c.threshold == d["level_threshold"][q, level] and c.sensitivity == pytest.approx(
+                d["sensitivity"][q, level], abs=3e-6
+            )
         assert got.level == d["chosen_level"][q] and got.threshold == d["threshold"][q]
         np.testing.assert_array_equal(got.raw, d["mask_raw"][q])
         np.testing.assert_array_equal(got.mask, d["mask"][q])
@@ -117,7 +135,9 @@ def test_occam_open_vectors(seed):
 
 
 def occam_reference(maps):
-    """protocols.md D, sentence by sentence. Returns level, threshold, recorded regions per level."""
+    """protocols.md D, sentence by sentence. Returns level, threshold, recorded regions
+    per level.
+    """
     best = (np.inf, None, None)
     all_regions = []
     for level, r in enumerate(maps):
@@ -138,7 +158,9 @@ def occam_reference(maps):
                     g = (curve[98] - curve[97]) / (grid[98] - grid[97])
                 else:
                     a, b = grid[i] - grid[i - 1], grid[i + 1] - grid[i]
-                    g = (a * a * curve[i + 1] + (b * b - a * a) * curve[i] - b * b * curve[i - 1]) / (a * b * (a + b))
+                    g = (
+                        a * a * curve[i + 1] + (b * b - a * a) * curve[i] - b * b * curve[i - 1]
+                    ) / (a * b * (a + b))
                 raw.append(abs(g))
             padded = [0, 0, *raw, 0, 0]
             return [sorted(padded[i : i + 5])[2] for i in range(99)]
@@ -183,7 +205,9 @@ def test_occam_flat_map():
     maps = np.full((2, 3, 20, 20), 0.5, np.float32)
     maps[0, 1, 4:12, 4:12] = 0.9  # class 0 has one level that is not flat
     truth = maps[:, 1] > 0.7
-    with pytest.raises(EvaluationError, match="class 'a': level 0: no threshold keeps.*degenerate='zero'"):
+    with pytest.raises(
+        EvaluationError, match="class 'a': level 0: no threshold keeps.*degenerate='zero'"
+    ):
         ovs3d.evaluate_view(maps, {"a": truth[0], "b": truth[1]}, protocol="ovs3d_occam")
     got = ovs3d.evaluate_view(maps, truth, protocol="ovs3d_occam", degenerate="zero")
     assert got.levels[0] == 1 and got.ious[0] > 0.6 and got.ious[1] == 0 and not got.masks[1].any()
@@ -202,7 +226,11 @@ def test_langsplat_level_by_mean_inside_mask():
     truth = np.zeros((2, 6, 6), bool)
     truth[0, :3] = True
     got = ovs3d.evaluate_view(scores, truth, protocol="ovs3d_langsplat")
-    assert got.levels.tolist() == [1, 0] and got.ious.tolist() == [12 / 18, 0] and got.label_map is None
+    assert (
+        got.levels.tolist() == [1, 0]
+        and got.ious.tolist() == [12 / 18, 0]
+        and got.label_map is None
+    )
     one_level = ovs3d.evaluate_view(scores[:, 1], truth, protocol="ovs3d_langsplat")
     np.testing.assert_array_equal(one_level.masks[0], got.masks[0])
 
@@ -221,8 +249,10 @@ def langsplat_reference(stack):
 
 def test_langsplat_equals_literal_loops():
     rng = np.random.default_rng(6)
-    for n in range(12):
-        scores = rng.random((3, 2, 9, 11), dtype=np.float32) * rng.choice([0.3, 0.6, 1.0], (3, 2, 1, 1)).astype(np.float32)
+    for _n in range(12):
+        scores = rng.random((3, 2, 9, 11), dtype=np.float32) * rng.choice(
+            [0.3, 0.6, 1.0], (3, 2, 1, 1)
+        ).astype(np.float32)
         truth = rng.random((3, 9, 11)) < 0.4
         got = ovs3d.evaluate_view(scores, truth, protocol="ovs3d_langsplat")
         for c in range(3):
@@ -235,7 +265,9 @@ def test_langsplat_equals_literal_loops():
 
 def test_bad_input():
     scores, truth = np.zeros((2, 4, 5)), np.zeros((2, 4, 5))
-    with pytest.raises(EvaluationError, match="'argmax' is unknown.*ovs3d_argmax, ovs3d_langsplat, ovs3d_occam"):
+    with pytest.raises(
+        EvaluationError, match="'argmax' is unknown.*ovs3d_argmax, ovs3d_langsplat, ovs3d_occam"
+    ):
         ovs3d.evaluate_view(scores, truth, protocol="argmax")
     with pytest.raises(EvaluationError, match="does not fit ground truth"):
         ovs3d.evaluate_view(scores, truth[:, :3])

@@ -15,7 +15,14 @@ from cclkit.closed_form import code_votes, vote_field
 from cclkit.config import FieldConfig, profile
 from cclkit.errors import ArtefactError, ConfigError, FieldError, GaussiansError
 from cclkit.field import Decoder, field_loss, train_field, train_joint
-from cclkit.gaussians import Gaussians, blending_weights, fit_rgb, project, rasterize, splat_features
+from cclkit.gaussians import (
+    Gaussians,
+    blending_weights,
+    fit_rgb,
+    project,
+    rasterize,
+    splat_features,
+)
 from cclkit.scenes.scene import Camera, View
 
 W, H, N = 24, 16, 4  # N codes per level
@@ -25,9 +32,21 @@ ALL = 10**6  # pixels per mask: every one
 def gaussians(n=50, seed=0, opacity=(0.1, 0.9)) -> Gaussians:
     """Overlapping Gaussians in front of the cameras below."""
     rng = torch.Generator().manual_seed(seed)
-    means = torch.cat([torch.rand(n, 2, generator=rng) * torch.tensor([2.4, 1.6]) - torch.tensor([1.2, 0.8]), 2 + torch.rand(n, 1, generator=rng)], 1)
+    means = torch.cat(
+        [
+            torch.rand(n, 2, generator=rng) * torch.tensor([2.4, 1.6]) - torch.tensor([1.2, 0.8]),
+            2 + torch.rand(n, 1, generator=rng),
+        ],
+        1,
+    )
     alpha = opacity[0] + (opacity[1] - opacity[0]) * torch.rand(n, generator=rng)
-    return Gaussians(means, torch.randn(n, 4, generator=rng), -2.5 + 0.5 * torch.randn(n, 3, generator=rng), torch.logit(alpha), torch.zeros(n, 1, 3))
+    return Gaussians(
+        means,
+        torch.randn(n, 4, generator=rng),
+        -2.5 + 0.5 * torch.randn(n, 3, generator=rng),
+        torch.logit(alpha),
+        torch.zeros(n, 1, 3),
+    )
 
 
 def view(i: int, *, turned_away=False) -> View:
@@ -43,7 +62,9 @@ VIEWS = [view(i) for i in range(3)]
 
 
 def labels(seed=0) -> dict[str, np.ndarray]:
-    """Per view: at level 0 three masks of 1, 8 and 128 pixels, at level 1 one mask that covers the last two; the rest is in none."""
+    """Per view: at level 0 three masks of 1, 8 and 128 pixels, at level 1 one mask that covers the
+    last two; the rest is in none.
+    """
     rng = np.random.default_rng(seed)
     out = {}
     for v in VIEWS:
@@ -74,7 +95,12 @@ def test_every_mask_gets_its_pixels(tmp_path):
         assert len(np.unique(pixels)) == len(pixels)
         level0, level1 = maps[v.name].reshape(2, -1)[:, pixels]
         # of the large masks 5 each, and whatever was drawn inside them for the other level
-        assert (level0 == 0).sum() == 1 and (level0 == 1).sum() >= 5 and (level0 == 2).sum() >= 5 and (level1 == 3).sum() >= 10
+        assert (
+            (level0 == 0).sum() == 1
+            and (level0 == 1).sum() >= 5
+            and (level0 == 2).sum() >= 5
+            and (level1 == 3).sum() >= 10
+        )
         assert 11 <= len(pixels) <= 16
 
 
@@ -84,7 +110,12 @@ def test_area_weighted_pixels_are_uniform_over_masks(tmp_path):
         pixels = cache.pixel[cache.view == i]
         inside = (maps[v.name] >= 0).any(0).ravel()
         assert len(np.unique(pixels)) == 80 and inside[pixels].all()  # 4 masks x 20 pixels
-    share = np.mean(np.concatenate([maps[v.name][0].ravel()[cache.pixel[cache.view == i]] for i, v in enumerate(VIEWS)]) == 2)
+    share = np.mean(
+        np.concatenate(
+            [maps[v.name][0].ravel()[cache.pixel[cache.view == i]] for i, v in enumerate(VIEWS)]
+        )
+        == 2
+    )
     assert abs(share - 128 / 241) < 0.1
 
 
@@ -92,9 +123,13 @@ def test_rows_are_the_blending_weights_of_their_pixels(tmp_path):
     g = gaussians()
     cache = build(tmp_path, g, top_k=3, pixels_per_mask=9)
     for i, v in enumerate(VIEWS):
-        ids, weights, residual = (t.flatten(0, 1).numpy() for t in blending_weights(project(g, v.camera), 3))
+        ids, weights, residual = (
+            t.flatten(0, 1).numpy() for t in blending_weights(project(g, v.camera), 3)
+        )
         own = cache.view == i
-        assert np.array_equal(cache.ids[own], ids[cache.pixel[own]]) and np.array_equal(cache.weights[own], weights[cache.pixel[own]])
+        assert np.array_equal(cache.ids[own], ids[cache.pixel[own]]) and np.array_equal(
+            cache.weights[own], weights[cache.pixel[own]]
+        )
         assert np.array_equal(cache.residual[own], residual[cache.pixel[own]])
     assert isinstance(cache.ids, np.memmap) and not cache.ids.flags.writeable
 
@@ -109,7 +144,14 @@ def test_same_seed_same_bytes_other_seed_other_pixels(tmp_path):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         build(tmp_path / name, pixels_per_mask=5, seed=seed)
     read = lambda name: {p.name: p.read_bytes() for p in sorted((tmp_path / name).iterdir())}
-    assert read("a") == read("b") and set(read("a")) == {"cache.json", "view.npy", "pixel.npy", "ids.npy", "weights.npy", "residual.npy"}
+    assert read("a") == read("b") and set(read("a")) == {
+        "cache.json",
+        "view.npy",
+        "pixel.npy",
+        "ids.npy",
+        "weights.npy",
+        "residual.npy",
+    }
     assert read("a")["pixel.npy"] != read("c")["pixel.npy"]
 
 
@@ -162,13 +204,17 @@ def test_a_cache_of_something_else_is_refused_with_the_reason(tmp_path, change, 
 
 def test_training_refuses_a_cache_of_something_else(tmp_path):
     cache, config = build(tmp_path), FieldConfig(mode="cached", iterations=1)
-    train = lambda g=gaussians(), views=VIEWS, maps=INDEX_MAPS, cache=cache: train_field(g, views, maps, [N, N], config, seed=0, cache=cache)
+    train = lambda g=gaussians(), views=VIEWS, maps=INDEX_MAPS, cache=cache: train_field(
+        g, views, maps, [N, N], config, seed=0, cache=cache
+    )
     with pytest.raises(ArtefactError, match="other gaussians"):
         train(_moved(gaussians()))
     with pytest.raises(ArtefactError, match="other cameras"):
         train(views=VIEWS[:2])
     with pytest.raises(FieldError, match="lie in no mask"):
-        train(maps={n: np.where(m == 3, -1, m) * (m != 1) - (m == 1) for n, m in INDEX_MAPS.items()})
+        train(
+            maps={n: np.where(m == 3, -1, m) * (m != 1) - (m == 1) for n, m in INDEX_MAPS.items()}
+        )
     with pytest.raises(FieldError, match="no index map"):
         cache.codes({VIEWS[0].name: INDEX_MAPS[VIEWS[0].name]})
     with pytest.raises(FieldError, match="given no cache"):
@@ -215,8 +261,23 @@ def test_a_full_disk_keeps_finished_views(tmp_path, monkeypatch):
 
 # --------------------------------------------------------------------------- votes as a start
 def test_voted_start_is_the_weighted_mean_of_code_vectors_in_both_modes(tmp_path):
-    """Against A^T by hand: every pixel of every view, its weights for all Gaussians, and the vectors that the codes drew."""
-    g, start = gaussians(), lambda **c: train_field(gaussians(), VIEWS, INDEX_MAPS, [N, N], FieldConfig(iterations=0, **c), seed=5, cache=build(tmp_path))[0].features
+    """Against A^T by hand: every pixel of every view, its weights for all Gaussians, and the
+    vectors that the codes drew.
+    """
+    g, start = (
+        gaussians(),
+        lambda **c: (
+            train_field(
+                gaussians(),
+                VIEWS,
+                INDEX_MAPS,
+                [N, N],
+                FieldConfig(iterations=0, **c),
+                seed=5,
+                cache=build(tmp_path),
+            )[0].features
+        ),
+    )
     votes = torch.zeros(2, len(g), N)
     for v in VIEWS:
         ids, weights, _ = (t.flatten(0, 1) for t in blending_weights(project(g, v.camera), len(g)))
@@ -224,7 +285,11 @@ def test_voted_start_is_the_weighted_mean_of_code_vectors_in_both_modes(tmp_path
             for i, w, c in zip(ids, weights, codes):
                 if c >= 0:
                     own[:, c].index_add_(0, i.long(), w)
-    rasterised, cached, drawn = start(init="votes"), start(init="votes", mode="cached"), start(init="random")
+    rasterised, cached, drawn = (
+        start(init="votes"),
+        start(init="votes", mode="cached"),
+        start(init="random"),
+    )
     torch.testing.assert_close(rasterised, cached, atol=1e-5, rtol=1e-5)
     seen = votes.sum(2) > 1e-4
     assert 0.2 < seen.float().mean() < 1
@@ -232,7 +297,9 @@ def test_voted_start_is_the_weighted_mean_of_code_vectors_in_both_modes(tmp_path
         share = own[here] / own[here].sum(1, keepdim=True)
         vectors = torch.linalg.lstsq(share, found[here]).solution  # what the codes must have drawn
         used = own.sum(0) > 0.1
-        torch.testing.assert_close(vectors[used].norm(dim=1), torch.ones(int(used.sum())), atol=1e-3, rtol=0)
+        torch.testing.assert_close(
+            vectors[used].norm(dim=1), torch.ones(int(used.sum())), atol=1e-3, rtol=0
+        )
         torch.testing.assert_close(share @ vectors, found[here], atol=1e-4, rtol=0)
         assert torch.equal(found[own.sum(1) == 0], random[own.sum(1) == 0])  # no vote: as drawn
 
@@ -242,7 +309,11 @@ def test_voted_start_is_the_weighted_mean_of_code_vectors_in_both_modes(tmp_path
     "change, message",
     [
         ({"means": torch.full((50, 3), torch.nan)}, "means holds NaN"),
-        ({"log_scales": torch.full((50, 3), -torch.inf)}, "log_scales holds NaN or inf"),  # a scale of exactly zero
+        # a scale of exactly zero
+        (
+            {"log_scales": torch.full((50, 3), -torch.inf)},
+            "log_scales holds NaN or inf",
+        ),
     ],
 )
 def test_unusable_gaussians_are_refused_in_both_modes(tmp_path, change, message):
@@ -265,9 +336,22 @@ def test_a_camera_that_sees_nothing(tmp_path):
     views = [VIEWS[0], VIEWS[1], view(2, turned_away=True)]
     cache = build(tmp_path / "some", views=views)
     blind = cache.view == 2
-    assert blind.any() and not cache.weights[blind].any() and not cache.residual[blind].any() and cache.weights[~blind].any()
+    assert (
+        blind.any()
+        and not cache.weights[blind].any()
+        and not cache.residual[blind].any()
+        and cache.weights[~blind].any()
+    )
     assert cache.truncation()["uncovered"] >= blind.mean()
-    field, curves = train_field(gaussians(), views, INDEX_MAPS, [N, N], FieldConfig(mode="cached", iterations=3, batch=64), seed=0, cache=cache)
+    field, curves = train_field(
+        gaussians(),
+        views,
+        INDEX_MAPS,
+        [N, N],
+        FieldConfig(mode="cached", iterations=3, batch=64),
+        seed=0,
+        cache=cache,
+    )
     assert torch.isfinite(field.features).all() and np.isfinite(curves["loss"]).all()
     for _ in range(2):  # neither made nor opened
         with pytest.raises(FieldError, match="no Gaussian covers"):
@@ -289,14 +373,26 @@ def test_empty_label_maps(tmp_path):
 def test_more_entries_than_gaussians(tmp_path):
     g = gaussians(5)
     cache = build(tmp_path, g, top_k=8)
-    assert not cache.weights[:, 5:].any() and not cache.ids[:, 5:].any() and cache.residual.max() < 1e-6
+    assert (
+        not cache.weights[:, 5:].any()
+        and not cache.ids[:, 5:].any()
+        and cache.residual.max() < 1e-6
+    )
     x = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
     own = cache.view == 0
-    want = splat_features(project(g, VIEWS[0].camera), x).flatten(0, 1)[cache.pixel[own].astype(np.int64)]
+    want = splat_features(project(g, VIEWS[0].camera), x).flatten(0, 1)[
+        cache.pixel[own].astype(np.int64)
+    ]
     torch.testing.assert_close(cache.splat(x, np.flatnonzero(own)), want, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("maps, message", [({VIEWS[0].name: labels()[VIEWS[0].name]}, "has no label map"), ({v.name: np.zeros((2, H, W + 1), np.int32) for v in VIEWS}, "have shape")])
+@pytest.mark.parametrize(
+    "maps, message",
+    [
+        ({VIEWS[0].name: labels()[VIEWS[0].name]}, "has no label map"),
+        ({v.name: np.zeros((2, H, W + 1), np.int32) for v in VIEWS}, "have shape"),
+    ],
+)
 def test_label_maps_that_do_not_fit_the_views(tmp_path, maps, message):
     with pytest.raises(FieldError, match=message):
         build(tmp_path, maps=maps)
@@ -308,10 +404,13 @@ def test_sizes_below_one_are_refused(tmp_path, settings):
         build(tmp_path, **settings)
 
 
-# --------------------------------------------------------------------------- cached against rasterised
+# --------------------------------------------------------------------------- cached against
+# rasterised
 @pytest.mark.parametrize("normalise", [True, False])
 def test_cached_equals_rasterised(tmp_path, normalise):
-    """Same pixels, nothing truncated: features, loss and gradients agree to float32 rounding (another order of summation)."""
+    """Same pixels, nothing truncated: features, loss and gradients agree to float32 rounding
+    (another order of summation).
+    """
     g, dim = gaussians(), 8
     cache = build(tmp_path)
     assert cache.truncation()["max"] < 1e-6
@@ -325,7 +424,10 @@ def test_cached_equals_rasterised(tmp_path, normalise):
         target = torch.from_numpy(INDEX_MAPS[v.name]).flatten(1).long()
         assert torch.equal(torch.from_numpy(codes[:, rows]).long(), target[:, pixels])
         results = []
-        for render, wanted in ((lambda x: splat_features(project(g, v.camera), x).flatten(0, 1), target), (lambda x: cache.splat(x, rows), target[:, pixels])):
+        for render, wanted in (
+            (lambda x: splat_features(project(g, v.camera), x).flatten(0, 1), target),
+            (lambda x: cache.splat(x, rows), target[:, pixels]),
+        ):
             x = start.clone().requires_grad_()
             rendered = render(x)
             loss, accuracy = field_loss(rendered, wanted, decoders)
@@ -341,8 +443,20 @@ def test_cached_equals_rasterised(tmp_path, normalise):
 
 def test_cached_training_learns_and_repeats(tmp_path):
     g = gaussians(200, opacity=(0.5, 0.95))
-    maps = {n: np.stack([np.arange(W)[None].repeat(H, 0) * N // W] * 2).astype(np.int32) for n in INDEX_MAPS}  # upright stripes
-    cache = build_blending_cache(tmp_path, g, VIEWS[:1], {VIEWS[0].name: maps[VIEWS[0].name]}, top_k=16, pixels_per_mask=64, seed=0)
+    # upright stripes
+    maps = {
+        n: np.stack([np.arange(W)[None].repeat(H, 0) * N // W] * 2).astype(np.int32)
+        for n in INDEX_MAPS
+    }
+    cache = build_blending_cache(
+        tmp_path,
+        g,
+        VIEWS[:1],
+        {VIEWS[0].name: maps[VIEWS[0].name]},
+        top_k=16,
+        pixels_per_mask=64,
+        seed=0,
+    )
     config = FieldConfig(mode="cached", iterations=120, batch=128)
     field, curves = train_field(g, VIEWS[:1], maps, [N, N], config, seed=3, cache=cache)
     again, _ = train_field(g, VIEWS[:1], maps, [N, N], config, seed=3, cache=cache)
@@ -364,15 +478,28 @@ def test_votes_are_the_transposed_weights_times_the_codes(tmp_path):
             A = splat_features(project(g, v.camera), torch.eye(len(g))).flatten(0, 1)  # [H * W, G]
             own = torch.from_numpy(INDEX_MAPS[v.name][level]).flatten().long()
             want += A[own >= 0].T @ torch.nn.functional.one_hot(own[own >= 0], N).float()
-        torch.testing.assert_close(code_votes(cache, codes[level], len(g), N), want, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(
+            code_votes(cache, codes[level], len(g), N), want, rtol=1e-5, atol=1e-5
+        )
 
 
 def _two_objects():
-    """Two rows of opaque dots that no pixel shares: one left, one right of the middle; and one Gaussian nobody sees."""
+    """Two rows of opaque dots that no pixel shares: one left, one right of the middle; and one
+    Gaussian nobody sees.
+    """
     y = torch.linspace(-0.5, 0.5, 6)
-    means = torch.cat([torch.stack([torch.full_like(y, x), y, torch.full_like(y, 2.0)], 1) for x in (-0.6, 0.6)] + [torch.tensor([[0.0, 0.0, -5.0]])])
+    means = torch.cat(
+        [torch.stack([torch.full_like(y, x), y, torch.full_like(y, 2.0)], 1) for x in (-0.6, 0.6)]
+        + [torch.tensor([[0.0, 0.0, -5.0]])]
+    )
     n = len(means)
-    g = Gaussians(means, torch.tensor([[1.0, 0, 0, 0]]).repeat(n, 1), torch.full((n, 3), -2.5), torch.full((n,), 3.0), torch.zeros(n, 1, 3))
+    g = Gaussians(
+        means,
+        torch.tensor([[1.0, 0, 0, 0]]).repeat(n, 1),
+        torch.full((n, 3), -2.5),
+        torch.full((n,), 3.0),
+        torch.zeros(n, 1, 3),
+    )
     maps = {}
     for i, v in enumerate(VIEWS):
         m = np.full((1, H, W), -1, np.int32)
@@ -389,10 +516,17 @@ def test_closed_form_on_a_scene_with_a_known_answer(tmp_path):
     cache = build(tmp_path, g, maps=maps, area_weighted=True, top_k=8)
     field = vote_field(g, cache, maps, [6])
     assert field.code[0].tolist() == [2] * 6 + [5] * 6 + [-1]
-    assert (field.share[0, :6] > 0.99).all() and (field.share[0, 6:12] > 0.6).all() and (field.share[0, 6:12] < 0.73).all() and field.share[0, 12] == 0
+    assert (
+        (field.share[0, :6] > 0.99).all()
+        and (field.share[0, 6:12] > 0.6).all()
+        and (field.share[0, 6:12] < 0.73).all()
+        and field.share[0, 12] == 0
+    )
     novel = view(4).camera
     codes = field.codes(g, novel)
-    assert codes.shape == (1, H, W) and codes.dtype == np.int32 and set(np.unique(codes)) == {-1, 2, 5}
+    assert (
+        codes.shape == (1, H, W) and codes.dtype == np.int32 and set(np.unique(codes)) == {-1, 2, 5}
+    )
     seen = splat_features(project(g, novel), torch.ones(13, 1))[..., 0].numpy() > 0
     assert np.array_equal(codes[0] >= 0, seen)
     left = np.arange(W)[None].repeat(H, 0) < W // 2 + 4
@@ -406,7 +540,10 @@ def test_many_codes_are_decoded_in_pieces(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     maps = {v.name: rng.integers(0, 9, (1, H, W)).astype(np.int32) for v in VIEWS}
     field = vote_field(g, build(tmp_path, g, maps=maps), maps, [9])
-    onehot = torch.nn.functional.one_hot(field.code[0].clamp_min(0), 9).float() * (field.code[0] >= 0)[:, None]
+    onehot = (
+        torch.nn.functional.one_hot(field.code[0].clamp_min(0), 9).float()
+        * (field.code[0] >= 0)[:, None]
+    )
     weight, want = splat_features(project(g, VIEWS[0].camera), onehot).max(-1)
     want = torch.where(weight > 0, want, -1).numpy()
     for at_once in (2, 16):
@@ -429,84 +566,185 @@ def test_closed_form_mistakes(tmp_path):
 
 def test_the_written_gradient_is_that_of_the_embedding_bag(tmp_path):
     cache, rng = build(tmp_path, top_k=5), torch.Generator().manual_seed(0)
-    buffer, features = torch.full((50, 6), 7.0), torch.randn(50, 6, generator=rng).requires_grad_()  # whatever the memory held
+    # whatever the memory held
+    buffer, features = (
+        torch.full((50, 6), 7.0),
+        torch.randn(50, 6, generator=rng).requires_grad_(),
+    )
     for threads in (1, 2, 1):
-        rows, upstream = torch.randint(len(cache), (20,), generator=rng).numpy(), torch.randn(20, 6, generator=rng)
+        rows, upstream = (
+            torch.randint(len(cache), (20,), generator=rng).numpy(),
+            torch.randn(20, 6, generator=rng),
+        )
         (wanted,) = torch.autograd.grad(cache.splat(features, rows), features, upstream)
         before = torch.get_num_threads()
         torch.set_num_threads(threads)
         out = cache.splat(features, rows, buffer)
         (written,) = torch.autograd.grad(out, features, upstream)
         torch.set_num_threads(before)
-        assert torch.equal(out, cache.splat(features, rows)) and written.data_ptr() == buffer.data_ptr()
+        assert (
+            torch.equal(out, cache.splat(features, rows))
+            and written.data_ptr() == buffer.data_ptr()
+        )
         torch.testing.assert_close(written, wanted, rtol=1e-5, atol=1e-6)
         features.grad = None
         cache.splat(features, rows, buffer).backward(upstream)
-        assert features.grad.data_ptr() == buffer.data_ptr() and torch.equal(features.grad, written)  # no copy
+        # no copy
+        assert features.grad.data_ptr() == buffer.data_ptr() and torch.equal(features.grad, written)
 
 
 # --------------------------------------------------------------------------- benchmark
 def test_bench(tmp_path, capsys):
     path = tmp_path / "out.json"
-    options = ["--gaussians", "300", "--width", "64", "--height", "48", "--codes", "5", "--batch", "32", "--top-k", "4", "--cached-pixels", "200", "--repeats", "1"]
+    options = [
+        "--gaussians",
+        "300",
+        "--width",
+        "64",
+        "--height",
+        "48",
+        "--codes",
+        "5",
+        "--batch",
+        "32",
+        "--top-k",
+        "4",
+        "--cached-pixels",
+        "200",
+        "--repeats",
+        "1",
+    ]
     assert bench.main(["field", *options, "--json", str(path)]) == 0
     r = json.loads(path.read_text())
-    assert r["cached_pixels"] == 200 and r["batch"] == 32 and r["codes"] == 5 and "steps_ratio" in capsys.readouterr().out
-    # what is printed side by side is one measurement: the ratio per pixel is that per step times the pixels
-    assert r["rasterised_us_per_pixel"] == pytest.approx(1e6 * r["rasterised_step_s"] / (64 * 48), rel=0.1)
+    assert (
+        r["cached_pixels"] == 200
+        and r["batch"] == 32
+        and r["codes"] == 5
+        and "steps_ratio" in capsys.readouterr().out
+    )
+    # what is printed side by side is one measurement: the ratio per pixel is that per step times
+    # the pixels
+    assert r["rasterised_us_per_pixel"] == pytest.approx(
+        1e6 * r["rasterised_step_s"] / (64 * 48), rel=0.1
+    )
     table = path.with_suffix(".md").read_text()
     assert "| rasterised | 3,072" in table and "| cached     | 32" in table
     with pytest.raises(ConfigError, match="batch 0"):
         bench.bench_field(batch=0)
     assert bench.main(["field", *options, "--curves", "--json", str(path)]) == 0
     rows = json.loads(path.read_text())["curves"]
-    assert [(c["varied"], c[c["varied"]]) for c in rows] == [(n, v) for n, vs in (("gaussians", (100, 300, 900)), ("batch", (8, 32, 128)), ("top_k", (2, 4, 8)), ("codes", (1, 5, 20))) for v in vs]
+    assert [(c["varied"], c[c["varied"]]) for c in rows] == [
+        (n, v)
+        for n, vs in (
+            ("gaussians", (100, 300, 900)),
+            ("batch", (8, 32, 128)),
+            ("top_k", (2, 4, 8)),
+            ("codes", (1, 5, 20)),
+        )
+        for v in vs
+    ]
     k = [c["mean_truncation"] for c in rows if c["varied"] == "top_k"]
     assert k[0] > k[1] > k[2] and "| top_k " in path.with_suffix(".md").read_text()
 
 
 def test_bench_of_the_full_size_extrapolates_from_what_it_measured(tmp_path):
     path = tmp_path / "out.json"
-    options = ["--gaussians", "300", "--width", "64", "--height", "48", "--views", "3", "--codes", "4", "--cached-pixels", "1200", "--iterations", "5", "--target-iterations", "500", "--batch", "32"]
+    options = [
+        "--gaussians",
+        "300",
+        "--width",
+        "64",
+        "--height",
+        "48",
+        "--views",
+        "3",
+        "--codes",
+        "4",
+        "--cached-pixels",
+        "1200",
+        "--iterations",
+        "5",
+        "--target-iterations",
+        "500",
+        "--batch",
+        "32",
+    ]
     assert bench.main(["field_size", *options, "--json", str(path)]) == 0
     r = json.loads(path.read_text())
-    assert r["levels"] == 2 and 1000 < r["cached_pixels"] <= 1200 and len(r["build_s_by_view"]) == 3  # a pixel drawn at both levels is kept once and r["extrapolated_training_min"] == pytest.approx(500 * r["step_s"] / 60, abs=0.06)
-    assert "extrapolated from them: 500 iterations and 300 views" in path.with_suffix(".md").read_text()
+    assert (
+        r["levels"] == 2 and 1000 < r["cached_pixels"] <= 1200 and len(r["build_s_by_view"]) == 3
+        # a pixel drawn at both levels is kept once and r["extrapolated_training_min"] ==
+        # pytest.approx(500 * r["step_s"] / 60, abs=0.06)
+    )
+    assert (
+        "extrapolated from them: 500 iterations and 300 views"
+        in path.with_suffix(".md").read_text()
+    )
     assert bench.main(["field_size", *options, "--levels", "1", "--json", str(path)]) == 0
-    assert json.loads(path.read_text())["cached_pixels"] == 1200 and "one level" in path.with_suffix(".md").read_text()
+    assert (
+        json.loads(path.read_text())["cached_pixels"] == 1200
+        and "one level" in path.with_suffix(".md").read_text()
+    )
     for change, message in (({"n_views": 0}, "views 0"), ({"levels": 3}, "levels 3")):
         with pytest.raises(ConfigError, match=message):
             bench.bench_field_size(**change)
 
 
-# --------------------------------------------------------------------------- colours, geometry and features together
+# --------------------------------------------------------------------------- colours, geometry and
+# features together
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory) -> list[View]:
     """The views with pictures of the Gaussians, in random colours."""
-    folder, truth = tmp_path_factory.mktemp("photographs"), dataclasses.replace(gaussians(), sh=torch.randn(50, 1, 3, generator=torch.Generator().manual_seed(1)))
+    folder, truth = (
+        tmp_path_factory.mktemp("photographs"),
+        dataclasses.replace(
+            gaussians(), sh=torch.randn(50, 1, 3, generator=torch.Generator().manual_seed(1))
+        ),
+    )
     out = []
     for v in VIEWS:
         path = folder / f"{v.stem}.png"
-        Image.fromarray((rasterize(truth, v.camera).color.clamp(0, 1) * 255).byte().numpy()).save(path)
+        Image.fromarray((rasterize(truth, v.camera).color.clamp(0, 1) * 255).byte().numpy()).save(
+            path
+        )
         out.append(View(v.name, path, v.camera))
     return out
 
 
 JOINT = FieldConfig(mode="joint", hidden=(16,), lr=1e-2)
-FIT = {"iterations": 30, "seed": 3, "refine_start": 5, "refine_every": 10, "refine_stop": 25, "grow_gradient": 1e-5, "log_every": 10, "progress": False}
+FIT = {
+    "iterations": 30,
+    "seed": 3,
+    "refine_start": 5,
+    "refine_every": 10,
+    "refine_stop": 25,
+    "grow_gradient": 1e-5,
+    "log_every": 10,
+    "progress": False,
+}
 
 
 def same(a, b) -> bool:
     return all(torch.equal(getattr(a, f.name), getattr(b, f.name)) for f in dataclasses.fields(a))
 
 
-def test_joint_training_learns_colours_and_codes_and_densification_carries_features_along(photographs):
+def test_joint_training_learns_colours_and_codes_and_densification_carries_features_along(
+    photographs,
+):
     start = gaussians(seed=4)
-    fitted, field, history, curves = train_joint(start, photographs, INDEX_MAPS, [N, N], JOINT, **{**FIT, "iterations": 90})
+    fitted, field, history, curves = train_joint(
+        start, photographs, INDEX_MAPS, [N, N], JOINT, **{**FIT, "iterations": 90}
+    )
     assert len(fitted) != len(start) and field.features.shape == (2, len(fitted), 8)
-    assert sum(history["cloned"]) + sum(history["split"]) > 0 and history["count"][-1] == len(start) + sum(history["cloned"]) + sum(history["split"]) - sum(history["pruned"]) == len(fitted)
+    assert sum(history["cloned"]) + sum(history["split"]) > 0 and history["count"][-1] == len(
+        start
+    ) + sum(history["cloned"]) + sum(history["split"]) - sum(history["pruned"]) == len(fitted)
     assert history["psnr"][-1] > history["psnr"][0] + 1 and history["ssim"][-1] > history["ssim"][0]
-    assert len(curves["loss"]) == 90 and curves["loss"][-5:].mean() < 0.5 * curves["loss"][:5].mean() and curves["accuracy"][-5:].mean() > 0.9
+    assert (
+        len(curves["loss"]) == 90
+        and curves["loss"][-5:].mean() < 0.5 * curves["loss"][:5].mean()
+        and curves["accuracy"][-5:].mean() > 0.9
+    )
     decoded = field.codes(fitted, photographs[0].camera)
     inside = INDEX_MAPS[photographs[0].name] >= 0
     assert (decoded == INDEX_MAPS[photographs[0].name])[inside].mean() > 0.85
@@ -515,22 +753,43 @@ def test_joint_training_learns_colours_and_codes_and_densification_carries_featu
 def test_without_semantic_gradients_the_gaussians_are_those_of_the_reconstruction(photographs):
     start = gaussians(seed=4)
     alone, _ = fit_rgb(start, photographs, **FIT)
-    train = lambda **settings: train_joint(start, photographs, INDEX_MAPS, [N, N], dataclasses.replace(JOINT, **settings), **FIT)
+    train = lambda **settings: train_joint(
+        start, photographs, INDEX_MAPS, [N, N], dataclasses.replace(JOINT, **settings), **FIT
+    )
     apart, field, _, _ = train(joint_geometry=False)
     together, _, _, _ = train(joint_geometry=True)
-    assert same(apart, alone) and len(field.features[0]) == len(alone) > len(start)  # through cloning, splitting and pruning, bit for bit
+    # through cloning, splitting and pruning, bit for bit
+    assert same(apart, alone) and len(field.features[0]) == len(alone) > len(start)
     assert len(together) != len(alone) or not torch.equal(together.means, alone.means)
     _, other, _, _ = train(joint_geometry=False, joint_weight=1e-6)
     assert not torch.equal(other.features, field.features)
 
 
 def test_the_semantic_gradient_reaches_the_geometry_as_the_loss_changes_with_it(photographs):
-    """One iteration of plain gradient, seen through Adam: the step of every mean has the sign of a finite difference."""
+    """One iteration of plain gradient, seen through Adam: the step of every mean has the sign of a
+    finite difference.
+    """
     start, view = gaussians(seed=4), photographs[0]
     rates = dict.fromkeys(("lr_scales", "lr_quats", "lr_opacities", "lr_sh0", "lr_sh_rest"), 0.0)
-    heavy = dataclasses.replace(JOINT, joint_weight=1e4, feature_lr=1e-9, lr=1e-9)  # next to it colour does not count
-    fitted, field, _, _ = train_joint(start, [view], INDEX_MAPS, [N, N], heavy, iterations=1, seed=0, densify=False, lr_means=1e-4, progress=False, **rates)
-    flat, target = field.features.permute(1, 0, 2).flatten(1), torch.from_numpy(INDEX_MAPS[view.name]).long().flatten(1)
+    # next to it colour does not count
+    heavy = dataclasses.replace(JOINT, joint_weight=1e4, feature_lr=1e-9, lr=1e-9)
+    fitted, field, _, _ = train_joint(
+        start,
+        [view],
+        INDEX_MAPS,
+        [N, N],
+        heavy,
+        iterations=1,
+        seed=0,
+        densify=False,
+        lr_means=1e-4,
+        progress=False,
+        **rates,
+    )
+    flat, target = (
+        field.features.permute(1, 0, 2).flatten(1),
+        torch.from_numpy(INDEX_MAPS[view.name]).long().flatten(1),
+    )
 
     def loss(means):
         with torch.no_grad():
@@ -561,7 +820,9 @@ def test_joint_training_repeats_and_goes_on_after_a_kill(photographs, tmp_path, 
             raise KeyboardInterrupt
         return real(*args)
 
-    train = lambda **more: train_joint(gaussians(seed=4), photographs, INDEX_MAPS, [N, N], JOINT, **FIT, **more)
+    train = lambda **more: train_joint(
+        gaussians(seed=4), photographs, INDEX_MAPS, [N, N], JOINT, **FIT, **more
+    )
     straight = train()
     again = train()
     checkpoint = tmp_path / "checkpoint.pt"
@@ -573,8 +834,14 @@ def test_joint_training_repeats_and_goes_on_after_a_kill(photographs, tmp_path, 
     assert len(calls) == 25 + 10 and not checkpoint.exists()  # iterations 21 to 30
     for other in (again, resumed):
         assert same(other[0], straight[0]) and torch.equal(other[1].features, straight[1].features)
-        assert all(torch.equal(a, b) for d, e in zip(other[1].decoders, straight[1].decoders) for a, b in zip(d.parameters(), e.parameters()))
-        assert {k: v for k, v in other[2].items() if k != "seconds"} == {k: v for k, v in straight[2].items() if k != "seconds"}
+        assert all(
+            torch.equal(a, b)
+            for d, e in zip(other[1].decoders, straight[1].decoders)
+            for a, b in zip(d.parameters(), e.parameters())
+        )
+        assert {k: v for k, v in other[2].items() if k != "seconds"} == {
+            k: v for k, v in straight[2].items() if k != "seconds"
+        }
         assert all(np.array_equal(other[3][k], straight[3][k]) for k in straight[3])
     checkpoint.write_bytes(b"PK\x03\x04")
     with pytest.raises(GaussiansError, match="checkpoint.pt: damaged"):
@@ -585,12 +852,22 @@ def test_joint_training_refuses_what_it_cannot_train_on(photographs):
     nothing = {n: np.full_like(m, -1) for n, m in INDEX_MAPS.items()}
     with pytest.raises(FieldError, match="nothing to train"):
         train_joint(gaussians(), photographs, nothing, [N, N], JOINT, **FIT)
-    some = INDEX_MAPS | {photographs[0].name: nothing[photographs[0].name]}  # a view without masks still has colours
-    fitted, field, _, _ = train_joint(gaussians(), photographs, some, [N, N], JOINT, **{**FIT, "iterations": 6})
+    # a view without masks still has colours
+    some = INDEX_MAPS | {photographs[0].name: nothing[photographs[0].name]}
+    fitted, field, _, _ = train_joint(
+        gaussians(), photographs, some, [N, N], JOINT, **{**FIT, "iterations": 6}
+    )
     assert torch.isfinite(field.features).all() and len(fitted.validate())
     with pytest.raises(FieldError, match="call train_joint"):
         train_field(gaussians(), VIEWS, INDEX_MAPS, [N, N], JOINT, seed=0)
     with pytest.raises(ConfigError, match="gaussians.iterations=0"):
         profile("mini", **{"field.mode": "joint", "gaussians.iterations": 0})
     with pytest.raises(GaussiansError, match="means holds NaN"):
-        train_joint(dataclasses.replace(gaussians(), means=torch.full((50, 3), torch.nan)), photographs, INDEX_MAPS, [N, N], JOINT, **FIT)
+        train_joint(
+            dataclasses.replace(gaussians(), means=torch.full((50, 3), torch.nan)),
+            photographs,
+            INDEX_MAPS,
+            [N, N],
+            JOINT,
+            **FIT,
+        )

@@ -4,14 +4,21 @@ import json
 import tarfile
 import zipfile
 
+import fuzz
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-import fuzz
 from cclkit.artefacts import Store, save_npz
-from cclkit.errors import ArtefactError, ConfigError, DataError, GaussiansError, ModelError, SceneError
+from cclkit.errors import (
+    ArtefactError,
+    ConfigError,
+    DataError,
+    GaussiansError,
+    ModelError,
+    SceneError,
+)
 from cclkit.fetching import unpack
 from cclkit.foundation.models import load_weights
 from cclkit.gaussians import load_ply
@@ -26,26 +33,52 @@ def test_mutated_files_are_read_or_refused(tmp_path):
     outcomes, broken = fuzz.run(SHORT, tmp_path, report=lambda _: None)
     assert not broken, "\n".join(b[:400] for b in broken[:5])
     assert sum(sum(o.values()) for o in outcomes.values()) >= 380
-    assert sum(o["refused"] for o in outcomes.values()) > 200 and sum(o["read"] for o in outcomes.values()) > 20  # neither all nor nothing
+    # neither all nor nothing
+    assert (
+        sum(o["refused"] for o in outcomes.values()) > 200
+        and sum(o["read"] for o in outcomes.values()) > 20
+    )
 
 
 def test_the_full_form_is_large_enough_and_covers_every_reader():
     assert sum(t.share for t in fuzz.TARGETS.values()) >= 20_000
-    for kind in ("colmap", "ply", "label json", "poses_bounds.npy", "classes.txt", "safetensors", "registry.toml", "settings", "sweep toml", "zip", "tar", "artefact", "sealed"):
+    for kind in (
+        "colmap",
+        "ply",
+        "label json",
+        "poses_bounds.npy",
+        "classes.txt",
+        "safetensors",
+        "registry.toml",
+        "settings",
+        "sweep toml",
+        "zip",
+        "tar",
+        "artefact",
+        "sealed",
+    ):
         assert any(kind in name for name in fuzz.TARGETS), kind
 
 
-@pytest.mark.parametrize("harm, seen", [
-    (lambda out: (out.parent / "beside").write_text("x"), "open"),
-    (lambda out: __import__("pickle").loads(b"cbuiltins\nprint\n."), "pickle.find_class"),
-    (lambda out: __import__("subprocess").run(["true"]), "subprocess.Popen"),
-    (lambda out: np.zeros(1)["x"], "IndexError"),
-    (lambda out: 1 / 0, "ZeroDivisionError"),
-    (lambda out: (_ for _ in ()).throw(SceneError("bad")), "names no file"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "harm, seen",
+    [
+        (lambda out: (out.parent / "beside").write_text("x"), "open"),
+        (lambda out: __import__("pickle").loads(b"cbuiltins\nprint\n."), "pickle.find_class"),
+        (lambda out: __import__("subprocess").run(["true"]), "subprocess.Popen"),
+        (lambda out: np.zeros(1)["x"], "IndexError"),
+        (lambda out: 1 / 0, "ZeroDivisionError"),
+        (lambda out: (_ for _ in ()).throw(SceneError("bad")), "names no file"),
+    ],
+)
 def test_the_harness_notices(tmp_path, monkeypatch, harm, seen):
     """A reader that misbehaves is reported: otherwise a clean result would say nothing."""
-    target = fuzz.Target("f", lambda c, rng: c, lambda folder: (folder / "f").write_bytes(b"x"), lambda folder, out: harm(out))
+    target = fuzz.Target(
+        "f",
+        lambda c, rng: c,
+        lambda folder: (folder / "f").write_bytes(b"x"),
+        lambda folder, out: harm(out),
+    )
     monkeypatch.setitem(fuzz.TARGETS, "bad", target)
     outcomes, broken = fuzz.run({"bad": 1}, tmp_path, report=lambda _: None)
     assert outcomes["bad"]["broken"] == 1 and seen in broken[0], broken
@@ -57,7 +90,13 @@ def test_the_harness_survives_a_reader_that_ends_the_process_or_hangs(tmp_path, 
 
     monkeypatch.setattr(fuzz, "HANGS", 1.0)
     for n, harm in enumerate((lambda *_: os._exit(3), lambda *_: time.sleep(60))):
-        monkeypatch.setitem(fuzz.TARGETS, "bad", fuzz.Target("f", lambda c, rng: c, lambda folder: (folder / "f").write_bytes(b"x"), harm))
+        monkeypatch.setitem(
+            fuzz.TARGETS,
+            "bad",
+            fuzz.Target(
+                "f", lambda c, rng: c, lambda folder: (folder / "f").write_bytes(b"x"), harm
+            ),
+        )
         _, broken = fuzz.run({"bad": 1}, tmp_path / str(n), report=lambda _: None)
         assert len(broken) == 1 and ("ended the process (3)", "hangs")[n] in broken[0]
 
@@ -65,7 +104,9 @@ def test_the_harness_survives_a_reader_that_ends_the_process_or_hangs(tmp_path, 
 def test_a_photograph_that_is_a_program_is_not_run(plane_scene):
     """Pillow hands EPS to Ghostscript, by content and not by name."""
     path = plane_scene / "images/frame_00001.jpg"
-    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 48\n%%EndComments\nshowpage\n")
+    path.write_bytes(
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 48\n%%EndComments\nshowpage\n"
+    )
     with pytest.raises(SceneError, match="frame_00001.jpg: cannot be read as an image"):
         load_scene(plane_scene)
 
@@ -73,19 +114,25 @@ def test_a_photograph_that_is_a_program_is_not_run(plane_scene):
 def test_a_record_cannot_name_files_outside_its_folder(tmp_path):
     """stage.json names files whose digest is wrong to be deleted: only its own."""
     store = Store(tmp_path / "run")
-    folder = store.ensure("masks", "k", lambda f: save_npz(f / "a.npz", x=np.zeros(1)), about={}).folder
+    folder = store.ensure(
+        "masks", "k", lambda f: save_npz(f / "a.npz", x=np.zeros(1)), about={}
+    ).folder
     precious = tmp_path / "precious.txt"
     precious.write_text("mine")
     record = json.loads((folder / "stage.json").read_text())
     for name in ("../../../precious.txt", str(precious), "x/../../../../precious.txt"):
-        (folder / "stage.json").write_text(json.dumps(record | {"files": record["files"] | {name: {"bytes": 1, "sha256": "0"}}}))
+        (folder / "stage.json").write_text(
+            json.dumps(record | {"files": record["files"] | {name: {"bytes": 1, "sha256": "0"}}})
+        )
         assert store.find("masks", "k") is None
         store.ensure("masks", "k", lambda f: save_npz(f / "a.npz", x=np.zeros(1)), about={})
         assert precious.read_text() == "mine"
 
 
 def test_a_changed_artefact_is_refused_although_it_can_be_read(tmp_path):
-    artefact = Store(tmp_path).ensure("masks", "k", lambda f: save_npz(f / "a.npz", x=np.zeros(3)), about={})
+    artefact = Store(tmp_path).ensure(
+        "masks", "k", lambda f: save_npz(f / "a.npz", x=np.zeros(3)), about={}
+    )
     save_npz(artefact.folder / "a.npz", x=np.ones(3))
     with pytest.raises(ArtefactError, match=r"a\.npz: damaged \(its sha256 is"):
         artefact.npz("a.npz")
@@ -104,7 +151,9 @@ def test_counts_in_headers_allocate_nothing(tmp_path):
     poses = tmp_path / "plane/poses_bounds.npy"
     good = poses.read_bytes()
     for count in (2**31, 2**60):
-        poses.write_bytes(good.replace(b"(3, 17), }" + b" " * (len(str(count)) - 1), b"(%d, 17), }" % count))
+        poses.write_bytes(
+            good.replace(b"(3, 17), }" + b" " * (len(str(count)) - 1), b"(%d, 17), }" % count)
+        )
         assert poses.read_bytes() != good
         with pytest.raises(SceneError, match="poses_bounds.npy: cannot be read"):
             load_scene(tmp_path / "plane")
@@ -112,7 +161,19 @@ def test_counts_in_headers_allocate_nothing(tmp_path):
 
 def test_a_grid_of_too_many_runs_is_refused_at_once(tmp_path):
     path = tmp_path / "s.toml"
-    path.write_text('kind = "population"\n[grid]\n' + "".join(f'"{n}" = {list(range(1, 101))}\n' for n in ("codebook.steps", "codebook.n_prototypes", "seed", "population.n_views", "population.n_classes")))
+    path.write_text(
+        'kind = "population"\n[grid]\n'
+        + "".join(
+            f'"{n}" = {list(range(1, 101))}\n'
+            for n in (
+                "codebook.steps",
+                "codebook.n_prototypes",
+                "seed",
+                "population.n_views",
+                "population.n_classes",
+            )
+        )
+    )
     with pytest.raises(ConfigError, match="the grid has 10000000000 runs"):
         load_sweep(path)
 
@@ -130,7 +191,9 @@ def test_a_pickle_in_weights_is_not_run(tmp_path, capsys, zipped):
     assert capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize("name", ["../beside", "/beside", "a/../../beside", "C:\\beside", "..\\beside"])
+@pytest.mark.parametrize(
+    "name", ["../beside", "/beside", "a/../../beside", "C:\\beside", "..\\beside"]
+)
 @pytest.mark.parametrize("kind", ["zip", "tar"])
 def test_archives_stay_inside(tmp_path, name, kind):
     archive = tmp_path / f"a.{kind}"
@@ -142,7 +205,9 @@ def test_archives_stay_inside(tmp_path, name, kind):
             t.addfile(tarfile.TarInfo(name))
     with pytest.raises(DataError, match="written outside"):
         unpack(archive, tmp_path / "out/in", entry("lerf_ovs"))
-    assert {p.name for p in tmp_path.iterdir()} == {archive.name, "out"} and not list((tmp_path / "out/in").iterdir())
+    assert {p.name for p in tmp_path.iterdir()} == {archive.name, "out"} and not list(
+        (tmp_path / "out/in").iterdir()
+    )
 
 
 def test_an_archive_may_not_explode(tmp_path, monkeypatch):
@@ -154,7 +219,10 @@ def test_an_archive_may_not_explode(tmp_path, monkeypatch):
         z.writestr("zeros", bytes(30 * 10**6))
     with pytest.raises(DataError, match="grows beyond"):
         unpack(archive, tmp_path / "out", entry("lerf_ovs"))
-    assert sum(p.stat().st_size for p in (tmp_path / "out").rglob("*")) <= 10**6 + 20 * archive.stat().st_size
+    assert (
+        sum(p.stat().st_size for p in (tmp_path / "out").rglob("*"))
+        <= 10**6 + 20 * archive.stat().st_size
+    )
 
 
 def test_a_picture_bomb_is_refused(plane_scene):

@@ -9,8 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cclkit import bench
-from cclkit import gaussians as G
+from cclkit import bench, gaussians as G
 from cclkit.errors import ConfigError, GaussiansError
 from cclkit.gaussians import Gaussians
 from cclkit.scenes.scene import Camera, Scene, View
@@ -44,34 +43,66 @@ def test_ply_round_trip_is_exact(tmp_path, degree):
 
 
 def test_ply_layout_is_the_one_of_splat_viewers(tmp_path):
-    """The header to the byte, and rows by the column names that viewers use; f_rest is channel-major."""
+    """The header to the byte, and rows by the column names that viewers use; f_rest is
+    channel-major.
+    """
     g = random_gaussians(3, 1)
-    names = "x y z nx ny nz f_dc_0 f_dc_1 f_dc_2".split() + [f"f_rest_{i}" for i in range(9)] + "opacity scale_0 scale_1 scale_2 rot_0 rot_1 rot_2 rot_3".split()
+    names = (
+        "x y z nx ny nz f_dc_0 f_dc_1 f_dc_2".split()
+        + [f"f_rest_{i}" for i in range(9)]
+        + "opacity scale_0 scale_1 scale_2 rot_0 rot_1 rot_2 rot_3".split()
+    )
     head, rows = G.save_ply(g, tmp_path / "a.ply").read_bytes().split(b"end_header\n", 1)
-    assert head.decode() == "ply\nformat binary_little_endian 1.0\nelement vertex 3\n" + "".join(f"property float {n}\n" for n in names)
+    assert head.decode() == "ply\nformat binary_little_endian 1.0\nelement vertex 3\n" + "".join(
+        f"property float {n}\n" for n in names
+    )
     rows = np.frombuffer(rows, "<f4").reshape(3, len(names))
-    assert np.array_equal(rows[:, names.index("f_rest_4")], g.sh[:, 2, 1])  # channel 1, second of three coefficients
+    # channel 1, second of three coefficients
+    assert np.array_equal(rows[:, names.index("f_rest_4")], g.sh[:, 2, 1])
     assert np.array_equal(rows[:, names.index("rot_0")], g.quats[:, 0]) and not rows[:, 3:6].any()
 
 
 @pytest.mark.parametrize("form", ["binary_big_endian", "ascii"])
 def test_ply_of_other_writers(tmp_path, form):
-    """The other byte order and text, doubles, unknown columns and elements, comments, and lines that end as on Windows."""
+    """The other byte order and text, doubles, unknown columns and elements, comments, and lines
+    that end as on Windows.
+    """
     g = random_gaussians(5, 1)
     path = G.save_ply(g, tmp_path / "a.ply")
     head, rows = path.read_bytes().split(b"end_header\n", 1)
     rows = np.frombuffer(rows, "<f4").reshape(5, -1)
-    head = head.decode().replace("binary_little_endian 1.0\n", f"{form} 1.0\ncomment made elsewhere, \u00e9\nelement camera 2\nproperty uchar id\nproperty int n\n").replace("float x", "double x")
-    head = (head + "property uint8 label\nelement face 0\nproperty list uchar int vertex_indices\nend_header\n").replace("\n", "\r\n").encode()
+    head = (
+        head.decode()
+        .replace(
+            "binary_little_endian 1.0\n",
+            f"{form} 1.0\ncomment made elsewhere, \u00e9\nelement camera 2\nproperty uchar"
+            " id\nproperty int n\n",
+        )
+        .replace("float x", "double x")
+    )
+    head = (
+        (
+            head + "property uint8 label\nelement face 0\nproperty list uchar int"
+            " vertex_indices\nend_header\n"
+        )
+        .replace("\n", "\r\n")
+        .encode()
+    )
     if form == "ascii":
-        body = b"1 2\r\n3 4\r\n" + b"".join(" ".join([*(f"{x:.9g}" for x in row), "7"]).encode() + b"\r\n" for row in rows)
+        body = b"1 2\r\n3 4\r\n" + b"".join(
+            " ".join([*(f"{x:.9g}" for x in row), "7"]).encode() + b"\r\n" for row in rows
+        )
     else:
-        body = bytes(10) + b"".join(row[:1].astype(">f8").tobytes() + row[1:].astype(">f4").tobytes() + b"\x07" for row in rows)
+        body = bytes(10) + b"".join(
+            row[:1].astype(">f8").tobytes() + row[1:].astype(">f4").tobytes() + b"\x07"
+            for row in rows
+        )
     path.write_bytes(head + body)
     back = G.load_ply(path)
     for name, t in vars(g).items():
         assert torch.equal(getattr(back, name), t), name
-    path.write_bytes(head + body[:-3] + (b"\r\n" if form == "ascii" else b""))  # the last value is gone
+    # the last value is gone
+    path.write_bytes(head + body[:-3] + (b"\r\n" if form == "ascii" else b""))
     with pytest.raises(GaussiansError, match="a.ply: not a complete PLY"):
         G.load_ply(path)
 
@@ -80,23 +111,42 @@ def test_ply_of_other_writers(tmp_path, form):
     ("old", "new", "found"),
     [
         (b"ply\n", b"plx\n", "first line isn't 'ply'"),
-        (b"binary_little_endian", b"binary_middle_endian", "line 2 of its header is 'format binary_middle_endian 1.0'"),
+        (
+            b"binary_little_endian",
+            b"binary_middle_endian",
+            "line 2 of its header is 'format binary_middle_endian 1.0'",
+        ),
         (b"format binary_little_endian 1.0\n", b"", "'end_header'"),
         (b"property float y", b"property float x", "'property float x'"),
         (b"property float y", b"property half y", "'property half y'"),
-        (b"property float y", b"property list uchar float y", "'vertex' has a property that is a list"),
+        (
+            b"property float y",
+            b"property list uchar float y",
+            "'vertex' has a property that is a list",
+        ),
         (b"property float x", b"element vertex 1\nproperty float x", "'element vertex 1'"),
         (b"vertex 50", b"vertex -1", "'element vertex -1'"),
-        (b"vertex 50", b"vertex 999999999999999999", "bytes fewer than its header counts, 999999999999999999 vertices"),
+        (
+            b"vertex 50",
+            b"vertex 999999999999999999",
+            "bytes fewer than its header counts, 999999999999999999 vertices",
+        ),
         (b"vertex 50", b"vertex 9999999999999999999", "'element vertex 9999999999999999999'"),
         (b"binary_little_endian", b"ascii", "rows, its header counts 50"),
-        (b"end_header\n", b"comment " + b"x" * 70_000 + b"\nend_header\n", "doesn't end within 65536 bytes"),
+        (
+            b"end_header\n",
+            b"comment " + b"x" * 70_000 + b"\nend_header\n",
+            "doesn't end within 65536 bytes",
+        ),
     ],
 )
 def test_ply_headers_that_are_refused(tmp_path, old, new, found):
     path = G.save_ply(random_gaussians(50, 1), tmp_path / "a.ply")
     path.write_bytes(path.read_bytes().replace(old, new, 1))
-    with pytest.raises(GaussiansError, match=r"a\.ply: not a complete PLY file \(.*expected a 3DGS PLY; export the splat again") as e:
+    with pytest.raises(
+        GaussiansError,
+        match=r"a\.ply: not a complete PLY file \(.*expected a 3DGS PLY; export the splat again",
+    ) as e:
         G.load_ply(path)
     assert found in str(e.value)
 
@@ -121,7 +171,7 @@ def test_bad_ply_files(tmp_path):
     path.write_text("ply\nformat ascii 1.0\nelement face 1\nproperty float x\nend_header\n1.0\n")
     with pytest.raises(GaussiansError, match="vertex"):
         G.load_ply(path)
-    path.write_bytes(whole.replace(b"property float f_rest_44\n", b"")[:-4 * 50])
+    path.write_bytes(whole.replace(b"property float f_rest_44\n", b"")[: -4 * 50])
     with pytest.raises(GaussiansError, match="44 f_rest"):
         G.load_ply(path)
     path.write_bytes(whole.replace(b"vertex 50", b"vertex 49"))
@@ -145,7 +195,9 @@ def test_psnr_and_ssim():
     rng = torch.Generator().manual_seed(0)
     a = torch.rand((24, 31, 3), generator=rng)
     b = (a + 0.1 * torch.randn(a.shape, generator=rng)).clamp(0, 1)
-    assert torch.isinf(G.psnr(a, a)) and G.psnr(torch.zeros(4, 4, 3), torch.full((4, 4, 3), 0.1)) == pytest.approx(20)
+    assert torch.isinf(G.psnr(a, a)) and G.psnr(
+        torch.zeros(4, 4, 3), torch.full((4, 4, 3), 0.1)
+    ) == pytest.approx(20)
     assert G.ssim(a, a) == pytest.approx(1)
     # by the definition, one window at a time in numpy
     x = np.arange(11) - 5
@@ -159,7 +211,9 @@ def test_psnr_and_ssim():
             mp, mq = (window * p).sum((0, 1)), (window * q).sum((0, 1))
             vp, vq, c = ((window * u * v).sum((0, 1)) for u, v in ((p, p), (q, q), (p, q)))
             vp, vq, c = vp - mp**2, vq - mq**2, c - mp * mq
-            total.append((2 * mp * mq + 1e-4) * (2 * c + 9e-4) / ((mp**2 + mq**2 + 1e-4) * (vp + vq + 9e-4)))
+            total.append(
+                (2 * mp * mq + 1e-4) * (2 * c + 9e-4) / ((mp**2 + mq**2 + 1e-4) * (vp + vq + 9e-4))
+            )
     assert float(G.ssim(a, b)) == pytest.approx(np.mean(total), abs=1e-5)
 
 
@@ -185,7 +239,9 @@ def make_scene(folder: Path, n_views=6, size=(48, 40), baseline=1.0) -> Scene:
         w2c = np.eye(4)
         w2c[:3, :3] = [[np.cos(a), 0, np.sin(a)], [0, 1, 0], [-np.sin(a), 0, np.cos(a)]]
         w2c[2, 3] = 3.0
-        view = View(f"frame_{i:05d}.png", folder / "images" / f"frame_{i:05d}.png", Camera(K, w2c, w, h))
+        view = View(
+            f"frame_{i:05d}.png", folder / "images" / f"frame_{i:05d}.png", Camera(K, w2c, w, h)
+        )
         out = G.rasterize(truth, view.camera)
         Image.fromarray((out.color.clamp(0, 1) * 255).round().byte().numpy()).save(view.image_path)
         depth = torch.where(out.alpha > 0.5, out.depth * 1e4, 0).round().numpy().astype(np.uint16)
@@ -193,7 +249,9 @@ def make_scene(folder: Path, n_views=6, size=(48, 40), baseline=1.0) -> Scene:
         views.append(view)
     points = truth.means.double().numpy()
     colors = ((truth.sh[:, 0] * 0.282 + 0.5).clamp(0, 1) * 255).byte().numpy()
-    return Scene("tiny", folder, "colmap", tuple(views), points, colors, depth_folder=folder / "depth")
+    return Scene(
+        "tiny", folder, "colmap", tuple(views), points, colors, depth_folder=folder / "depth"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -204,7 +262,14 @@ def scene(tmp_path_factory) -> Scene:
 def score(g: Gaussians, views) -> float:
     each = []
     for v in views:
-        each.append(float(G.psnr(G.rasterize(g, v.camera).color.clamp(0, 1), torch.from_numpy(v.image() / 255.0).float())))
+        each.append(
+            float(
+                G.psnr(
+                    G.rasterize(g, v.camera).color.clamp(0, 1),
+                    torch.from_numpy(v.image() / 255.0).float(),
+                )
+            )
+        )
     return float(np.mean(each))
 
 
@@ -217,7 +282,9 @@ def test_from_points():
     torch.testing.assert_close(torch.sigmoid(g.logit_opacities), torch.full((5,), 0.1))
     assert (g.sh[:, 0] * 0.28209479 + 0.5).numpy() == pytest.approx(1)
     same = np.zeros((4, 3))
-    G.from_points(same, np.zeros((4, 3), np.uint8), sh_degree=0, seed=0).validate()  # duplicates: no log(0)
+    G.from_points(
+        same, np.zeros((4, 3), np.uint8), sh_degree=0, seed=0
+    ).validate()  # duplicates: no log(0)
     G.from_points(same[:1], np.zeros((1, 3), np.uint8), sh_degree=0, seed=0).validate()
     assert len(G.from_points(points, np.zeros((5, 3), np.uint8), max_gaussians=2)) == 2
     for bad, colors, message in [
@@ -243,7 +310,9 @@ def test_from_frusta_and_from_scene(scene):
     z = np.concatenate([v.camera.project(g.means.double().numpy())[1] for v in scene.views])
     assert 2 < np.median(z) < 4
     assert len(G.from_scene(scene, max_gaussians=100)[0]) <= 100
-    bare = Scene("bare", scene.path, "colmap", scene.views, np.zeros((0, 3)), np.zeros((0, 3), np.uint8))
+    bare = Scene(
+        "bare", scene.path, "colmap", scene.views, np.zeros((0, 3)), np.zeros((0, 3), np.uint8)
+    )
     assert len(G.from_scene(bare, max_gaussians=70)[0]) == 70
     single = G.from_frusta(scene.views[:1], n_gaussians=10)
     assert len(single.validate()) == 10
@@ -253,7 +322,9 @@ def test_extent_does_not_collapse_with_cameras_close_together(tmp_path):
     near = make_scene(tmp_path / "s", n_views=3, baseline=1e-4)
     g = G.from_points(near.points, near.point_colors)
     assert 0.5 < G.scene_extent(g, near.views) < 2  # 0.3 of 3 units, not 1e-4
-    behind = Gaussians(g.means - torch.tensor([0, 0, 100.0]), g.quats, g.log_scales, g.logit_opacities, g.sh)
+    behind = Gaussians(
+        g.means - torch.tensor([0, 0, 100.0]), g.quats, g.log_scales, g.logit_opacities, g.sh
+    )
     with pytest.raises(GaussiansError, match="in front of"):
         G.scene_extent(behind, near.views)
 
@@ -261,7 +332,15 @@ def test_extent_does_not_collapse_with_cameras_close_together(tmp_path):
 # --------------------------------------------------------------------------- fitting
 def test_fit_rgb_improves_and_repeats(scene, tmp_path):
     start = G.from_points(scene.points, scene.point_colors, sh_degree=1, seed=0)
-    options = dict(iterations=60, seed=3, densify=True, refine_every=20, log_every=20, progress=False, grow_gradient=5e-5)
+    options = dict(
+        iterations=60,
+        seed=3,
+        densify=True,
+        refine_every=20,
+        log_every=20,
+        progress=False,
+        grow_gradient=5e-5,
+    )
     before = torch.random.get_rng_state()
     a, history = G.fit_rgb(start, scene.views, **options)
     assert torch.equal(before, torch.random.get_rng_state())  # nobody else's random numbers change
@@ -270,7 +349,10 @@ def test_fit_rgb_improves_and_repeats(scene, tmp_path):
     assert len(a) != len(start) and history["count"][-1] == len(a)  # DefaultStrategy was at work
     torch.manual_seed(99)  # must not matter
     b, _ = G.fit_rgb(start, scene.views, **options)
-    assert G.save_ply(a, tmp_path / "a.ply").read_bytes() == G.save_ply(b, tmp_path / "b.ply").read_bytes()
+    assert (
+        G.save_ply(a, tmp_path / "a.ply").read_bytes()
+        == G.save_ply(b, tmp_path / "b.ply").read_bytes()
+    )
     c, _ = G.fit_rgb(start, scene.views, **{**options, "seed": 4})
     assert len(c) != len(a) or not torch.equal(a.means, c.means)
 
@@ -278,9 +360,16 @@ def test_fit_rgb_improves_and_repeats(scene, tmp_path):
 def test_fit_rgb_options(scene):
     start = G.from_depth(scene, max_gaussians=300, sh_degree=2)
     g, history = G.fit_rgb(
-        start, scene.views, iterations=12, seed=0, densify=False, sh_degree=1, resolution=0.5,
-        background=(1.0, 1.0, 1.0), progress=False,
-    )  # fmt: skip
+        start,
+        scene.views,
+        iterations=12,
+        seed=0,
+        densify=False,
+        sh_degree=1,
+        resolution=0.5,
+        background=(1.0, 1.0, 1.0),
+        progress=False,
+    )
     assert len(g) == len(start) and g.sh.shape == start.sh.shape and not g.sh[:, 4:].any()
     assert history["iteration"] == [12]
     same, history = G.fit_rgb(start, scene.views, iterations=0, seed=0)
@@ -293,12 +382,15 @@ def test_fit_rgb_options(scene):
 
 def test_max_gaussians_and_opacity_reset(scene):
     start = G.from_points(scene.points, scene.point_colors, sh_degree=0, seed=0)
-    options = dict(seed=0, refine_start=0, refine_every=5, refine_stop=100, grow_gradient=0.0, progress=False)
+    options = dict(
+        seed=0, refine_start=0, refine_every=5, refine_stop=100, grow_gradient=0.0, progress=False
+    )
     free, _ = G.fit_rgb(start, scene.views, iterations=22, **options)
     capped, _ = G.fit_rgb(start, scene.views, iterations=22, max_gaussians=100, **options)
     assert len(capped) < len(free) and len(capped) <= 200
     reset, _ = G.fit_rgb(start, scene.views, iterations=11, reset_every=10, **options)
-    assert torch.sigmoid(reset.logit_opacities).max() < 0.02  # twice prune_opacity, right after the reset
+    # twice prune_opacity, right after the reset
+    assert torch.sigmoid(reset.logit_opacities).max() < 0.02
 
 
 def test_strategy_reads_our_info(scene):
@@ -307,13 +399,22 @@ def test_strategy_reads_our_info(scene):
 
     g = G.from_points(scene.points, scene.point_colors, sh_degree=0, seed=0)
     params = torch.nn.ParameterDict(
-        {"means": g.means, "quats": g.quats, "scales": g.log_scales, "opacities": g.logit_opacities, "sh": g.sh}
+        {
+            "means": g.means,
+            "quats": g.quats,
+            "scales": g.log_scales,
+            "opacities": g.logit_opacities,
+            "sh": g.sh,
+        }
     )
     optimizers = {k: torch.optim.Adam([p]) for k, p in params.items()}
     strategy = DefaultStrategy()
     strategy.check_sanity(params, optimizers)
     state = strategy.initialize_state()
-    out = G.rasterize(Gaussians(*(params[k] for k in ("means", "quats", "scales", "opacities", "sh"))), scene.views[0].camera)
+    out = G.rasterize(
+        Gaussians(*(params[k] for k in ("means", "quats", "scales", "opacities", "sh"))),
+        scene.views[0].camera,
+    )
     strategy.step_pre_backward(params, optimizers, state, 0, out.info)
     out.color.square().sum().backward()
     strategy.step_post_backward(params, optimizers, state, 0, out.info)
@@ -321,21 +422,41 @@ def test_strategy_reads_our_info(scene):
     assert grad.shape == (1, len(g), 2) and out.info["radii"].shape == (1, len(g), 2)
     assert torch.equal(state["count"].bool(), visible)
     w, h = out.info["width"], out.info["height"]
-    torch.testing.assert_close(state["grad2d"], (grad[0] * torch.tensor([w / 2, h / 2])).norm(dim=1) * visible)
+    torch.testing.assert_close(
+        state["grad2d"], (grad[0] * torch.tensor([w / 2, h / 2])).norm(dim=1) * visible
+    )
 
 
 # --------------------------------------------------------------------------- benchmark
 def test_bench(tmp_path, capsys):
     path = tmp_path / "out.json"
-    options = ["--gaussians", "300", "--width", "64", "--height", "48", "--channels", "5", "--repeats", "1"]
+    options = [
+        "--gaussians",
+        "300",
+        "--width",
+        "64",
+        "--height",
+        "48",
+        "--channels",
+        "5",
+        "--repeats",
+        "1",
+    ]
     assert bench.main(["rasterize", *options, "--json", str(path)]) == 0
     result = json.loads(path.read_text())
-    assert result["channels"] == 5 and result["tile_intersections"] > 300 and "forward_s" in capsys.readouterr().out
+    assert (
+        result["channels"] == 5
+        and result["tile_intersections"] > 300
+        and "forward_s" in capsys.readouterr().out
+    )
     assert result["growing"] == [] and "per intersection" not in path.with_suffix(".md").read_text()
     assert bench.main(["rasterize", *options, "--growing", "--json", str(path)]) == 0
     rows = json.loads(path.read_text())["growing"]
-    assert [r["gaussians"] for r in rows] == [75, 150, 600, 1200] and [r["tile_intersections"] for r in rows] == sorted(r["tile_intersections"] for r in rows)
-    assert path.with_suffix(".md").read_text().count("\n| ") == 3 + 7  # header, rule and one row; header, rule and five
+    assert [r["gaussians"] for r in rows] == [75, 150, 600, 1200] and [
+        r["tile_intersections"] for r in rows
+    ] == sorted(r["tile_intersections"] for r in rows)
+    # header, rule and one row; header, rule and five
+    assert path.with_suffix(".md").read_text().count("\n| ") == 3 + 7
     with pytest.raises(ConfigError, match="channels"):
         bench.bench_rasterize(channels=2)
 
@@ -348,5 +469,7 @@ def test_garden_points_render():
     z = np.load(path)
     g = G.from_points(z["means3d"], z["colors"], sh_degree=0, seed=0, max_gaussians=20_000)
     for viewmat, K in zip(z["viewmats"], z["Ks"], strict=True):
-        cam = Camera(K.astype(float), viewmat.astype(float), int(z["width"]), int(z["height"])).scaled(0.25)
+        cam = Camera(
+            K.astype(float), viewmat.astype(float), int(z["width"]), int(z["height"])
+        ).scaled(0.25)
         assert G.rasterize(g, cam).alpha.mean() > 0.3

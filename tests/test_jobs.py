@@ -11,13 +11,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from conftest import write_plane_scene
 
 from cclkit import cli, config, jobs
 from cclkit.errors import ConfigError
 from cclkit.experiments import ARMS
 from cclkit.pipeline import Run
-
-from conftest import write_plane_scene
 
 ROOT = Path(__file__).parent.parent
 
@@ -33,20 +32,42 @@ def elsewhere(tmp_path, monkeypatch):
 def test_the_paper_profile_is_all_scenes_arms_and_seeds(elsewhere):
     todo = jobs.plan("paper")
     names = {j.name for j in todo}
-    assert len(names) == len(todo) == 4 * (3 + 2 * 12) + 4 * (3 + 2 * 3)  # joint: the field makes the Gaussians
+    # joint: the field makes the Gaussians
+    assert len(names) == len(todo) == 4 * (3 + 2 * 12) + 4 * (3 + 2 * 3)
     for scene in ("ramen", "figurines", "teatime", "waldo_kitchen"):
-        assert {f"{s}_{scene}" for s in ("masks", "features", "tracks")} | {f"evaluation_{scene}_{arm}_{seed}" for arm in ("baseline", "pull", "push", "both") for seed in (0, 1, 2)} <= names
+        assert {f"{s}_{scene}" for s in ("masks", "features", "tracks")} | {
+            f"evaluation_{scene}_{arm}_{seed}"
+            for arm in ("baseline", "pull", "push", "both")
+            for seed in (0, 1, 2)
+        } <= names
     assert not any("room" in n for n in names)
     made: set[Path] = set()
     for j in todo:  # an order: nothing before what it needs
-        assert set(j.needs) <= made and not j.done and j.minutes > 0 and "guess" in jobs.message(j) and j.gpu
+        assert (
+            set(j.needs) <= made
+            and not j.done
+            and j.minutes > 0
+            and "guess" in jobs.message(j)
+            and j.gpu
+        )
         made.add(j.output)
         if j.stage == "evaluation":
             arm, seed = j.name.split("_")[-2:]
-            chosen = config.profile("paper").with_settings(config.parse_settings([a for a in shlex.split(j.command) if "=" in a]))
-            weights = {"baseline": (0, 0), "pull": (0.25, 0), "push": (0, 0.25), "both": (0.25, 0.25)}[arm]
-            assert (chosen.codebook.lambda_pull, chosen.codebook.lambda_push) == weights and chosen.seed == int(seed)
-    assert not (elsewhere / "results").exists() and not (elsewhere / "data").exists()  # looking makes nothing
+            chosen = config.profile("paper").with_settings(
+                config.parse_settings([a for a in shlex.split(j.command) if "=" in a])
+            )
+            weights = {
+                "baseline": (0, 0),
+                "pull": (0.25, 0),
+                "push": (0, 0.25),
+                "both": (0.25, 0.25),
+            }[arm]
+            assert (
+                chosen.codebook.lambda_pull,
+                chosen.codebook.lambda_push,
+            ) == weights and chosen.seed == int(seed)
+    # looking makes nothing
+    assert not (elsewhere / "results").exists() and not (elsewhere / "data").exists()
     with pytest.raises(ConfigError, match="no list of runs"):
         jobs.plan("maxi")
 
@@ -55,17 +76,44 @@ def test_the_paper_profile_is_all_scenes_arms_and_seeds(elsewhere):
 def small(elsewhere, monkeypatch):
     """The profile mini with one tiny scene, two arms and every stage a job."""
     scene = write_plane_scene(elsewhere)
-    settings = {"front_end.masks": "simulated", "front_end.features": "simulated", "front_end.propagation": "simulated", "gaussians.iterations": 2, "gaussians.start_gaussians": 300, "gaussians.densify": False, "field.iterations": 3, "codebook.steps": 5, "codebook.n_prototypes": 8}
+    settings = {
+        "front_end.masks": "simulated",
+        "front_end.features": "simulated",
+        "front_end.propagation": "simulated",
+        "gaussians.iterations": 2,
+        "gaussians.start_gaussians": 300,
+        "gaussians.densify": False,
+        "field.iterations": 3,
+        "codebook.steps": 5,
+        "codebook.n_prototypes": 8,
+    }
     real = config.profile
-    monkeypatch.setattr(config, "profile", lambda name="mini", **s: real(name).with_settings(settings).with_settings(s))
-    monkeypatch.setitem(jobs.GRIDS, "mini", jobs.Grid({str(scene): ("baseline", "both")}, (0, 1), ("masks", "features", "tracks", "gaussians", "field", "evaluation")))
+    monkeypatch.setattr(
+        config,
+        "profile",
+        lambda name="mini", **s: real(name).with_settings(settings).with_settings(s),
+    )
+    monkeypatch.setitem(
+        jobs.GRIDS,
+        "mini",
+        jobs.Grid(
+            {str(scene): ("baseline", "both")},
+            (0, 1),
+            ("masks", "features", "tracks", "gaussians", "field", "evaluation"),
+        ),
+    )
     return elsewhere
 
 
 def test_keys_decide_what_is_done(small, capsys):
-    # on simulated masks nothing before the codebook depends on the arm, nor before the colours on the seed
+    # on simulated masks nothing before the codebook depends on the arm, nor before the colours on
+    # the seed
     todo = jobs.plan("mini")
-    assert [j.stage for j in todo].count("masks") == 1 and [j.stage for j in todo].count("gaussians") == 2 and [j.stage for j in todo].count("field") == 4
+    assert (
+        [j.stage for j in todo].count("masks") == 1
+        and [j.stage for j in todo].count("gaussians") == 2
+        and [j.stage for j in todo].count("field") == 4
+    )
     assert all(j.estimate == "not estimated" for j in todo)
     for j in todo[:6]:
         assert cli.main(shlex.split(j.command)) == 0
@@ -73,7 +121,11 @@ def test_keys_decide_what_is_done(small, capsys):
     again = jobs.plan("mini")
     assert [j.done for j in again] == [True] * 6 + [False] * (len(todo) - 6)
     left = next(j for j in again if j.stage == "gaussians" and not j.done)
-    assert left.estimate == "as finished jobs took" and left.minutes > 0 and "(found)" in jobs.message(again[0])
+    assert (
+        left.estimate == "as finished jobs took"
+        and left.minutes > 0
+        and "(found)" in jobs.message(again[0])
+    )
     # a changed setting: other keys for its stage and what follows, the rest is found
     jobs.GRIDS["mini"] = dataclasses.replace(jobs.GRIDS["mini"], seeds=(0,))
     ARMS_before = dict(ARMS["both"])
@@ -83,7 +135,9 @@ def test_keys_decide_what_is_done(small, capsys):
     finally:
         ARMS["both"].clear()
         ARMS["both"].update(ARMS_before)
-    assert changed[f"masks_{'plane'}"].done and not any(j.done for j in changed.values() if j.stage == "evaluation" and "both" in j.name)
+    assert changed[f"masks_{'plane'}"].done and not any(
+        j.done for j in changed.values() if j.stage == "evaluation" and "both" in j.name
+    )
     # a record whose files are damaged does not count
     victim = again[0].output.parent / "frame_00001.npz"
     victim.write_bytes(victim.read_bytes()[:50])
@@ -100,14 +154,37 @@ def test_planned_keys_are_the_runs_keys(small):
 
 
 def snakemake(*arguments, env, start=False):
-    command = [sys.executable, "-m", "snakemake", "-s", str(ROOT / "Snakefile"), "--workflow-profile", str(ROOT / "profiles" / "default"), *arguments]
+    command = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "-s",
+        str(ROOT / "Snakefile"),
+        "--workflow-profile",
+        str(ROOT / "profiles" / "default"),
+        *arguments,
+    ]
     if start:
-        return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+        return subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=env,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
     return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=500)
 
 
 def test_dry_run_lists_every_job_with_its_cost(elsewhere):
-    out = snakemake("-n", "--directory", str(elsewhere / "w"), "--config", "profile=paper", env={**os.environ, "PYTHONPATH": str(ROOT)})
+    out = snakemake(
+        "-n",
+        "--directory",
+        str(elsewhere / "w"),
+        "--config",
+        "profile=paper",
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
     text = out.stdout + out.stderr
     assert out.returncode == 0, text[-2000:]
     for job in jobs.plan("paper"):
@@ -125,18 +202,36 @@ jobs.GRIDS["mini"] = jobs.Grid({{{scene!r}: ("both",)}}, (0,), ("masks", "field"
 
 
 def test_killed_and_started_again_it_finishes_without_redoing_jobs(elsewhere):
-    scene = write_plane_scene(elsewhere, name="plane $(touch hit); touch hit")  # Snakemake runs its jobs through a shell
-    settings = {"front_end.masks": "simulated", "front_end.features": "simulated", "front_end.propagation": "simulated", "gaussians.iterations": 2, "gaussians.start_gaussians": 300, "gaussians.densify": False, "field.iterations": 3, "codebook.steps": 5}
+    # Snakemake runs its jobs through a shell
+    scene = write_plane_scene(elsewhere, name="plane $(touch hit); touch hit")
+    settings = {
+        "front_end.masks": "simulated",
+        "front_end.features": "simulated",
+        "front_end.propagation": "simulated",
+        "gaussians.iterations": 2,
+        "gaussians.start_gaussians": 300,
+        "gaussians.densify": False,
+        "field.iterations": 3,
+        "codebook.steps": 5,
+    }
     (elsewhere / "site").mkdir()
-    (elsewhere / "site" / "sitecustomize.py").write_text(SITE.format(settings=settings, scene=str(scene)))
-    env = {**os.environ, "PYTHONPATH": f"{elsewhere / 'site'}{os.pathsep}{ROOT}", "CCLKIT_QUIET": "1"}
+    (elsewhere / "site" / "sitecustomize.py").write_text(
+        SITE.format(settings=settings, scene=str(scene))
+    )
+    env = {
+        **os.environ,
+        "PYTHONPATH": f"{elsewhere / 'site'}{os.pathsep}{ROOT}",
+        "CCLKIT_QUIET": "1",
+    }
     arguments = ("ledger", "--directory", str(elsewhere / "w"))
     first = snakemake(*arguments, env=env, start=True)
     runs = elsewhere / "results" / "mini" / "runs" / scene.name
     try:
         deadline = time.monotonic() + 400
         while not list(runs.glob("masks/*/stage.json")):  # the first job is done
-            assert first.poll() is None and time.monotonic() < deadline, "the first job did not finish"
+            assert first.poll() is None and time.monotonic() < deadline, (
+                "the first job did not finish"
+            )
             time.sleep(0.05)
     finally:
         os.killpg(first.pid, signal.SIGKILL)  # Snakemake and its job at once
@@ -145,7 +240,10 @@ def test_killed_and_started_again_it_finishes_without_redoing_jobs(elsewhere):
     assert len(done) < 8 and not (elsewhere / "results" / "ledger.csv").exists()
     again = snakemake(*arguments, env=env)
     assert again.returncode == 0, (again.stdout + again.stderr)[-3000:]
-    assert len(list(runs.glob("evaluation/*/stage.json"))) == 1 and (elsewhere / "results" / "ledger.csv").is_file()
+    assert (
+        len(list(runs.glob("evaluation/*/stage.json"))) == 1
+        and (elsewhere / "results" / "ledger.csv").is_file()
+    )
     assert all(p.stat().st_mtime_ns == when for p, when in done.items())
     text = again.stdout + again.stderr
     assert "masks_plane" not in text and "evaluation_plane" in text
@@ -153,7 +251,10 @@ def test_killed_and_started_again_it_finishes_without_redoing_jobs(elsewhere):
 
 
 def test_the_cluster_profile_differs_only_in_where_jobs_run():
-    one, slurm = (yaml.safe_load((ROOT / "profiles" / p / "config.yaml").read_text()) for p in ("default", "slurm"))
+    one, slurm = (
+        yaml.safe_load((ROOT / "profiles" / p / "config.yaml").read_text())
+        for p in ("default", "slurm")
+    )
     for name in ("rerun-triggers", "ignore-incomplete", "nolock", "keep-going"):
         assert one[name] == slurm[name]
     assert slurm["executor"] == "slurm" and "executor" not in one

@@ -12,6 +12,7 @@ from cclkit.foundation import Candidates
 from cclkit.masks import build_view_masks, mask_box, mask_nms, pack, paint, recall, unpack
 from cclkit.rle import rle_decode, rle_encode
 
+
 def mask_nms_by_rule(masks, predicted_iou, stability, *, iou_thr, score_thr, inner_thr):
     """Protocol E read literally, mask by mask."""
     score, kept = predicted_iou * stability, []
@@ -24,7 +25,11 @@ def mask_nms_by_rule(masks, predicted_iou, stability, *, iou_thr, score_thr, inn
             inter = float((masks[i] & masks[j]).sum())
             if score[i] > score[j] and inter / (area[i] + area[j] - inter) > iou_thr:
                 keep = False
-            if inter / area[j] >= 0.85 and inter / area[i] < 0.5 and 1 - inter / area[j] * inter / area[i] > 1 - inner_thr:
+            if (
+                inter / area[j] >= 0.85
+                and inter / area[i] < 0.5
+                and 1 - inter / area[j] * inter / area[i] > 1 - inner_thr
+            ):
                 keep = False
         if keep:
             kept.append(j)
@@ -62,7 +67,11 @@ def test_nms_equals_published_results(oracles, seed):
         for k in "sml":
             packed = data[f"img{image}_{k}_masks_packed"]
             masks = np.unpackbits(packed, axis=1)[:, : h * w].reshape(-1, h, w).astype(bool)
-            lists[k] = masks, data[f"img{image}_{k}_predicted_iou"], data[f"img{image}_{k}_stability"]
+            lists[k] = (
+                masks,
+                data[f"img{image}_{k}_predicted_iou"],
+                data[f"img{image}_{k}_stability"],
+            )
         lists["default"] = tuple(np.concatenate([lists[k][n] for k in "sml"]) for n in range(3))
         for k, (masks, iou, stability) in lists.items():
             got = mask_nms(masks, iou, stability, iou_thr=0.8, score_thr=0.7, inner_thr=0.5)
@@ -70,32 +79,69 @@ def test_nms_equals_published_results(oracles, seed):
 
 
 def test_the_benchmark_times_two_ways_to_the_same_masks(tmp_path, capsys):
-    assert bench.main(["mask_nms", "--masks", "60", "--width", "64", "--height", "48", "--repeats", "1", "--json", str(tmp_path / "b.json")]) == 0
+    assert (
+        bench.main(
+            [
+                "mask_nms",
+                "--masks",
+                "60",
+                "--width",
+                "64",
+                "--height",
+                "48",
+                "--repeats",
+                "1",
+                "--json",
+                str(tmp_path / "b.json"),
+            ]
+        )
+        == 0
+    )
     result = json.loads((tmp_path / "b.json").read_text())
     assert 0 < result["kept"] < 60 and result["times_faster"] > 0
     assert f"{result['times_faster']:.0f}" in (tmp_path / "b.md").read_text()
     masks, iou, stability = bench.mask_nms_problem(n_masks=40, width=64, height=48, seed=1)
     rule = dict(iou_thr=0.8, score_thr=0.7, inner_thr=0.5)
-    assert np.array_equal(mask_nms(masks, iou, stability, **rule), mask_nms_by_rule(masks, iou, stability, **rule))
+    assert np.array_equal(
+        mask_nms(masks, iou, stability, **rule), mask_nms_by_rule(masks, iou, stability, **rule)
+    )
 
 
 def test_nms_of_nothing_is_nothing():
-    assert mask_nms(np.zeros((0, 4, 4), bool), np.zeros(0), np.zeros(0), iou_thr=0.8, score_thr=0.7, inner_thr=0.5).shape == (0,)
+    assert mask_nms(
+        np.zeros((0, 4, 4), bool),
+        np.zeros(0),
+        np.zeros(0),
+        iou_thr=0.8,
+        score_thr=0.7,
+        inner_thr=0.5,
+    ).shape == (0,)
 
 
 def candidates(masks, output, iou=None, stability=None):
     M = len(masks)
-    return Candidates(masks, np.asarray(output), np.full(M, 0.95) if iou is None else np.asarray(iou, float), np.full(M, 0.95) if stability is None else np.asarray(stability, float))
+    return Candidates(
+        masks,
+        np.asarray(output),
+        np.full(M, 0.95) if iou is None else np.asarray(iou, float),
+        np.full(M, 0.95) if stability is None else np.asarray(stability, float),
+    )
 
 
 def test_a_nose_inside_its_head_survives_across_outputs_but_not_within_one():
     head, nose = boxes((0, 0, 16, 16), (4, 4, 9, 9))
     both = np.stack([head, nose])
     across, _ = build_view_masks(candidates(both, [1, 0], iou=[0.90, 0.95]), MaskConfig())
-    assert set(across.output[across.level == 0]) == {0, 1}  # sp holds the head (a part) and the nose (a subpart)
+    # sp holds the head (a part) and the nose (a subpart)
+    assert set(across.output[across.level == 0]) == {
+        0,
+        1,
+    }
     within, counts = build_view_masks(candidates(both, [1, 1], iou=[0.90, 0.95]), MaskConfig())
     assert len(within.level[within.level == 0]) == 1 and counts.inside_larger == 1
-    united, _ = build_view_masks(candidates(both, [1, 0], iou=[0.90, 0.95]), MaskConfig(inner_across_outputs=True))
+    united, _ = build_view_masks(
+        candidates(both, [1, 0], iou=[0.90, 0.95]), MaskConfig(inner_across_outputs=True)
+    )
     assert set(united.output[united.level == 0]) == {1}
 
 
@@ -111,16 +157,24 @@ def test_levels_hold_the_right_outputs_and_best_score_wins():
 
 def test_one_region_found_by_two_outputs_counts_once_per_level():
     region = boxes((0, 0, 12, 12), (0, 0, 12, 12), (0, 0, 12, 12))
-    out, counts = build_view_masks(candidates(region, [0, 1, 2], iou=[0.9, 0.95, 0.92]), MaskConfig())
+    out, counts = build_view_masks(
+        candidates(region, [0, 1, 2], iou=[0.9, 0.95, 0.92]), MaskConfig()
+    )
     assert sorted(out.level) == [0, 1] and set(out.output) == {1} and counts.across_outputs == 2
-    out, counts = build_view_masks(candidates(region, [0, 1, 2], iou=[0.9, 0.95, 0.92]), MaskConfig(overlap_across_outputs=False))
+    out, counts = build_view_masks(
+        candidates(region, [0, 1, 2], iou=[0.9, 0.95, 0.92]),
+        MaskConfig(overlap_across_outputs=False),
+    )
     assert counts.across_outputs == 0 and counts.covered == 2  # identical masks cannot both be seen
 
 
 def test_label_maps_and_table_belong_together():
     rng = np.random.default_rng(0)
     masks = boxes(*[(x, y, x + 8, y + 6) for x, y in rng.integers(0, 20, (30, 2))])
-    out, counts = build_view_masks(candidates(masks, rng.integers(0, 3, 30), iou=rng.uniform(0.8, 1, 30)), MaskConfig(min_area_px=12))
+    out, counts = build_view_masks(
+        candidates(masks, rng.integers(0, 3, 30), iou=rng.uniform(0.8, 1, 30)),
+        MaskConfig(min_area_px=12),
+    )
     for n, level in enumerate(("sp", "wp")):
         shown = np.unique(out.label_map(level)[out.label_map(level) >= 0])
         assert np.array_equal(shown, np.flatnonzero(out.level == n))
@@ -128,7 +182,9 @@ def test_label_maps_and_table_belong_together():
             assert (out.label_map(level) == i).sum() >= 12
             assert (out.masks[i] | (out.label_map(level) != i)).all()  # never outside its full mask
     assert counts.candidates == 30 and counts.kept == len(out)
-    assert np.array_equal(out.area, out.masks.sum((1, 2))) and tuple(out.bbox[0]) == mask_box(out.masks[0])
+    assert np.array_equal(out.area, out.masks.sum((1, 2))) and tuple(out.bbox[0]) == mask_box(
+        out.masks[0]
+    )
 
 
 def test_small_remainders_give_their_pixels_back():
@@ -139,7 +195,10 @@ def test_small_remainders_give_their_pixels_back():
 
 def test_low_scores_and_empty_masks_are_dropped():
     masks = boxes((0, 0, 9, 9), (0, 0, 0, 0), (10, 0, 19, 9), (20, 0, 29, 9))
-    out, counts = build_view_masks(candidates(masks, [1] * 4, iou=[0.6, 0.95, 0.95, 0.95], stability=[0.95, 0.95, 0.8, 0.95]), MaskConfig())
+    out, counts = build_view_masks(
+        candidates(masks, [1] * 4, iou=[0.6, 0.95, 0.95, 0.95], stability=[0.95, 0.95, 0.8, 0.95]),
+        MaskConfig(),
+    )
     assert counts.low_score == 3 and len(out) == 2  # one mask, in both levels
 
 
@@ -158,7 +217,17 @@ def test_storage_round_trip():
         assert np.array_equal(rle_decode(rle_encode(m), m.shape), m)
     out, _ = build_view_masks(candidates(masks, [0, 1, 2, 0, 1]), MaskConfig())
     again = unpack(pack(out))
-    for name in ("level", "output", "predicted_iou", "stability", "area", "bbox", "masks", "sp", "wp"):
+    for name in (
+        "level",
+        "output",
+        "predicted_iou",
+        "stability",
+        "area",
+        "bbox",
+        "masks",
+        "sp",
+        "wp",
+    ):
         assert np.array_equal(getattr(out, name), getattr(again, name)), name
     with pytest.raises(MaskError, match="recompute the masks"):
         rle_decode(rle_encode(masks[0]), (11, 14))
@@ -173,7 +242,10 @@ def test_malformed_candidates_are_refused():
     with pytest.raises(MaskError, match=r"predicted_iou has shape \(2,\)"):
         build_view_masks(candidates(masks, [0], iou=[0.9, 0.9]), MaskConfig())
     with pytest.raises(MaskError, match="bool"):
-        build_view_masks(Candidates(masks.astype(float), np.array([0]), np.array([0.9]), np.array([0.9])), MaskConfig())
+        build_view_masks(
+            Candidates(masks.astype(float), np.array([0]), np.array([0.9]), np.array([0.9])),
+            MaskConfig(),
+        )
 
 
 def test_recall_counts_regions_found():
@@ -188,10 +260,24 @@ def test_one_table_of_all_benchmarks_names_a_file_that_is_none(tmp_path):
     """The README's table: a line per measurement, from the files beside it."""
     options = ["--masks", "20", "--width", "64", "--height", "48", "--repeats", "1"]
     assert bench.main(["mask_nms", *options, "--json", str(tmp_path / "bench_mask_nms.json")]) == 0
-    r, table = json.loads((tmp_path / "bench_mask_nms.json").read_text()), (tmp_path / "bench.md").read_text()
-    assert "filter 20 masks of 64×48" in table and f"{r['times_faster']:.0f} × as fast" in table and len(table.strip().splitlines()) == 5
+    r, table = (
+        json.loads((tmp_path / "bench_mask_nms.json").read_text()),
+        (tmp_path / "bench.md").read_text(),
+    )
+    assert (
+        "filter 20 masks of 64×48" in table
+        and f"{r['times_faster']:.0f} × as fast" in table
+        and len(table.strip().splitlines()) == 5
+    )
     (tmp_path / "bench_query.json").write_text('{"benchmark": "query"}')
     with pytest.raises(ArtefactError, match="bench_query.json: no result of `cclkit bench query`"):
         bench.summary(tmp_path)
-    rows = [{"reached": True, "seconds": 8.0}, {"arm": "a", "reached": False, "seconds": 0.5, "times_faster": 16.0}, {"arm": "b", "reached": True, "seconds": 2.0, "times_faster": 4.0}]
-    assert bench._fastest(rows) == "2.0 s against 8.0 s, 4.0 × less (b)" and bench._fastest(rows[:2]) == "not reached"
+    rows = [
+        {"reached": True, "seconds": 8.0},
+        {"arm": "a", "reached": False, "seconds": 0.5, "times_faster": 16.0},
+        {"arm": "b", "reached": True, "seconds": 2.0, "times_faster": 4.0},
+    ]
+    assert (
+        bench._fastest(rows) == "2.0 s against 8.0 s, 4.0 × less (b)"
+        and bench._fastest(rows[:2]) == "not reached"
+    )

@@ -1,4 +1,6 @@
-"""SAM and CLIP adapters: the published crop pixels, outputs that keep their identity, weights that lie."""
+"""SAM and CLIP adapters: the published crop pixels, outputs that keep their identity, weights that
+lie.
+"""
 
 import json
 import pickle
@@ -8,9 +10,9 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from conftest import write_plane_scene
 from safetensors.torch import save_file
 from segment_anything import SamAutomaticMaskGenerator, sam_model_registry
-from torch.nn import functional as F
 
 from cclkit import config
 from cclkit.config import ClipConfig, MaskConfig, SamConfig
@@ -19,13 +21,13 @@ from cclkit.foundation import clip, mini_clip, mini_sam, models, sam
 from cclkit.masks import build_view_masks
 from cclkit.scenes import load_scene
 
-from conftest import write_plane_scene
-
 OPEN = MaskConfig(predicted_iou_min=0.0, stability_min=0.0)  # nothing is filtered by score
 
 
 def random_mini_sam(seed: int = 0):
-    """The small architecture with random weights; scores spread so that filters have something to do."""
+    """The small architecture with random weights; scores spread so that filters have something to
+    do.
+    """
     torch.manual_seed(seed)
     model = mini_sam.build_mini_sam()
     for p in model.mask_decoder.parameters():
@@ -52,11 +54,23 @@ def test_published_crop_pixels_are_exact(oracles, seed):
     for image in (0, 1):
         rgb = data["image_bgr"][image][..., ::-1]
         h, w = rgb.shape[:2]
-        lists = {k: np.unpackbits(data[f"img{image}_{k}_masks_packed"], axis=1)[:, : h * w].reshape(-1, h, w).astype(bool) for k in "sml"}
+        lists = {
+            k: (
+                np.unpackbits(data[f"img{image}_{k}_masks_packed"], axis=1)[:, : h * w]
+                .reshape(-1, h, w)
+                .astype(bool)
+            )
+            for k in "sml"
+        }
         lists["default"] = np.concatenate([lists[k] for k in "sml"])
-        tiles = [clip.masked_crop(rgb, lists[k][i], 224, "langsplat") for k in ("default", "s", "m", "l") for i in data[f"img{image}_{k}_kept"]]
+        tiles = [
+            clip.masked_crop(rgb, lists[k][i], 224, "langsplat")
+            for k in ("default", "s", "m", "l")
+            for i in data[f"img{image}_{k}_kept"]
+        ]
         mean = np.stack([t.reshape(-1, 3).mean(0) / 255 for t in tiles])
-        assert np.abs(mean - data[f"img{image}_tile_mean"]).max() < 1e-6  # the stored means were taken in single precision
+        # the stored means were taken in single precision
+        assert np.abs(mean - data[f"img{image}_tile_mean"]).max() < 1e-6
         if image == 0:
             n = len(data["img0_default_kept"])
             for pick, want in zip(data["tile_pick_in_sml"], data["tile_pick_uint8"]):
@@ -86,14 +100,18 @@ def test_pixels_outside_the_mask_do_not_matter(picture):
     mask[20:40, 20:31] = True
     other = np.where(mask[..., None], picture, 255 - picture)
     for rule in ("complete", "langsplat"):
-        assert np.array_equal(clip.masked_crop(picture, mask, 96, rule), clip.masked_crop(other, mask, 96, rule))
+        assert np.array_equal(
+            clip.masked_crop(picture, mask, 96, rule), clip.masked_crop(other, mask, 96, rule)
+        )
 
 
 # ---------------------------------------------------------------- SAM
 
 
 def test_outputs_keep_their_identity(picture):
-    """Each candidate is what its own output says at some click of the grid, and batches do not change it."""
+    """Each candidate is what its own output says at some click of the grid, and batches do not
+    change it.
+    """
     model = random_mini_sam()
     adapter = sam.SamMasks(model, SamConfig(points_per_side=4, points_per_batch=16), OPEN)
     c = adapter.propose_image(picture)
@@ -102,24 +120,45 @@ def test_outputs_keep_their_identity(picture):
     clicked, _ = adapter.click(picture, points)
     for mask, k in zip(c.masks, c.output):
         assert any(np.array_equal(mask, m) for m in clicked[:, k])
-    again = sam.SamMasks(model, SamConfig(points_per_side=4, points_per_batch=5), OPEN).propose_image(picture)
-    # the last bits of a batched product may differ, and with them single pixels of these random masks
-    assert len(again.masks) == len(c.masks) and np.array_equal(again.output, c.output) and (again.masks != c.masks).mean() < 1e-3
+    again = sam.SamMasks(
+        model, SamConfig(points_per_side=4, points_per_batch=5), OPEN
+    ).propose_image(picture)
+    # the last bits of a batched product may differ, and with them single pixels of these random
+    # masks
+    assert (
+        len(again.masks) == len(c.masks)
+        and np.array_equal(again.output, c.output)
+        and (again.masks != c.masks).mean() < 1e-3
+    )
     counts = c.counts
     assert counts["prompts"] == 16 and counts["outputs"] == 48
-    assert counts["outputs"] - sum(counts[k] for k in ("low_predicted_iou", "unstable", "crop_edge", "same_box")) == len(c.masks)
-    assert counts["unstable"] == counts["crop_edge"] == 0  # nothing is asked of stability here, and there are no crops
+    assert counts["outputs"] - sum(
+        counts[k] for k in ("low_predicted_iou", "unstable", "crop_edge", "same_box")
+    ) == len(c.masks)
+    # nothing is asked of stability here, and there are no crops
+    assert counts["unstable"] == counts["crop_edge"] == 0
 
 
 @pytest.mark.parametrize(("crop_layers", "divisor"), [(0, 1), (1, 1), (1, 2)])
 def test_each_output_is_filtered_as_the_package_filters_it(picture, crop_layers, divisor):
-    """Output k alone, through segment_anything's own generator: the same masks in the same order."""
+    """Output k alone, through segment_anything's own generator: the same masks in the
+    same order.
+    """
     model = random_mini_sam()
 
     class Discs(type(model.mask_decoder)):
-        """Nested blobs around the click, whose position embedding it still has: every click gets answers of its own."""
+        """Nested blobs around the click, whose position embedding it still has: every click gets
+        answers of its own.
+        """
 
-        def forward(self, image_embeddings, image_pe, sparse_prompt_embeddings, dense_prompt_embeddings, multimask_output):
+        def forward(
+            self,
+            image_embeddings,
+            image_pe,
+            sparse_prompt_embeddings,
+            dense_prompt_embeddings,
+            multimask_output,
+        ):
             near = torch.einsum("bc,chw->bhw", sparse_prompt_embeddings[:, 0], image_pe[0])
             near = (near / near.amax((1, 2), keepdim=True))[:, None]
             masks = torch.cat([near - t for t in (0.9, 0.75, 0.6)], 1)
@@ -127,31 +166,51 @@ def test_each_output_is_filtered_as_the_package_filters_it(picture, crop_layers,
 
     model.mask_decoder.__class__ = Discs
     filters = MaskConfig(predicted_iou_min=0.0, stability_min=0.0)
-    c = sam.SamMasks(model, SamConfig(points_per_side=5, crop_layers=crop_layers, crop_points_divisor=divisor), filters).propose_image(picture)
+    c = sam.SamMasks(
+        model,
+        SamConfig(points_per_side=5, crop_layers=crop_layers, crop_points_divisor=divisor),
+        filters,
+    ).propose_image(picture)
     assert set(c.output.tolist()) == {0, 1, 2} and len(c.masks) > 20
     for k in (0, 1, 2):
 
         class Alone(type(model.mask_decoder)):
             def forward(self, **kwargs):
                 masks, scores = super().forward(**kwargs)
-                return masks[:, k: k + 1], scores[:, k: k + 1]
+                return masks[:, k : k + 1], scores[:, k : k + 1]
 
         own = type(model.mask_decoder)
         model.mask_decoder.__class__ = Alone
         try:
-            g = SamAutomaticMaskGenerator(model, points_per_side=5, pred_iou_thresh=0.0, stability_score_thresh=0.0, crop_n_layers=crop_layers, crop_n_points_downscale_factor=divisor, box_nms_thresh=0.7, crop_nms_thresh=0.7)
+            g = SamAutomaticMaskGenerator(
+                model,
+                points_per_side=5,
+                pred_iou_thresh=0.0,
+                stability_score_thresh=0.0,
+                crop_n_layers=crop_layers,
+                crop_n_points_downscale_factor=divisor,
+                box_nms_thresh=0.7,
+                crop_nms_thresh=0.7,
+            )
             want = g.generate(picture)
         finally:
             model.mask_decoder.__class__ = own
         mine = np.flatnonzero(c.output == k)
         assert len(mine) == len(want)
         for m, w in zip(mine, want):
-            assert np.array_equal(c.masks[m], w["segmentation"]) and abs(c.predicted_iou[m] - np.clip(w["predicted_iou"], 0, 1)) < 1e-6
+            assert (
+                np.array_equal(c.masks[m], w["segmentation"])
+                and abs(c.predicted_iou[m] - np.clip(w["predicted_iou"], 0, 1)) < 1e-6
+            )
 
 
 @pytest.mark.parametrize("crop_layers", [0, 1])
 def test_a_view_without_masks_is_a_result(picture, crop_layers):
-    adapter = sam.SamMasks(random_mini_sam(), SamConfig(points_per_side=3, crop_layers=crop_layers), MaskConfig(predicted_iou_min=1.0, stability_min=1.0))
+    adapter = sam.SamMasks(
+        random_mini_sam(),
+        SamConfig(points_per_side=3, crop_layers=crop_layers),
+        MaskConfig(predicted_iou_min=1.0, stability_min=1.0),
+    )
     for p in (adapter.generator.predictor.model.mask_decoder.iou_prediction_head.layers[-1].bias,):
         p.data.fill_(-5)
     c = adapter.propose_image(picture)
@@ -161,15 +220,27 @@ def test_a_view_without_masks_is_a_result(picture, crop_layers):
 
 
 def test_what_a_crop_cuts_is_counted_as_such(picture):
-    counts = sam.SamMasks(random_mini_sam(), SamConfig(points_per_side=4, crop_layers=1), OPEN).propose_image(picture).counts
+    counts = (
+        sam.SamMasks(random_mini_sam(), SamConfig(points_per_side=4, crop_layers=1), OPEN)
+        .propose_image(picture)
+        .counts
+    )
     assert counts["crop_edge"] > 0 and counts["unstable"] == 0
 
 
 def test_crop_layers_and_image_sizes(picture):
     adapter = sam.SamMasks(random_mini_sam(), SamConfig(points_per_side=3, crop_layers=1), OPEN)
-    for image in (picture, np.ascontiguousarray(picture.transpose(1, 0, 2)), cv2.resize(picture, (301, 97))):
+    for image in (
+        picture,
+        np.ascontiguousarray(picture.transpose(1, 0, 2)),
+        cv2.resize(picture, (301, 97)),
+    ):
         c = adapter.propose_image(image)
-        assert len(c.masks) and c.masks.shape[1:] == image.shape[:2] and set(c.output.tolist()) <= {0, 1, 2}
+        assert (
+            len(c.masks)
+            and c.masks.shape[1:] == image.shape[:2]
+            and set(c.output.tolist()) <= {0, 1, 2}
+        )
 
 
 @pytest.mark.parametrize("name", ("vit_b",))
@@ -182,7 +253,12 @@ def test_real_sam_end_to_end_from_a_file(name, picture, tmp_path):
     c = adapter.propose_image(picture)
     assert c.masks.shape[1:] == picture.shape[:2] and c.counts["prompts"] == 4
     with pytest.raises(ModelError, match="not the weights of SAM vit_l"):
-        models.fill(_meta(lambda: sam_model_registry["vit_l"]()), models.load_weights(path, "SAM vit_l"), path, "SAM vit_l")
+        models.fill(
+            _meta(lambda: sam_model_registry["vit_l"]()),
+            models.load_weights(path, "SAM vit_l"),
+            path,
+            "SAM vit_l",
+        )
 
 
 def _meta(build):
@@ -204,14 +280,20 @@ def test_real_clip_end_to_end_from_a_file(tmp_path):
     torch.manual_seed(0)
     path = tmp_path / "open_clip_pytorch_model.bin"
     torch.save(open_clip.create_model("ViT-B-16", pretrained=None).state_dict(), path)
-    encoder = clip.clip_encoder(ClipConfig(model="ViT-B-16", checkpoint=str(path), crop="langsplat", prompts="ensemble", batch=2))
+    encoder = clip.clip_encoder(
+        ClipConfig(
+            model="ViT-B-16", checkpoint=str(path), crop="langsplat", prompts="ensemble", batch=2
+        )
+    )
     scene = load_scene(write_plane_scene(tmp_path))
     view = scene.views[0]
     masks = np.stack([scene.ground_truth.ids(view, "whole") == i for i in (2, 5, 6)])
     f = encoder.encode_masks(view, masks)
     assert f.shape == (3, 512) and np.allclose(np.linalg.norm(f, axis=1), 1, atol=1e-5)
     t = encoder.encode_text(["bear", "red apple", "bear"])
-    assert t.shape == (3, 512) and np.array_equal(t[0], t[2]) and encoder.unknown_words("zebra") == []
+    assert (
+        t.shape == (3, 512) and np.array_equal(t[0], t[2]) and encoder.unknown_words("zebra") == []
+    )
 
 
 def test_text_tokens_are_clips_own(real_data):
@@ -220,8 +302,9 @@ def test_text_tokens_are_clips_own(real_data):
     tokenizer = open_clip.get_tokenizer("ViT-B-16")
     for case in stored["cases"]:
         got = tokenizer([case["text"]])[0].tolist()
-        ids = case["ids"] if len(case["ids"]) <= 77 else [*case["ids"][:76], case["ids"][-1]]  # open_clip cuts, and keeps the end
-        assert got[: len(ids)] == ids and not any(got[len(ids):]), case["text"]
+        # open_clip cuts, and keeps the end
+        ids = case["ids"] if len(case["ids"]) <= 77 else [*case["ids"][:76], case["ids"][-1]]
+        assert got[: len(ids)] == ids and not any(got[len(ids) :]), case["text"]
     assert len(stored["cases"]) > 3
 
 
@@ -243,7 +326,10 @@ def test_masked_features_ignore_batches(picture):
     a = clip.ClipEncoder(model, tokenizer, ClipConfig(batch=2)).encode_crops(crops)
     b = clip.ClipEncoder(model, tokenizer, ClipConfig(batch=64)).encode_crops(crops)
     assert a.shape == (5, mini_clip.DIM) and np.abs(a - b).max() < 1e-5
-    assert clip.ClipEncoder(model, tokenizer, ClipConfig()).encode_crops([]).shape == (0, mini_clip.DIM)
+    assert clip.ClipEncoder(model, tokenizer, ClipConfig()).encode_crops([]).shape == (
+        0,
+        mini_clip.DIM,
+    )
 
 
 # ---------------------------------------------------------------- weights that cannot be used
@@ -284,8 +370,15 @@ def test_unusable_weights_are_one_clear_error(tmp_path, capsys):
     with pytest.raises(ModelError, match="no table of tensors"):
         models.load_weights(cut, what)
     with pytest.raises(ModelError, match="not the weights of mini-CLIP.*missing.*unknown"):
-        models.fill(mini_clip.build_mini_clip(9), models.load_weights(whole, "mini-CLIP"), whole, "mini-CLIP")
-    good["mask_decoder.iou_token.weight"] = torch.full_like(good["mask_decoder.iou_token.weight"], float("nan"))
+        models.fill(
+            mini_clip.build_mini_clip(9),
+            models.load_weights(whole, "mini-CLIP"),
+            whole,
+            "mini-CLIP",
+        )
+    good["mask_decoder.iou_token.weight"] = torch.full_like(
+        good["mask_decoder.iou_token.weight"], float("nan")
+    )
     with pytest.raises(ModelError, match="not finite"):
         models.fill(mini_sam.build_mini_sam(), good, whole, what)
     with pytest.raises(ModelError, match="needs front_end.sam.checkpoint"):
@@ -313,30 +406,54 @@ def test_settings_of_the_models_are_checked():
     with pytest.raises(ConfigError, match="points_per_side"):
         config.profile("mini", **{"front_end.sam.points_per_side": 0})
     with pytest.raises(ConfigError, match="crop_points_divisor=3 leaves no click of 2 per side"):
-        config.profile("mini", **{"front_end.sam.points_per_side": 2, "front_end.sam.crop_points_divisor": 3})
+        config.profile(
+            "mini", **{"front_end.sam.points_per_side": 2, "front_end.sam.crop_points_divisor": 3}
+        )
     with pytest.raises(ConfigError, match="front_end.clip.cone=1.0 is out of range"):
         config.profile("mini", **{"front_end.clip.cone": 1.0})
     paper = config.profile("paper").front_end
-    assert (paper.sam.model, paper.sam.points_per_side, paper.sam.crop_layers, paper.clip.model, paper.clip.prompts, paper.clip.cone) == ("vit_h", 32, 0, "ViT-B-16", "raw", 0.0)
+    assert (
+        paper.sam.model,
+        paper.sam.points_per_side,
+        paper.sam.crop_layers,
+        paper.clip.model,
+        paper.clip.prompts,
+        paper.clip.cone,
+    ) == ("vit_h", 32, 0, "ViT-B-16", "raw", 0.0)
 
 
 def test_only_mini_clip_is_put_into_a_cone():
     mini = config.profile("mini")
-    assert mini.front_end.clip.cone == 0.5 and mini.with_settings({"front_end.clip.batch": 8}).front_end.clip.cone == 0.5
+    assert (
+        mini.front_end.clip.cone == 0.5
+        and mini.with_settings({"front_end.clip.batch": 8}).front_end.clip.cone == 0.5
+    )
     assert mini.with_settings({"front_end.clip.model": "ViT-B-16"}).front_end.clip.cone == 0.0
-    assert mini.with_settings({"front_end.clip.model": "ViT-B-16", "front_end.clip.cone": 0.2}).front_end.clip.cone == 0.2
+    assert (
+        mini.with_settings(
+            {"front_end.clip.model": "ViT-B-16", "front_end.clip.cone": 0.2}
+        ).front_end.clip.cone
+        == 0.2
+    )
 
 
 def test_a_cone_narrows_cosines_and_keeps_their_order():
     rng = np.random.default_rng(0)
-    crops = [rng.integers(0, 255, (mini_clip.IMAGE_SIZE, mini_clip.IMAGE_SIZE, 3), np.uint8) for _ in range(3)]
+    crops = [
+        rng.integers(0, 255, (mini_clip.IMAGE_SIZE, mini_clip.IMAGE_SIZE, 3), np.uint8)
+        for _ in range(3)
+    ]
     words = ["red apple", "rubber duck", "object"]
     plain, narrow = (clip.clip_encoder(ClipConfig(cone=c)) for c in (0.0, 0.5))
     a, b = plain.encode_crops(crops), narrow.encode_crops(crops)
     s, t = plain.encode_text(words), narrow.encode_text(words)
     assert plain.dim == mini_clip.DIM and b.shape == (3, narrow.dim) == (3, mini_clip.DIM + 2)
-    assert np.allclose(np.linalg.norm(b, axis=1), 1, atol=1e-6) and np.allclose(np.linalg.norm(t, axis=1), 1, atol=1e-6)
-    assert np.allclose(b @ b.T, 0.5 + 0.5 * a @ a.T, atol=1e-6) and np.allclose(t @ t.T, 0.5 + 0.5 * s @ s.T, atol=1e-6)
+    assert np.allclose(np.linalg.norm(b, axis=1), 1, atol=1e-6) and np.allclose(
+        np.linalg.norm(t, axis=1), 1, atol=1e-6
+    )
+    assert np.allclose(b @ b.T, 0.5 + 0.5 * a @ a.T, atol=1e-6) and np.allclose(
+        t @ t.T, 0.5 + 0.5 * s @ s.T, atol=1e-6
+    )
     assert np.allclose(b @ t.T, 0.5 * a @ s.T, atol=1e-6)
 
 
@@ -348,4 +465,6 @@ def test_a_text_is_the_same_whatever_is_asked_beside_it():
     together = clip.clip_encoder(ClipConfig()).encode_text(words)
     backwards = clip.clip_encoder(ClipConfig()).encode_text(words[::-1])[::-1]
     alone = clip.clip_encoder(ClipConfig())
-    assert np.array_equal(together, backwards) and np.array_equal(together, np.concatenate([alone.encode_text([w]) for w in words]))
+    assert np.array_equal(together, backwards) and np.array_equal(
+        together, np.concatenate([alone.encode_text([w]) for w in words])
+    )

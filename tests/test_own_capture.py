@@ -1,4 +1,6 @@
-"""What docs/own_capture.md promises: photographs and a COLMAP model in; masks, a film and the selected Gaussians out."""
+"""What docs/own_capture.md promises: photographs and a COLMAP model in; masks, a film and the
+selected Gaussians out.
+"""
 
 import json
 import re
@@ -17,12 +19,22 @@ from cclkit.gaussians import load_ply
 from cclkit.pipeline import Run
 
 ROOT = Path(__file__).parent.parent
-QUICK = {"gaussians.iterations": 4, "gaussians.start_gaussians": 1500, "field.iterations": 30, "codebook.steps": 40, "codebook.n_prototypes": 16, "field.hidden": (32,), "front_end.sam.points_per_side": 4}
+QUICK = {
+    "gaussians.iterations": 4,
+    "gaussians.start_gaussians": 1500,
+    "field.iterations": 30,
+    "codebook.steps": 40,
+    "codebook.n_prototypes": 16,
+    "field.hidden": (32,),
+    "front_end.sam.points_per_side": 4,
+}
 
 
 @pytest.fixture(scope="module")
 def small_sam(tmp_path_factory):
-    """Untrained weights of mini-SAM, sure of every mask: they mean nothing, but everything behind them runs."""
+    """Untrained weights of mini-SAM, sure of every mask: they mean nothing, but everything behind
+    them runs.
+    """
     from safetensors.torch import save_file
 
     from cclkit.foundation.mini_sam import build_mini_sam
@@ -43,9 +55,21 @@ def capture(source: Path, target: Path) -> Path:
 
 def commands(folder: Path, out: Path, small_sam: Path) -> list[str]:
     settings = QUICK | {
-        "front_end.masks": "sam", "front_end.sam.checkpoint": small_sam, "front_end.sam.stability_offset": 1e-9, "front_end.propagation": "geometric", "masks.predicted_iou_min": 0.0, "masks.stability_min": 0.0, "masks.score_min": 0.0,
-    }  # fmt: skip
-    return ["--scene", str(folder), "--out", str(out), *(x for k, v in settings.items() for x in ("--set", f"{k}={v}"))]
+        "front_end.masks": "sam",
+        "front_end.sam.checkpoint": small_sam,
+        "front_end.sam.stability_offset": 1e-9,
+        "front_end.propagation": "geometric",
+        "masks.predicted_iou_min": 0.0,
+        "masks.stability_min": 0.0,
+        "masks.score_min": 0.0,
+    }
+    return [
+        "--scene",
+        str(folder),
+        "--out",
+        str(out),
+        *(x for k, v in settings.items() for x in ("--set", f"{k}={v}")),
+    ]
 
 
 def check_answer(folder: Path, run_folder: Path, size: tuple[int, int], n_views: int) -> None:
@@ -84,7 +108,20 @@ def test_photographs_and_a_camera_model_are_enough(plane_scene, small_sam, tmp_p
 
 def test_where_nothing_can_be_simulated_the_way_out_is_named(plane_scene, tmp_path, capsys):
     folder = capture(plane_scene, tmp_path / "capture")
-    assert cli.main(["run", "--scene", str(folder), "--out", str(tmp_path / "out"), "--set", "front_end.propagation=simulated"]) == 1
+    assert (
+        cli.main(
+            [
+                "run",
+                "--scene",
+                str(folder),
+                "--out",
+                str(tmp_path / "out"),
+                "--set",
+                "front_end.propagation=simulated",
+            ]
+        )
+        == 1
+    )
     err = capsys.readouterr().err
     assert "front_end.propagation" in err and "the scene has none" in err and err.count("\n") == 1
 
@@ -110,7 +147,12 @@ def test_real_photographs_answer_a_text_in_2d_and_3d(real_data, small_sam, tmp_p
 
 def test_the_how_to_names_commands_and_settings_that_exist():
     text = (ROOT / "docs" / "own_capture.md").read_text()
-    lines = [line for block in re.findall(r"^```sh\n(.*?)^```", text, flags=re.S | re.M) for line in block.replace("\\\n", " ").splitlines() if line.startswith("cclkit ")]
+    lines = [
+        line
+        for block in re.findall(r"^```sh\n(.*?)^```", text, flags=re.S | re.M)
+        for line in block.replace("\\\n", " ").splitlines()
+        if line.startswith("cclkit ")
+    ]
     assert {line.split()[1] for line in lines} >= {"run", "query", "data"}
     for line in lines:
         args = cli._parser().parse_args(shlex.split(line, comments=True)[1:])

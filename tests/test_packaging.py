@@ -1,4 +1,6 @@
-"""pyproject.toml, constraints.txt and environment.yml say the same; nothing machine-specific is tracked."""
+"""pyproject.toml, constraints.txt and environment.yml say the same; nothing machine-specific is
+tracked.
+"""
 
 import re
 import subprocess
@@ -19,7 +21,9 @@ def normal(name):
 
 def pins():
     lines = [l.strip() for l in (ROOT / "constraints.txt").read_text().splitlines()]
-    return {normal(l.split("==")[0]): l.split("==")[1] for l in lines if l and not l.startswith("#")}
+    return {
+        normal(l.split("==")[0]): l.split("==")[1] for l in lines if l and not l.startswith("#")
+    }
 
 
 def project():
@@ -32,8 +36,14 @@ def requirement(text):
 
 
 def test_constraints_pin_exactly_and_once():
-    lines = [l for l in (ROOT / "constraints.txt").read_text().splitlines() if l.strip() and not l.startswith("#")]
-    assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.+!_-]+", l) for l in lines), [l for l in lines if "==" not in l]
+    lines = [
+        l
+        for l in (ROOT / "constraints.txt").read_text().splitlines()
+        if l.strip() and not l.startswith("#")
+    ]
+    assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.+!_-]+", l) for l in lines), [
+        l for l in lines if "==" not in l
+    ]
     assert len(pins()) == len(lines)
 
 
@@ -42,7 +52,9 @@ def test_every_dependency_is_pinned_and_agrees():
     for text in (t for group in groups for t in group):
         name, pin = requirement(text)
         assert name in pins(), f"{name} is in pyproject.toml but not in constraints.txt"
-        assert pin is None or pins()[name] == pin, f"{name}: pyproject.toml pins {pin}, constraints.txt {pins()[name]}"
+        assert pin is None or pins()[name] == pin, (
+            f"{name}: pyproject.toml pins {pin}, constraints.txt {pins()[name]}"
+        )
 
 
 def test_tested_pair_of_torch_and_torchvision():
@@ -57,10 +69,14 @@ def test_environment_file_uses_the_same_constraints():
     for item in items:
         if "==" in item:
             name, pin = requirement(item)
-            assert pins()[name] == pin, f"environment.yml pins {item}, constraints.txt {pins().get(name)}"
+            assert pins()[name] == pin, (
+                f"environment.yml pins {item}, constraints.txt {pins().get(name)}"
+            )
     python = next(i for i in items if i.startswith("python="))
     required = project()["requires-python"].removeprefix(">=")
-    assert tuple(map(int, python.removeprefix("python=").split("."))) >= tuple(map(int, required.split(".")))
+    assert tuple(map(int, python.removeprefix("python=").split("."))) >= tuple(
+        map(int, required.split("."))
+    )
     assert "cuda" in text.lower(), "the commented CUDA variant is missing"
 
 
@@ -90,14 +106,34 @@ def tracked():
 
 
 def test_no_absolute_paths_and_no_large_files():
-    assert sum(p.stat().st_size for p in tracked() if p.suffix == ".safetensors") <= 20_000_000  # of them mini-SAM2 8
+    # of them mini-SAM2 8
+    assert sum(p.stat().st_size for p in tracked() if p.suffix == ".safetensors") <= 20_000_000
     for path in tracked():
         size = path.stat().st_size
-        assert size < (12_000_000 if path.suffix == ".safetensors" else 5_000_000), f"{path}: {size} bytes"
-        if path.suffix in {".py", ".md", ".toml", ".yml", ".txt", ".ipynb", ".json", ".csv", ".cff", ""} and path.name not in ("test_packaging.py", "test_notebooks.py"):  # these two hold the patterns
+        assert size < (12_000_000 if path.suffix == ".safetensors" else 5_000_000), (
+            f"{path}: {size} bytes"
+        )
+        if path.suffix in {
+            ".py",
+            ".md",
+            ".toml",
+            ".yml",
+            ".txt",
+            ".ipynb",
+            ".json",
+            ".csv",
+            ".cff",
+            "",
+        } and path.name not in (
+            "test_packaging.py",
+            "test_notebooks.py",
+        ):  # these two hold the patterns
             text = path.read_text(encoding="utf-8", errors="ignore")
             found = re.search(r"(?<![\w.])/(home|work|root|Users|tmp)/", text)
-            assert not found, f"{path}: names a machine path near {text[max(0, found.start() - 30) : found.end() + 30]!r}"
+            assert not found, (
+                f"{path}: names a machine path near"
+                f" {text[max(0, found.start() - 30) : found.end() + 30]!r}"
+            )
 
 
 def test_data_stays_below_its_budget():
@@ -111,11 +147,16 @@ def test_readme_numbers_come_from_results():
     tracked()  # skips outside of git
     text = (ROOT / "README.md").read_text()
     assert len(README_BLOCK.findall(text)) >= 4
-    # against the tables in git's index: `make figures` on another machine may round a number differently
+    # against the tables in git's index: `make figures` on another machine may round a number
+    # differently
     for _, name, shown, _ in README_BLOCK.findall(text):
         kept = subprocess.run(["git", "show", f":{name}"], cwd=ROOT, capture_output=True, text=True)
-        assert kept.returncode == 0, f"README.md repeats {name}, which is not committed; run: cclkit figures --write-back"
-        assert shown.strip() == kept.stdout.strip(), f"README.md repeats {name} wrongly; run: cclkit figures --write-back"
+        assert kept.returncode == 0, (
+            f"README.md repeats {name}, which is not committed; run: cclkit figures --write-back"
+        )
+        assert shown.strip() == kept.stdout.strip(), (
+            f"README.md repeats {name} wrongly; run: cclkit figures --write-back"
+        )
 
 
 def test_a_readme_block_without_its_table_is_one_error(tmp_path):
@@ -123,7 +164,10 @@ def test_a_readme_block_without_its_table_is_one_error(tmp_path):
     from cclkit.tables import readme_with_tables
 
     (tmp_path / "a.md").write_text("| 1 |\n")
-    assert readme_with_tables("x\n<!-- table: a.md -->\nold\n<!-- end -->\n", tmp_path) == "x\n<!-- table: a.md -->\n| 1 |\n<!-- end -->\n"
+    assert (
+        readme_with_tables("x\n<!-- table: a.md -->\nold\n<!-- end -->\n", tmp_path)
+        == "x\n<!-- table: a.md -->\n| 1 |\n<!-- end -->\n"
+    )
     with pytest.raises(ArtefactError, match="run `make figures`"):
         readme_with_tables("<!-- table: b.md -->\n<!-- end -->", tmp_path)
 
@@ -144,22 +188,42 @@ def licences():
 def test_the_lock_agrees_with_constraints_and_every_file_has_a_hash():
     lock = ci("lock")
     wheels, sources = lock.read(lock.WHEELS), lock.read(lock.SOURCES)
-    assert not wheels.keys() & sources.keys() and set(sources) == {"antlr4-python3-runtime", "connection-pool", "iopath", "sam2"}  # another one is a decision
+    # another one is a decision
+    assert not wheels.keys() & sources.keys() and set(sources) == {
+        "antlr4-python3-runtime",
+        "connection-pool",
+        "iopath",
+        "sam2",
+    }
     locked = wheels | sources
-    assert all(hashes and all(re.fullmatch(r"[0-9a-f]{64}", h) for h in hashes) for _, hashes in locked.values())
-    different = {n: (version, pins()[n]) for n, (version, _) in locked.items() if n in pins() and version != pins()[n]}
-    assert not different, f"the lock differs from constraints.txt: {different}; run: .venv/bin/python .ci/lock.py"
+    assert all(
+        hashes and all(re.fullmatch(r"[0-9a-f]{64}", h) for h in hashes)
+        for _, hashes in locked.values()
+    )
+    different = {
+        n: (version, pins()[n])
+        for n, (version, _) in locked.items()
+        if n in pins() and version != pins()[n]
+    }
+    assert not different, (
+        f"the lock differs from constraints.txt: {different}; run: .venv/bin/python .ci/lock.py"
+    )
     free = {n for n in locked if n not in pins()}
-    assert all(re.match(r"nvidia-|cuda-|triton$", n) for n in free), f"neither torch's own nor pinned in constraints.txt: {free}"
+    assert all(re.match(r"nvidia-|cuda-|triton$", n) for n in free), (
+        f"neither torch's own nor pinned in constraints.txt: {free}"
+    )
     missing = {requirement(t)[0] for t in project()["dependencies"]} - set(locked)
     assert not missing, f"not in the lock: {missing}; run: .venv/bin/python .ci/lock.py"
     for path in (lock.WHEELS, lock.SOURCES):
         entries = lock.read(path)
-        assert path.read_text().split("\n", 1)[1] == lock.text("", entries).split("\n", 1)[1]  # nothing in it but names, versions and hashes
+        # nothing in it but names, versions and hashes
+        assert path.read_text().split("\n", 1)[1] == lock.text("", entries).split("\n", 1)[1]
 
 
 def test_the_lock_holds_all_that_locked_packages_ask_for():
-    """Nothing outside the lock is ever fetched (--no-deps), so what installed packages require must be in it."""
+    """Nothing outside the lock is ever fetched (--no-deps), so what installed packages require must
+    be in it.
+    """
     from importlib.metadata import requires
 
     from packaging.requirements import Requirement
@@ -172,15 +236,44 @@ def test_the_lock_holds_all_that_locked_packages_ask_for():
             needs = map(Requirement, requires(name) or ())
         except PackageNotFoundError:
             continue  # another platform
-        asked |= {normal(r.name): (name, r) for r in needs if r.marker is None or r.marker.evaluate({"extra": "", "sys_platform": "linux", "platform_system": "Linux", "platform_machine": "x86_64"})}
+        asked |= {
+            normal(r.name): (name, r)
+            for r in needs
+            if r.marker is None
+            or r.marker.evaluate(
+                {
+                    "extra": "",
+                    "sys_platform": "linux",
+                    "platform_system": "Linux",
+                    "platform_machine": "x86_64",
+                }
+            )
+        }
     assert len(asked) > 80
-    assert not {n: str(a) for n, a in asked.items() if n not in locked or not a[1].specifier.contains(locked[n][0], prereleases=True)}
+    assert not {
+        n: str(a)
+        for n, a in asked.items()
+        if n not in locked or not a[1].specifier.contains(locked[n][0], prereleases=True)
+    }
 
 
 def test_ci_installs_by_hash_and_nothing_else():
-    run = lambda *a: subprocess.run(["make", "-n", "-B", "setup", "PYTHON=python3", *a], cwd=ROOT, capture_output=True, text=True, check=True).stdout  # noqa: E731
+    run = lambda *a: (
+        subprocess.run(
+            ["make", "-n", "-B", "setup", "PYTHON=python3", *a],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+    )  # noqa: E731
     installs = [l for l in run("LOCKED=1").splitlines() if "pip install" in l]
-    assert len(installs) == 3 and all("--no-deps" in l for l in installs) and all("--require-hashes" in l for l in installs[:2]) and installs[2].endswith("-e .")
+    assert (
+        len(installs) == 3
+        and all("--no-deps" in l for l in installs)
+        and all("--require-hashes" in l for l in installs[:2])
+        and installs[2].endswith("-e .")
+    )
     assert "--require-hashes" not in run() and "-c constraints.txt" in run()  # other platforms
     assert "make setup LOCKED=1" in (ROOT / ".ci/run").read_text()
 
@@ -192,7 +285,17 @@ def test_the_licence_table_is_what_the_installed_packages_say():
 
 
 def test_no_licence_forbids_use_and_copyleft_is_named():
-    """A new dependency under the GPL, or for non-commercial use, is a decision somebody has to take."""
+    """A new dependency under the GPL, or for non-commercial use, is a decision somebody has to
+    take.
+    """
     rows = licences().committed()
-    assert not {n: t for n, (_, t) in rows.items() if re.search(r"non-?commercial|proprietary|AGPL|Affero", t, re.I)}
-    assert {n for n, (_, t) in rows.items() if re.search(r"(?<!L)GPL|General Public License v", t) and "Lesser" not in t} == {"docutils"}  # of docutils, one file for Emacs
+    assert not {
+        n: t
+        for n, (_, t) in rows.items()
+        if re.search(r"non-?commercial|proprietary|AGPL|Affero", t, re.I)
+    }
+    assert {
+        n
+        for n, (_, t) in rows.items()
+        if re.search(r"(?<!L)GPL|General Public License v", t) and "Lesser" not in t
+    } == {"docutils"}  # of docutils, one file for Emacs

@@ -1,4 +1,6 @@
-"""All stages on a tiny exact scene: content of artefacts, staleness, resume, determinism, the command line."""
+"""All stages on a tiny exact scene: content of artefacts, staleness, resume, determinism, the
+command line.
+"""
 
 import json
 import os
@@ -10,18 +12,34 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import write_plane_scene
 
 from cclkit import cli, config, experiments
 from cclkit.artefacts import verify
-from cclkit.errors import ArtefactError, CclkitError, ConfigError, EvaluationError, GaussiansError, QueryError
+from cclkit.errors import (
+    CclkitError,
+    ConfigError,
+    EvaluationError,
+    GaussiansError,
+    QueryError,
+)
 from cclkit.gaussians import project, rasterize, splat_features
 from cclkit.masks import LEVELS
 from cclkit.pipeline import GRAPH, STAGES, Run, run_pipeline
 from cclkit.scenes import load_scene
 
-from conftest import write_plane_scene
-
-SMALL = {"front_end.masks": "simulated", "front_end.features": "simulated", "front_end.propagation": "simulated", "gaussians.iterations": 5, "gaussians.start_gaussians": 1500, "gaussians.densify": False, "field.iterations": 60, "codebook.steps": 60, "codebook.n_prototypes": 16, "field.hidden": (32,)}
+SMALL = {
+    "front_end.masks": "simulated",
+    "front_end.features": "simulated",
+    "front_end.propagation": "simulated",
+    "gaussians.iterations": 5,
+    "gaussians.start_gaussians": 1500,
+    "gaussians.densify": False,
+    "field.iterations": 60,
+    "codebook.steps": 60,
+    "codebook.n_prototypes": 16,
+    "field.hidden": (32,),
+}
 
 
 @pytest.fixture(scope="module")
@@ -41,11 +59,21 @@ def run(scene_folder, tmp_path_factory):
 def test_artefacts_fit_together(run):
     scene = run.scene
     features, labels, level = run.training_set()
-    assert len(features) == len(labels) == len(level) == sum(len(run.masks(v)) for v in scene.training_views)
+    assert (
+        len(features)
+        == len(labels)
+        == len(level)
+        == sum(len(run.masks(v)) for v in scene.training_views)
+    )
     assert np.allclose(np.linalg.norm(features, axis=1), 1, atol=2e-3)
     books = run.codebooks()
     for v in scene.training_views:
-        masks, tracks, codes, maps = run.masks(v), run.tracks(v), run.mask_codes(v), run.index_maps(v)
+        masks, tracks, codes, maps = (
+            run.masks(v),
+            run.tracks(v),
+            run.mask_codes(v),
+            run.index_maps(v),
+        )
         assert len(masks) == len(tracks.label) == len(codes) == len(run.features(v))
         for n, name in enumerate(LEVELS):
             label = masks.label_map(name)
@@ -59,7 +87,9 @@ def test_artefacts_fit_together(run):
 def test_a_shared_codebook_serves_both_levels(run):
     shared = run.vary(codebook__shared=True)
     books = shared.codebooks()
-    assert torch.equal(books["sp"].prototypes, books["wp"].prototypes) and not torch.equal(books["sp"].prototypes, run.codebooks()["sp"].prototypes)
+    assert torch.equal(books["sp"].prototypes, books["wp"].prototypes) and not torch.equal(
+        books["sp"].prototypes, run.codebooks()["sp"].prototypes
+    )
     codes = np.concatenate([shared.mask_codes(v) for v in run.scene.training_views])
     assert np.array_equal(codes, books["sp"].codes(torch.from_numpy(run.training_set()[0])).numpy())
 
@@ -73,13 +103,27 @@ def test_field_codes_and_relevancy_have_the_views_shape(run):
     assert maps.shape == (2, 2, h, w) and 0 <= maps.min() and maps.max() <= 1
 
 
-PERFECT = {f"front_end__simulation__{k}": 0.0 for k in ("incomplete_rate", "split_rate", "merge_rate", "missing_rate", "track_loss_rate", "feature_noise", "text_noise")}
+PERFECT = {
+    f"front_end__simulation__{k}": 0.0
+    for k in (
+        "incomplete_rate",
+        "split_rate",
+        "merge_rate",
+        "missing_rate",
+        "track_loss_rate",
+        "feature_noise",
+        "text_noise",
+    )
+}
 
 
 def test_other_filters_do_not_ask_the_models_again(run):
     strict = run.vary(masks__score_min=0.9)
     assert strict.ensure("candidates").reused and not strict.ensure("masks").reused
-    assert strict.ensure("masks").record["counts"]["kept"] < run.ensure("masks").record["counts"]["kept"]
+    assert (
+        strict.ensure("masks").record["counts"]["kept"]
+        < run.ensure("masks").record["counts"]["kept"]
+    )
 
 
 def test_without_imperfection_the_field_learns_its_labels_and_answers(run):
@@ -88,7 +132,10 @@ def test_without_imperfection_the_field_learns_its_labels_and_answers(run):
     curves = perfect.field_curves()
     assert curves["loss"][-10:].mean() < 0.15 * curves["loss"][:10].mean()
     assert curves["accuracy"][-10:].mean() > 0.9
-    assert perfect.evaluation()["aggregates"]["pooled"]["miou"] > run.evaluation()["aggregates"]["pooled"]["miou"] + 0.05
+    assert (
+        perfect.evaluation()["aggregates"]["pooled"]["miou"]
+        > run.evaluation()["aggregates"]["pooled"]["miou"] + 0.05
+    )
 
 
 def test_the_gaussians_of_a_text_show_what_it_names(run):
@@ -106,7 +153,11 @@ def test_selecting_gaussians_needs_a_value_for_each(run):
     g = run.gaussians()
     keep = torch.arange(len(g)) % 3 == 0
     some = g.select(keep)
-    assert len(some) == int(keep.sum()) and torch.equal(some.means, g.means[keep]) and torch.equal(some.sh, g.sh[keep])
+    assert (
+        len(some) == int(keep.sum())
+        and torch.equal(some.means, g.means[keep])
+        and torch.equal(some.sh, g.sh[keep])
+    )
     for wrong in (keep[1:], keep.long()):
         with pytest.raises(GaussiansError, match="one value for each Gaussian"):
             g.select(wrong)
@@ -116,7 +167,10 @@ def test_evaluation_covers_every_labelled_unit(run):
     e = run.evaluation()
     units = {(r["view"], r["query"]) for r in e["rows"]}
     assert units == {(v, o.category) for v, objects in run.scene.labels.items() for o in objects}
-    assert e["protocol"] == "langsplat" and abs(e["aggregates"]["pooled"]["miou"] - np.mean([r["iou"] for r in e["rows"]])) < 1e-12
+    assert (
+        e["protocol"] == "langsplat"
+        and abs(e["aggregates"]["pooled"]["miou"] - np.mean([r["iou"] for r in e["rows"]])) < 1e-12
+    )
 
 
 def test_every_protocol_scores_one_field(run):
@@ -124,33 +178,57 @@ def test_every_protocol_scores_one_field(run):
     from cclkit.experiments import every_protocol, index_map_miou, protocol_traps
 
     got = every_protocol(run, flat_maps="empty")
-    assert list(got) == list(PROTOCOLS) and [n for n, e in got.items() if isinstance(e, str)] == ["ovs3d_argmax"]
+    assert list(got) == list(PROTOCOLS) and [n for n, e in got.items() if isinstance(e, str)] == [
+        "ovs3d_argmax"
+    ]
     e = run.evaluation()
     assert got["langsplat"].rows == e["rows"] and got["langsplat"].constants == e["constants"]
     scores = {n: x.aggregates["pooled"]["miou"] for n, x in got.items() if not isinstance(x, str)}
-    assert all(0 <= v <= 1 for v in scores.values()) and len({round(v, 6) for v in scores.values()}) >= 4, scores
+    assert (
+        all(0 <= v <= 1 for v in scores.values())
+        and len({round(v, 6) for v in scores.values()}) >= 4
+    ), scores
     # settings for looking at scenes don't reach a named protocol; those of the paper's do
-    assert run.vary(query__scale=3.0, query__rule="softmax").key("evaluation") == run.key("evaluation")
+    assert run.vary(query__scale=3.0, query__rule="softmax").key("evaluation") == run.key(
+        "evaluation"
+    )
     paper = run.vary(evaluation__protocol="paper")
-    assert run.vary(evaluation__protocol="paper", query__temperature=0.02).key("evaluation") != paper.key("evaluation") != run.key("evaluation")
-    assert paper.evaluation()["constants"]["temperature"] == 0.1 and paper.evaluation()["rows"] == got["paper"].rows
+    assert (
+        run.vary(evaluation__protocol="paper", query__temperature=0.02).key("evaluation")
+        != paper.key("evaluation")
+        != run.key("evaluation")
+    )
+    assert (
+        paper.evaluation()["constants"]["temperature"] == 0.1
+        and paper.evaluation()["rows"] == got["paper"].rows
+    )
     first = protocol_traps(run)[0]
-    assert first[1] == pytest.approx(100 * e["aggregates"]["pooled"]["miou"], abs=1e-9) and first[2] == pytest.approx(100 * e["aggregates"]["pooled"]["accuracy"], abs=1e-9)
+    assert first[1] == pytest.approx(100 * e["aggregates"]["pooled"]["miou"], abs=1e-9) and first[
+        2
+    ] == pytest.approx(100 * e["aggregates"]["pooled"]["accuracy"], abs=1e-9)
     assert 0 <= index_map_miou(run.vary(evaluation__protocol="legaussians")) <= 100
     with pytest.raises(EvaluationError, match="selects Gaussians in 3D"):
         index_map_miou(run.vary(evaluation__protocol="opengaussian"))
 
 
 def test_relevancy_in_3d_is_the_mean_of_the_pixels_a_gaussian_makes_up(run):
-    """Against one Gaussian's alpha T in every training view, found by rendering a colour that only it has."""
+    """Against one Gaussian's alpha T in every training view, found by rendering a colour that only
+    it has.
+    """
     texts, g = ["bear", "red apple"], run.gaussians()
     lifted = run.lifted_relevancy(texts)
     assert lifted.shape == (2, 2, len(g))
     for one in (int(torch.nonzero(~lifted[0, 0].isnan())[k]) for k in (0, 7)):
         sums, weights = torch.zeros(2, 2), 0.0
         for view in run.scene.training_views:
-            share = splat_features(project(g, view.camera), torch.nn.functional.one_hot(torch.tensor(one), len(g)).float()[:, None])[..., 0]  # [H, W]
-            sums, weights = sums + (run.relevancy(view, texts) * share).sum((-1, -2)), weights + share.sum()
+            share = splat_features(
+                project(g, view.camera),
+                torch.nn.functional.one_hot(torch.tensor(one), len(g)).float()[:, None],
+            )[..., 0]  # [H, W]
+            sums, weights = (
+                sums + (run.relevancy(view, texts) * share).sum((-1, -2)),
+                weights + share.sum(),
+            )
         torch.testing.assert_close(lifted[:, :, one], sums / weights, rtol=1e-4, atol=1e-5)
     hidden = lifted[0, 0].isnan()
     assert torch.equal(hidden, lifted.isnan().any(0).any(0))
@@ -165,14 +243,19 @@ def test_relevancy_in_3d_is_the_mean_of_the_pixels_a_gaussian_makes_up(run):
 def test_silhouettes_are_of_the_selected_gaussians_alone(run):
     view, texts, g = run.scene.views[0], ["bear", "red apple"], run.gaussians()
     pictures = run.silhouettes(view, texts)
-    assert pictures.shape == (2, view.camera.height, view.camera.width) and set(np.unique(pictures)) <= {0, 255}
+    assert pictures.shape == (2, view.camera.height, view.camera.width) and set(
+        np.unique(pictures)
+    ) <= {0, 255}
     kept = [run.select_gaussians(t)[0] for t in texts]
     for picture, keep in zip(pictures, kept):
         assert 0 < keep.sum() < len(g)
-        np.testing.assert_array_equal(picture > 0, rasterize(g.select(keep), view.camera).alpha.numpy() > 0.7)
+        np.testing.assert_array_equal(
+            picture > 0, rasterize(g.select(keep), view.camera).alpha.numpy() > 0.7
+        )
     strict = run.vary(evaluation__selection_share=1.0)
     assert not strict.silhouettes(view, texts).any()  # nothing selected is an empty picture
-    other = run.vary(query__rule="softmax")  # a query's settings are for looking; a protocol brings its own
+    # a query's settings are for looking; a protocol brings its own
+    other = run.vary(query__rule="softmax")
     np.testing.assert_array_equal(other.silhouettes(view, texts[::-1]), pictures[::-1])
 
 
@@ -185,11 +268,23 @@ def test_a_second_run_finds_everything(run, scene_folder):
 def test_a_setting_changes_its_stage_and_what_follows_only(run):
     before = {s: run.key(s) for s in STAGES}
     cases = {
-        "codebook.margin": 0.6, "masks.min_area_px": 25, "tracks.iou_min": 0.6, "gaussians.iterations": 6, "field.iterations": 61,
-        "evaluation.protocol": "paper", "front_end.simulation.seed": 5,
+        "codebook.margin": 0.6,
+        "masks.min_area_px": 25,
+        "tracks.iou_min": 0.6,
+        "gaussians.iterations": 6,
+        "field.iterations": 61,
+        "evaluation.protocol": "paper",
+        "front_end.simulation.seed": 5,
     }
-    first = {"codebook.margin": "codebook", "masks.min_area_px": "masks", "tracks.iou_min": "tracks", "gaussians.iterations": "gaussians", "field.iterations": "field",
-             "evaluation.protocol": "evaluation", "front_end.simulation.seed": "candidates"}
+    first = {
+        "codebook.margin": "codebook",
+        "masks.min_area_px": "masks",
+        "tracks.iou_min": "tracks",
+        "gaussians.iterations": "gaussians",
+        "field.iterations": "field",
+        "evaluation.protocol": "evaluation",
+        "front_end.simulation.seed": "candidates",
+    }
     for setting, value in cases.items():
         changed = run.vary(**{setting.replace(".", "__"): value})
         stale = {first[setting]}
@@ -204,7 +299,8 @@ def test_a_setting_changes_its_stage_and_what_follows_only(run):
 def test_scene_content_is_part_of_every_key(run, scene_folder, tmp_path):
     other = write_plane_scene(tmp_path)
     same = Run(other, run.config, tmp_path / "a")
-    assert all(same.key(s) == run.key(s) for s in STAGES)  # the same bytes elsewhere are the same scene
+    # the same bytes elsewhere are the same scene
+    assert all(same.key(s) == run.key(s) for s in STAGES)
     image = other / "images" / "frame_00002.jpg"
     image.write_bytes(image.read_bytes() + b"\0")
     changed = Run(other, run.config, tmp_path / "b")
@@ -215,12 +311,28 @@ def test_same_seed_same_machine_identical_artefacts(run, scene_folder, tmp_path)
     """Everything computed twice, in another folder and another process: the same bytes."""
     settings = [x for k, v in SMALL.items() for x in ("--set", f"{k}={v}")]
     script = "import sys; from cclkit.cli import main; sys.exit(main(sys.argv[1:]))"
-    subprocess.run([sys.executable, "-c", script, "run", "--scene", str(scene_folder), "--out", str(tmp_path), *settings], check=True, capture_output=True)
+    subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            script,
+            "run",
+            "--scene",
+            str(scene_folder),
+            "--out",
+            str(tmp_path),
+            *settings,
+        ],
+        check=True,
+        capture_output=True,
+    )
     other = Run(scene_folder, run.config, tmp_path)
     for stage in STAGES:
         a, b = run.ensure(stage), other.ensure(stage)
         assert b.reused and verify(b) == []
-        assert {n: f["sha256"] for n, f in a.record["files"].items()} == {n: f["sha256"] for n, f in b.record["files"].items()}, stage
+        assert {n: f["sha256"] for n, f in a.record["files"].items()} == {
+            n: f["sha256"] for n, f in b.record["files"].items()
+        }, stage
 
 
 def test_a_killed_mask_stage_goes_on_with_the_next_view(scene_folder, tmp_path, monkeypatch):
@@ -249,10 +361,16 @@ def test_a_truncated_view_file_is_computed_again(scene_folder, tmp_path):
     path = r.ensure("masks").folder / "frame_00003.npz"
     good = path.read_bytes()
     path.write_bytes(good[: len(good) // 2])
-    assert Run(scene_folder, r.config, tmp_path).ensure("masks").path("frame_00003.npz").read_bytes() == good == path.read_bytes()
+    assert (
+        Run(scene_folder, r.config, tmp_path).ensure("masks").path("frame_00003.npz").read_bytes()
+        == good
+        == path.read_bytes()
+    )
 
 
-def test_a_deleted_earlier_stage_is_computed_again_when_a_later_one_needs_it(scene_folder, tmp_path):
+def test_a_deleted_earlier_stage_is_computed_again_when_a_later_one_needs_it(
+    scene_folder, tmp_path
+):
     import shutil
 
     r = Run(scene_folder, config.profile("mini", **SMALL), tmp_path)
@@ -263,23 +381,52 @@ def test_a_deleted_earlier_stage_is_computed_again_when_a_later_one_needs_it(sce
 
 
 def test_cached_mode_trains_on_a_blending_cache_of_its_own(run, monkeypatch):
-    small = {"field__mode": "cached", "field__pixels_per_mask": 40, "field__batch": 256, "field__top_k": 8}
+    small = {
+        "field__mode": "cached",
+        "field__pixels_per_mask": 40,
+        "field__batch": 256,
+        "field__top_k": 8,
+    }
     cached = run.vary(**small)
-    assert cached.stages() == (*STAGES[: STAGES.index("field")], "blending", *STAGES[STAGES.index("field") :]) and run.stages() == STAGES
+    assert (
+        cached.stages()
+        == (*STAGES[: STAGES.index("field")], "blending", *STAGES[STAGES.index("field") :])
+        and run.stages() == STAGES
+    )
     assert {s for s in STAGES if cached.key(s) != run.key(s)} == {"field", "evaluation"}
     lines = []
     run_pipeline(cached, report=lines.append)
     assert [line.split()[0] for line in lines] == list(cached.stages())
     cache, record = cached.blending_cache(), cached.ensure("blending").record
-    assert record["n_pixels"] == len(cache) and record["truncation"] == cache.truncation() and cache.ids.shape[1] == 8
-    assert cached.evaluation()["aggregates"]["pooled"]["miou"] > 0.5 * run.evaluation()["aggregates"]["pooled"]["miou"]
-    # the cache knows masks and Gaussians, not codes: other codebooks and lengths of training share it
+    assert (
+        record["n_pixels"] == len(cache)
+        and record["truncation"] == cache.truncation()
+        and cache.ids.shape[1] == 8
+    )
+    assert (
+        cached.evaluation()["aggregates"]["pooled"]["miou"]
+        > 0.5 * run.evaluation()["aggregates"]["pooled"]["miou"]
+    )
+    # the cache knows masks and Gaussians, not codes: other codebooks and lengths of training share
+    # it
     for other in ({"codebook__margin": 0.6}, {"field__iterations": 61}, {"field__batch": 128}):
-        assert cached.vary(**other).key("blending") == cached.key("blending") and cached.vary(**other).key("field") != cached.key("field")
-    for other in ({"masks__min_area_px": 25}, {"gaussians__iterations": 6}, {"field__top_k": 4}, {"field__area_weighted": False}, {"seed": 1}):
+        assert cached.vary(**other).key("blending") == cached.key("blending") and cached.vary(
+            **other
+        ).key("field") != cached.key("field")
+    for other in (
+        {"masks__min_area_px": 25},
+        {"gaussians__iterations": 6},
+        {"field__top_k": 4},
+        {"field__area_weighted": False},
+        {"seed": 1},
+    ):
         assert cached.vary(**other).key("blending") != cached.key("blending")
     # a setting of the cache is nothing to a field without one
-    assert all(run.vary(**{k: v}).key("field") == run.key("field") for k, v in small.items() if k != "field__mode")
+    assert all(
+        run.vary(**{k: v}).key("field") == run.key("field")
+        for k, v in small.items()
+        if k != "field__mode"
+    )
 
 
 def test_joint_mode_makes_gaussians_and_field_in_one_stage(run, tmp_path):
@@ -291,13 +438,25 @@ def test_joint_mode_makes_gaussians_and_field_in_one_stage(run, tmp_path):
     run_pipeline(joint, report=lines.append)
     assert [line.split()[0] for line in lines] == list(joint.stages())
     g, field = joint.gaussians(), joint.field()
-    assert field.features.shape[1] == len(g) == joint.ensure("field").record["n_gaussians"] and not torch.equal(g.means, plain.gaussians().means)
-    assert len(joint.field_curves()["loss"]) == joint.reconstruction_history()["iteration"][-1] == 20
-    assert set(joint.ensure("field").record["files"]) == {"gaussians.ply", "history.npz", "field.safetensors", "curves.npz"}
+    assert field.features.shape[1] == len(g) == joint.ensure("field").record[
+        "n_gaussians"
+    ] and not torch.equal(g.means, plain.gaussians().means)
+    assert (
+        len(joint.field_curves()["loss"]) == joint.reconstruction_history()["iteration"][-1] == 20
+    )
+    assert set(joint.ensure("field").record["files"]) == {
+        "gaussians.ply",
+        "history.npz",
+        "field.safetensors",
+        "curves.npz",
+    }
     assert joint.evaluation()["aggregates"]["pooled"]["miou"] > 0
     # frozen to the semantic loss, the geometry is the reconstruction's, to the last bit of the file
     apart = joint.vary(field__joint_geometry=False)
-    assert apart.ensure("field").path("gaussians.ply").read_bytes() == plain.ensure("gaussians").path("gaussians.ply").read_bytes()
+    assert (
+        apart.ensure("field").path("gaussians.ply").read_bytes()
+        == plain.ensure("gaussians").path("gaussians.ply").read_bytes()
+    )
     # what only other modes read is nothing to it, what the reconstruction reads is
     for name, value in (("field__iterations", 61), ("field__batch", 128), ("field__top_k", 4)):
         assert joint.vary(**{name: value}).key("field") == joint.key("field")
@@ -305,7 +464,11 @@ def test_joint_mode_makes_gaussians_and_field_in_one_stage(run, tmp_path):
         assert joint.vary(**{name: value}).key("field") != joint.key("field")
     assert run.vary(field__joint_weight=2.0).key("field") == run.key("field")
     by_depth = joint.vary(front_end__propagation="geometric")
-    assert by_depth.stages() == STAGES and "gaussians" in by_depth._inputs("tracks") and "gaussians" not in by_depth._inputs("evaluation")
+    assert (
+        by_depth.stages() == STAGES
+        and "gaussians" in by_depth._inputs("tracks")
+        and "gaussians" not in by_depth._inputs("evaluation")
+    )
     assert config.profile("paper").field.mode == "joint"
 
 
@@ -313,14 +476,35 @@ def test_the_field_study_compares_arms_at_equal_iterations_and_equal_time(run):
     small = run.vary(gaussians__iterations=15, field__pixels_per_mask=30, field__batch=128)
     arms = ("joint", "frozen, whole views", "frozen, cached, K = 4")
     rows = experiments.field_study(small, iterations=15, arms=arms)
-    assert [(r["arm"], r["equal"]) for r in rows] == [(a, e) for e in ("iterations", "time") for a in arms]
+    assert [(r["arm"], r["equal"]) for r in rows] == [
+        (a, e) for e in ("iterations", "time") for a in arms
+    ]
     assert all(r["iterations"] == 15 for r in rows[:3]) and rows[4]["iterations"] == 15
-    seconds = {arm: small.vary(field__iterations=15, **experiments.FIELD_ARMS[arm]).ensure("field").record["wall_time_s"] for arm in arms[1:]}
+    seconds = {
+        arm: (
+            small.vary(field__iterations=15, **experiments.FIELD_ARMS[arm])
+            .ensure("field")
+            .record["wall_time_s"]
+        )
+        for arm in arms[1:]
+    }
     build = small.vary(**experiments.FIELD_ARMS[arms[2]]).ensure("blending").record["wall_time_s"]
-    assert rows[5]["iterations"] == max(1, round(15 * (seconds[arms[1]] - build) / seconds[arms[2]])) and rows[2]["seconds"] == seconds[arms[2]] + build
-    assert all(0 < r["loss"] < 10 and -1 <= r["kappa"] <= 1 and 0 <= r["miou"] <= 100 and r["seconds"] > 0 and r["memory_mb"] > 10 for r in rows)
+    assert (
+        rows[5]["iterations"] == max(1, round(15 * (seconds[arms[1]] - build) / seconds[arms[2]]))
+        and rows[2]["seconds"] == seconds[arms[2]] + build
+    )
+    assert all(
+        0 < r["loss"] < 10
+        and -1 <= r["kappa"] <= 1
+        and 0 <= r["miou"] <= 100
+        and r["seconds"] > 0
+        and r["memory_mb"] > 10
+        for r in rows
+    )
     longer = run.vary(**PERFECT, front_end__simulation__jitter_px=0, field__iterations=150)
-    assert experiments.field_cross_entropy(longer) < experiments.field_cross_entropy(small.vary(field__iterations=15))
+    assert experiments.field_cross_entropy(longer) < experiments.field_cross_entropy(
+        small.vary(field__iterations=15)
+    )
     assert experiments.view_kappa(longer) > 0.5
     with pytest.raises(ConfigError, match="lack 'frozen, whole views'"):
         experiments.field_study(small, iterations=1, arms=("joint",))
@@ -331,11 +515,21 @@ def test_time_to_equal_miou_stops_at_the_first_training_that_reaches_it(run):
     whole, *every = experiments.time_to_equal(small, iterations=8, doublings=2)
     assert whole["iterations"] == 8 and whole["reached"] and whole["times_faster"] == 1
     cached = [r for r in every if r["arm"] == "frozen, cached, K = 16"]
-    assert list(dict.fromkeys(r["arm"] for r in every)) == list(experiments.EQUAL_ARMS) and every[len(cached)]["iterations"] == 2
-    assert [r["iterations"] for r in cached] == [2, 3, 4, 6, 8, 11, 16, 23, 32][: len(cached)] and not any(r["reached"] for r in cached[:-1])
-    assert (cached[-1]["reached"] or len(cached) == 9) and all(r["reached"] == (r["miou"] >= whole["miou"]) for r in cached)
+    assert (
+        list(dict.fromkeys(r["arm"] for r in every)) == list(experiments.EQUAL_ARMS)
+        and every[len(cached)]["iterations"] == 2
+    )
+    assert [r["iterations"] for r in cached] == [2, 3, 4, 6, 8, 11, 16, 23, 32][
+        : len(cached)
+    ] and not any(r["reached"] for r in cached[:-1])
+    assert (cached[-1]["reached"] or len(cached) == 9) and all(
+        r["reached"] == (r["miou"] >= whole["miou"]) for r in cached
+    )
     own = small.vary(**experiments.FIELD_ARMS["frozen, cached, K = 16"], field__iterations=2)
-    assert cached[0]["seconds"] == own.ensure("blending").record["wall_time_s"] + own.ensure("field").record["wall_time_s"]
+    assert (
+        cached[0]["seconds"]
+        == own.ensure("blending").record["wall_time_s"] + own.ensure("field").record["wall_time_s"]
+    )
     assert cached[0]["times_faster"] == whole["seconds"] / cached[0]["seconds"]
 
 
@@ -343,11 +537,28 @@ def test_bench_modes_describes_what_was_measured(scene_folder, tmp_path, monkeyp
     from cclkit import bench
 
     real = config.profile
-    monkeypatch.setattr(config, "profile", lambda name: real(name, **SMALL | {"gaussians.iterations": 10}))
+    monkeypatch.setattr(
+        config, "profile", lambda name: real(name, **SMALL | {"gaussians.iterations": 10})
+    )
     monkeypatch.setenv("CCLKIT_RESULTS", str(tmp_path / "results"))
-    assert bench.main(["modes", "--scene", str(scene_folder), "--iterations", "4", "--json", str(tmp_path / "b.json")]) == 0
+    assert (
+        bench.main(
+            [
+                "modes",
+                "--scene",
+                str(scene_folder),
+                "--iterations",
+                "4",
+                "--json",
+                str(tmp_path / "b.json"),
+            ]
+        )
+        == 0
+    )
     result, text = json.loads((tmp_path / "b.json").read_text()), (tmp_path / "b.md").read_text()
-    assert [r["arm"] for r in result["rows"]] == 2 * list(experiments.FIELD_ARMS) and result["to_equal"][0]["arm"] == "frozen, whole views"
+    assert [r["arm"] for r in result["rows"]] == 2 * list(experiments.FIELD_ARMS) and result[
+        "to_equal"
+    ][0]["arm"] == "frozen, whole views"
     assert text.count("frozen, cached, K = 16") >= 3 and "Time to equal mIoU" in text
     with pytest.raises(ConfigError, match="iterations 0"):
         bench.bench_modes(iterations=0)
@@ -362,12 +573,30 @@ def test_every_piece_of_code_that_makes_an_artefact_is_in_its_key(run, monkeypat
     def other(self, *args, **kwargs):
         return None
 
-    for method, stage in (("scores", "evaluation"), ("silhouettes", "evaluation"), ("training_set", "codebook"), ("index_maps", "field"), ("label_maps", "blending"), ("_build_candidates", "candidates"), ("_build_masks", "masks")):
+    for method, stage in (
+        ("scores", "evaluation"),
+        ("silhouettes", "evaluation"),
+        ("training_set", "codebook"),
+        ("index_maps", "field"),
+        ("label_maps", "blending"),
+        ("_build_candidates", "candidates"),
+        ("_build_masks", "masks"),
+    ):
         with monkeypatch.context() as m:
             m.setattr(Run, method, other)
             assert run.key(stage) != before[stage], method
     package = Path(artefacts.__file__).parent
-    for file, stage in (("scenes/scene.py", "gaussians"), ("scenes/colmap.py", "masks"), ("rle.py", "candidates"), ("masks.py", "masks"), ("gaussians/reconstruct.py", "gaussians"), ("query.py", "evaluation"), ("codebook/losses.py", "codebook"), ("blending_cache.py", "blending"), ("blending_cache.py", "field")):
+    for file, stage in (
+        ("scenes/scene.py", "gaussians"),
+        ("scenes/colmap.py", "masks"),
+        ("rle.py", "candidates"),
+        ("masks.py", "masks"),
+        ("gaussians/reconstruct.py", "gaussians"),
+        ("query.py", "evaluation"),
+        ("codebook/losses.py", "codebook"),
+        ("blending_cache.py", "blending"),
+        ("blending_cache.py", "field"),
+    ):
         with monkeypatch.context() as m:
             m.setitem(artefacts._CODE_DIGESTS, package / file, "changed")
             assert run.key(stage) != before[stage], file
@@ -409,12 +638,26 @@ def test_soft_decoding_is_the_mean_over_codes(run):
     maps = soft.relevancy(view, texts)
     field, books = run.field(), run.codebooks()
     rendered = field.render(run.gaussians(), view.camera)
-    for n, level in enumerate(LEVELS):
+    for n, _level in enumerate(LEVELS):
         p = field.decoders[n](rendered[n]).softmax(-1)  # [H, W, N]
-        each = torch.stack([run.relevancy(view, texts, code_maps=np.full((2, 1, 1), code))[:, n, 0, 0] for code in range(p.shape[-1])], 1)  # [P, N]
-        torch.testing.assert_close(maps[:, n], torch.einsum("hwn,pn->phw", p, each), rtol=1e-4, atol=1e-5)
-    assert maps.shape == run.relevancy(view, texts).shape and not torch.equal(maps, run.relevancy(view, texts)) and len(books["sp"].prototypes) == p.shape[-1]
-    assert soft.key("evaluation") == run.key("evaluation") and soft.key("field") == run.key("field")  # protocols decode as published
+        # [P, N]
+        each = torch.stack(
+            [
+                run.relevancy(view, texts, code_maps=np.full((2, 1, 1), code))[:, n, 0, 0]
+                for code in range(p.shape[-1])
+            ],
+            1,
+        )
+        torch.testing.assert_close(
+            maps[:, n], torch.einsum("hwn,pn->phw", p, each), rtol=1e-4, atol=1e-5
+        )
+    assert (
+        maps.shape == run.relevancy(view, texts).shape
+        and not torch.equal(maps, run.relevancy(view, texts))
+        and len(books["sp"].prototypes) == p.shape[-1]
+    )
+    # protocols decode as published
+    assert soft.key("evaluation") == run.key("evaluation") and soft.key("field") == run.key("field")
 
 
 def test_softmax_rule_and_unknown_rule(run):
@@ -455,11 +698,21 @@ def test_command_line_run_query_evaluate(run, scene_folder, capsys):
     assert cli.main(["query", *common, "red apple", "--view", "frame_00001.jpg"]) == 0
     (folder,) = (run.store.root / "queries").glob("red_apple_*")
     answer = json.loads((folder / "answer.json").read_text())
-    assert set(answer["views"]) == {"frame_00001.jpg"} and (folder / "frame_00001_mask.png").exists() and (folder / "frame_00001_overlay.png").exists()
+    assert (
+        set(answer["views"]) == {"frame_00001.jpg"}
+        and (folder / "frame_00001_mask.png").exists()
+        and (folder / "frame_00001_overlay.png").exists()
+    )
     assert answer["film"] == "overlays.webm" and (folder / "overlays.webm").stat().st_size > 0
     assert cli.main(["evaluate", *common]) == 0 and "mIoU" in capsys.readouterr().out
-    assert cli.main(["evaluate", *common, "--protocol", "legaussians"]) == 0 and "protocol legaussians" in capsys.readouterr().out
-    assert cli.main(["evaluate", *common, "--protocol", "ovs3d_argmax"]) == 1 and "lets all classes compete" in capsys.readouterr().err
+    assert (
+        cli.main(["evaluate", *common, "--protocol", "legaussians"]) == 0
+        and "protocol legaussians" in capsys.readouterr().out
+    )
+    assert (
+        cli.main(["evaluate", *common, "--protocol", "ovs3d_argmax"]) == 1
+        and "lets all classes compete" in capsys.readouterr().err
+    )
     record = json.loads((run.store.root / "run.json").read_text())
     assert set(record["stages"]) == set(STAGES) and record["peak_memory_mb"] > 0
 
@@ -467,7 +720,20 @@ def test_command_line_run_query_evaluate(run, scene_folder, capsys):
 def test_the_paper_profile_is_refused_without_a_gpu(scene_folder, tmp_path, capsys):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    assert cli.main(["run", "--scene", str(scene_folder), "--out", str(tmp_path / "o"), "--profile", "paper"]) == 1
+    assert (
+        cli.main(
+            [
+                "run",
+                "--scene",
+                str(scene_folder),
+                "--out",
+                str(tmp_path / "o"),
+                "--profile",
+                "paper",
+            ]
+        )
+        == 1
+    )
     assert "needs a CUDA device" in capsys.readouterr().err and not (tmp_path / "o").exists()
 
 
@@ -479,24 +745,55 @@ def test_the_paper_profile_is_refused_without_a_gpu(scene_folder, tmp_path, caps
         (["--until", "dinner"], "unknown stage 'dinner'"),
     ],
 )
-def test_mistakes_on_the_command_line_are_one_line(scene_folder, tmp_path, capsys, arguments, message):
-    assert cli.main(["run", "--scene", str(scene_folder), "--out", str(tmp_path / "o"), *arguments]) == 1
+def test_mistakes_on_the_command_line_are_one_line(
+    scene_folder, tmp_path, capsys, arguments, message
+):
+    assert (
+        cli.main(["run", "--scene", str(scene_folder), "--out", str(tmp_path / "o"), *arguments])
+        == 1
+    )
     err = capsys.readouterr().err
     assert message in err and err.count("\n") == 1
 
 
 def test_missing_scene_unwritable_output_and_unknown_view(scene_folder, run, tmp_path, capsys):
-    assert cli.main(["run", "--scene", str(tmp_path / "nowhere"), "--out", str(tmp_path / "o")]) == 1
+    assert (
+        cli.main(["run", "--scene", str(tmp_path / "nowhere"), "--out", str(tmp_path / "o")]) == 1
+    )
     assert "nowhere" in capsys.readouterr().err
     (tmp_path / "file").write_text("")
-    assert cli.main(["run", "--scene", str(scene_folder), "--out", str(tmp_path / "file" / "o")]) == 1
+    assert (
+        cli.main(["run", "--scene", str(scene_folder), "--out", str(tmp_path / "file" / "o")]) == 1
+    )
     assert "choose another --out" in capsys.readouterr().err
-    assert cli.main(["query", "--scene", str(scene_folder), "--out", str(run.store.root), "bear", "--view", "x.jpg"]) == 1
+    assert (
+        cli.main(
+            [
+                "query",
+                "--scene",
+                str(scene_folder),
+                "--out",
+                str(run.store.root),
+                "bear",
+                "--view",
+                "x.jpg",
+            ]
+        )
+        == 1
+    )
     assert "no view named 'x.jpg'" in capsys.readouterr().err
 
 
 def test_fresh_deletes_the_run_folder_only_when_asked(scene_folder, tmp_path, capsys):
-    arguments = ["run", "--scene", str(scene_folder), "--out", str(tmp_path / "o"), "--until", "masks"]
+    arguments = [
+        "run",
+        "--scene",
+        str(scene_folder),
+        "--out",
+        str(tmp_path / "o"),
+        "--until",
+        "masks",
+    ]
     assert cli.main(arguments) == 0
     assert cli.main(arguments) == 0 and "found" in capsys.readouterr().out.splitlines()[-3]
     assert cli.main([*arguments, "--fresh"]) == 0 and "done" in capsys.readouterr().out
@@ -509,26 +806,64 @@ def test_the_benchmark_writes_a_row_per_scene(scene_folder, tmp_path, monkeypatc
 
     monkeypatch.setenv("CCLKIT_RESULTS", str(tmp_path))
     tables, small = tmp_path / "tables", config.profile("mini", **SMALL)
-    rows = b.benchmark([str(scene_folder)], small, tables, seeds=(3,), field_seeds=(1, 0), report=lambda _: None)
-    assert [(r.front_end, r.measured, r.arm, r.seed) for r in rows] == [(f, "index maps", a, 3) for f in ("own", "simulated") for a in ARMS] + [("own", "field", a, s) for s in (1, 0) for a in ("baseline", "both")]
+    rows = b.benchmark(
+        [str(scene_folder)], small, tables, seeds=(3,), field_seeds=(1, 0), report=lambda _: None
+    )
+    assert [(r.front_end, r.measured, r.arm, r.seed) for r in rows] == [
+        (f, "index maps", a, 3) for f in ("own", "simulated") for a in ARMS
+    ] + [("own", "field", a, s) for s in (1, 0) for a in ("baseline", "both")]
     run = Run(scene_folder, small)
-    for row, changes in ((rows[-2], {"codebook__lambda_pull": 0.0, "codebook__lambda_push": 0.0}), (rows[-1], {})):
+    for row, changes in (
+        (rows[-2], {"codebook__lambda_pull": 0.0, "codebook__lambda_push": 0.0}),
+        (rows[-1], {}),
+    ):
         varied = run.vary(**changes)
-        assert varied.ensure("evaluation").reused and row.miou == 100 * varied.evaluation()["aggregates"]["pooled"]["miou"]
-    assert rows[3].miou == index_map_miou(run.vary(seed=3, front_end__simulation__seed=3)) and rows[3].label == run.front_end.label
-    assert rows[-3].miou == 100 * run.vary(seed=1, front_end__simulation__seed=1).evaluation()["aggregates"]["pooled"]["miou"]
-    assert f"{(rows[-1].miou + rows[-3].miou) / 2:.1f}" in (tables / "benchmark.md").read_text() and "needs two scenes" in (tables / "benchmark_contrasts.md").read_text()
+        assert (
+            varied.ensure("evaluation").reused
+            and row.miou == 100 * varied.evaluation()["aggregates"]["pooled"]["miou"]
+        )
+    assert (
+        rows[3].miou == index_map_miou(run.vary(seed=3, front_end__simulation__seed=3))
+        and rows[3].label == run.front_end.label
+    )
+    assert (
+        rows[-3].miou
+        == 100
+        * run.vary(seed=1, front_end__simulation__seed=1).evaluation()["aggregates"]["pooled"][
+            "miou"
+        ]
+    )
+    assert (
+        f"{(rows[-1].miou + rows[-3].miou) / 2:.1f}" in (tables / "benchmark.md").read_text()
+        and "needs two scenes" in (tables / "benchmark_contrasts.md").read_text()
+    )
     assert b.outdated(rows, small) == []  # not bundled, so nobody can say
     monkeypatch.setattr(b, "bundled_scenes", lambda: [run.scene.name])
-    monkeypatch.setattr(b, "Run", lambda scene, c: Run(scene_folder if scene == run.scene.name else scene, c))
+    monkeypatch.setattr(
+        b, "Run", lambda scene, c: Run(scene_folder if scene == run.scene.name else scene, c)
+    )
     assert b.outdated(rows, small) == []
-    assert {r.measured for r in b.outdated(rows, small.with_settings({"field.iterations": 2}))} >= {"field"}
+    assert {r.measured for r in b.outdated(rows, small.with_settings({"field.iterations": 2}))} >= {
+        "field"
+    }
     assert len(b.outdated(rows, small.with_settings({"codebook.margin": 0.5}))) == len(rows)
     # a second run measures nothing again and keeps what other scenes have in the file
     other = replace(rows[0], scene="other", key="of another scene")
     b._write(tables / b.ROWS, [*rows, other], {})
-    monkeypatch.setattr("cclkit.experiments.scene_miou", lambda *a, **k: pytest.fail("measured again"))
-    assert [r.miou for r in b.benchmark([str(scene_folder)], small, tables, seeds=(3,), field_seeds=(1, 0), report=lambda _: None)] == pytest.approx([r.miou for r in rows], abs=1e-4)
+    monkeypatch.setattr(
+        "cclkit.experiments.scene_miou", lambda *a, **k: pytest.fail("measured again")
+    )
+    assert [
+        r.miou
+        for r in b.benchmark(
+            [str(scene_folder)],
+            small,
+            tables,
+            seeds=(3,),
+            field_seeds=(1, 0),
+            report=lambda _: None,
+        )
+    ] == pytest.approx([r.miou for r in rows], abs=1e-4)
     assert other.key in {r.key for r in b.read_rows(tables / b.ROWS)}
 
 
@@ -543,14 +878,29 @@ def test_settings_are_listed_with_meaning(capsys):
 
 def test_real_photographs_through_every_stage(real_data, tmp_path):
     """YCB-Video: real images, instance maps as masks, Gaussians from measured depth."""
-    quick = {"front_end.masks": "simulated", "front_end.features": "simulated", "front_end.propagation": "simulated", "gaussians.iterations": 3, "gaussians.start_gaussians": 8000, "field.iterations": 6, "codebook.steps": 100}
+    quick = {
+        "front_end.masks": "simulated",
+        "front_end.features": "simulated",
+        "front_end.propagation": "simulated",
+        "gaussians.iterations": 3,
+        "gaussians.start_gaussians": 8000,
+        "field.iterations": 6,
+        "codebook.steps": 100,
+    }
     r = Run(real_data / "ycb" / "0000", config.profile("mini", **quick), tmp_path)
     run_pipeline(r, report=lambda _: None)
     e = r.evaluation()
-    assert {row["query"] for row in e["rows"]} == {"gelatin box", "mug", "foam brick"} and len(e["rows"]) == 15
+    assert {row["query"] for row in e["rows"]} == {"gelatin box", "mug", "foam brick"} and len(
+        e["rows"]
+    ) == 15
     assert r.ensure("gaussians").record["start"] == "depth"
 
 
 def test_module_runs_as_a_script():
-    out = subprocess.run([sys.executable, "-m", "cclkit.cli", "--help"], capture_output=True, text=True, cwd=Path(__file__).parent)
+    out = subprocess.run(
+        [sys.executable, "-m", "cclkit.cli", "--help"],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parent,
+    )
     assert out.returncode == 0 and "figures" in out.stdout

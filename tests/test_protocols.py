@@ -1,4 +1,6 @@
-"""All protocols by name: which run on which scene, rows, means, held-out views, dense ground truth, results files, trouble in labels."""
+"""All protocols by name: which run on which scene, rows, means, held-out views, dense ground truth,
+results files, trouble in labels.
+"""
 
 import csv
 import dataclasses
@@ -8,6 +10,7 @@ import warnings
 import cv2
 import numpy as np
 import pytest
+from conftest import HEIGHT, QUERIES, REGIONS, WIDTH, write_plane_scene
 from PIL import Image
 
 from cclkit import bench, config
@@ -20,7 +23,6 @@ from cclkit.evaluation.truth import SMALLEST, boxes_of, evaluated_views, units_o
 from cclkit.experiments import FAILURES, best_threshold, failure
 from cclkit.scenes import Camera, Scene, View, load_scene
 from cclkit.scenes.scene import LabelledObject
-from conftest import HEIGHT, QUERIES, REGIONS, WIDTH, write_plane_scene
 
 H, W = 40, 50
 
@@ -34,28 +36,56 @@ def square(x0, y0, x1, y1):
 def scene_of(names=("frame_2.jpg", "frame_10.jpg", "frame_11.jpg"), **fields):
     camera = Camera(np.array([[40.0, 0, 25], [0, 40, 20], [0, 0, 1]]), np.eye(4), W, H)
     views = tuple(View(n, None, camera) for n in names)
-    return Scene("s", None, fields.pop("layout", "lerf_ovs"), views, np.zeros((0, 3)), np.zeros((0, 3), np.uint8), **fields)
+    return Scene(
+        "s",
+        None,
+        fields.pop("layout", "lerf_ovs"),
+        views,
+        np.zeros((0, 3)),
+        np.zeros((0, 3), np.uint8),
+        **fields,
+    )
 
 
 def lerf_scene(held_out=()):
     unit = lambda c, m: LabelledObject(c, m, boxes_of(m))
     a, b = square(10, 10, 30, 30), square(35, 5, 45, 20)
-    return scene_of(labels={"frame_10.jpg": (unit("a", a), unit("b", b)), "frame_2.jpg": (unit("a", a),)}, held_out=frozenset(held_out))
+    return scene_of(
+        labels={"frame_10.jpg": (unit("a", a), unit("b", b)), "frame_2.jpg": (unit("a", a),)},
+        held_out=frozenset(held_out),
+    )
 
 
 def ovs_scene(folder, held_out=("1.png",)):
     """Two labelled views, pictures of masks at twice the size; 'moth' is in no view."""
-    truth = {"zebra": square(0, 0, 49, 19), "Apple": square(0, 20, 49, 39), "moth": np.zeros((H, W), bool)}
+    truth = {
+        "zebra": square(0, 0, 49, 19),
+        "Apple": square(0, 20, 49, 39),
+        "moth": np.zeros((H, W), bool),
+    }
     masks = {}
     for v in ("1.png", "0.png"):
         masks[v] = {c: folder / f"{v}_{c}.png" for c in truth}
         for c, m in truth.items():
-            Image.fromarray((np.kron(m, np.ones((2, 2))) * 255).astype(np.uint8)).convert("RGB").save(masks[v][c])
-    return scene_of(("0.png", "1.png", "2.png"), layout="3d_ovs", classes=tuple(truth), class_masks=masks, held_out=frozenset(held_out)), truth
+            Image.fromarray((np.kron(m, np.ones((2, 2))) * 255).astype(np.uint8)).convert(
+                "RGB"
+            ).save(masks[v][c])
+    return (
+        scene_of(
+            ("0.png", "1.png", "2.png"),
+            layout="3d_ovs",
+            classes=tuple(truth),
+            class_masks=masks,
+            held_out=frozenset(held_out),
+        ),
+        truth,
+    )
 
 
 def perfect(truth):
-    """What a field would answer that knows the truth {(view or None, text): mask}; two equal levels, records what it was asked."""
+    """What a field would answer that knows the truth {(view or None, text): mask}; two equal
+    levels, records what it was asked.
+    """
     asked = []
 
     def scores(reads, view, texts):
@@ -79,19 +109,35 @@ def truth_of(scene):
 
 
 def test_the_settings_know_every_protocol():
-    assert set(config._CHOICES["evaluation.protocol"]) == {"auto", *PROTOCOLS} and len(PROTOCOLS) == 8
+    assert (
+        set(config._CHOICES["evaluation.protocol"]) == {"auto", *PROTOCOLS} and len(PROTOCOLS) == 8
+    )
 
 
 @pytest.mark.parametrize("name", list(PROTOCOLS))
 def test_every_protocol_runs_on_class_masks(name, tmp_path):
     scene, truth = ovs_scene(tmp_path)
-    e = evaluate_scene(scene, perfect({(None, c): m for c, m in truth.items()}), EvaluationConfig(protocol=name, flat_maps="empty"))
+    e = evaluate_scene(
+        scene,
+        perfect({(None, c): m for c, m in truth.items()}),
+        EvaluationConfig(protocol=name, flat_maps="empty"),
+    )
     asked_for_absent = PROTOCOLS[name].absent
-    assert len(e.rows) == 2 * (3 if asked_for_absent else 2) and [r["view"] for r in e.rows][0] == "0.png"
+    assert (
+        len(e.rows) == 2 * (3 if asked_for_absent else 2)
+        and [r["view"] for r in e.rows][0] == "0.png"
+    )
     seen = [r["iou"] for r in e.rows if r["query"] != "moth"]
     # smoothing rounds corners and Occam's vote leaves out the last row; the others are exact
-    assert min(seen) > (0.85 if name in ("langsplat", "langsplat_v2") else 0.95 if name == "ovs3d_occam" else 0.999999)
-    assert all(r["iou"] == 0 for r in e.rows if r["query"] == "moth")  # absent and not predicted is 0 in C and D, as published
+    assert min(seen) > (
+        0.85
+        if name in ("langsplat", "langsplat_v2")
+        else 0.95
+        if name == "ovs3d_occam"
+        else 0.999999
+    )
+    # absent and not predicted is 0 in C and D, as published
+    assert all(r["iou"] == 0 for r in e.rows if r["query"] == "moth")
     assert e.protocol == name and e.constants["views"] == "all" and json.dumps(e.constants)
     assert e.aggregates["pooled"]["units"] == len(e.rows)
 
@@ -101,19 +147,37 @@ def test_every_protocol_but_one_runs_on_labels(name):
     scene = lerf_scene()
     field = perfect(truth_of(scene))
     if name == "ovs3d_argmax":
-        with pytest.raises(EvaluationError, match="lets all classes compete.*langsplat, langsplat_v2.*3D-OVS layout"):
+        with pytest.raises(
+            EvaluationError,
+            match="lets all classes compete.*langsplat, langsplat_v2.*3D-OVS layout",
+        ):
             evaluate_scene(scene, field, EvaluationConfig(protocol=name))
         assert not field.asked
         return
     e = evaluate_scene(scene, field, EvaluationConfig(protocol=name))
-    assert [(r["view"], r["query"]) for r in e.rows] == [("frame_2.jpg", "a"), ("frame_10.jpg", "a"), ("frame_10.jpg", "b")]
-    assert [a[1:] for a in field.asked] == [("frame_2.jpg", ("a",)), ("frame_10.jpg", ("a", "b"))]  # capture order, never list position
-    assert e.aggregates["pooled"]["miou"] > 0.6 and ("hit" in e.rows[0]) == (name in ("langsplat", "langsplat_v2", "paper"))
+    assert [(r["view"], r["query"]) for r in e.rows] == [
+        ("frame_2.jpg", "a"),
+        ("frame_10.jpg", "a"),
+        ("frame_10.jpg", "b"),
+    ]
+    # capture order, never list position
+    assert [a[1:] for a in field.asked] == [
+        ("frame_2.jpg", ("a",)),
+        ("frame_10.jpg", ("a", "b")),
+    ]
+    assert e.aggregates["pooled"]["miou"] > 0.6 and ("hit" in e.rows[0]) == (
+        name in ("langsplat", "langsplat_v2", "paper")
+    )
 
 
 def test_auto_follows_the_layout_and_mistakes_are_named(tmp_path):
-    assert protocol_for(lerf_scene()) == "langsplat" and protocol_for(ovs_scene(tmp_path)[0]) == "ovs3d_langsplat"
-    with pytest.raises(EvaluationError, match="'lerf' is unknown.*langsplat, langsplat_v2.*paper.*'auto'"):
+    assert (
+        protocol_for(lerf_scene()) == "langsplat"
+        and protocol_for(ovs_scene(tmp_path)[0]) == "ovs3d_langsplat"
+    )
+    with pytest.raises(
+        EvaluationError, match="'lerf' is unknown.*langsplat, langsplat_v2.*paper.*'auto'"
+    ):
         protocol_for(lerf_scene(), "lerf")
     with pytest.raises(EvaluationError, match="frame_2.jpg: query 'a': gt_mask"):
         evaluate_scene(lerf_scene(), lambda reads, n, t: np.zeros((len(t), 1, 3, 3), np.float32))
@@ -124,17 +188,32 @@ def test_auto_follows_the_layout_and_mistakes_are_named(tmp_path):
     flat = lambda reads, n, t: np.full((len(t), 2, H, W), 0.5, np.float32)
     with pytest.raises(EvaluationError, match="frame_2.jpg: class 'a': level 0: no threshold"):
         evaluate_scene(lerf_scene(), flat, EvaluationConfig(protocol="ovs3d_occam"))
-    assert evaluate_scene(lerf_scene(), flat, EvaluationConfig(protocol="ovs3d_occam", flat_maps="empty")).aggregates["pooled"]["miou"] == 0
+    assert (
+        evaluate_scene(
+            lerf_scene(), flat, EvaluationConfig(protocol="ovs3d_occam", flat_maps="empty")
+        ).aggregates["pooled"]["miou"]
+        == 0
+    )
 
 
 def test_the_paper_protocol_obeys_its_settings():
     scene = lerf_scene()
     ramp = np.linspace(0, 0.8, H * W, dtype=np.float32).reshape(H, W)
     scores = lambda reads, n, t: np.broadcast_to(ramp, (len(t), 2, H, W))
-    counted = lambda **s: evaluate_scene(scene, scores, EvaluationConfig(protocol="paper", **s)).rows[0]["mask_pixels"]
-    assert counted() == (ramp / ramp.max() > 0.5).sum() and counted(paper_min_max=False) == (ramp > 0.5).sum() and counted(paper_threshold=0.75) == (ramp / ramp.max() > 0.75).sum()
+    counted = lambda **s: evaluate_scene(
+        scene, scores, EvaluationConfig(protocol="paper", **s)
+    ).rows[0]["mask_pixels"]
+    assert (
+        counted() == (ramp / ramp.max() > 0.5).sum()
+        and counted(paper_min_max=False) == (ramp > 0.5).sum()
+        and counted(paper_threshold=0.75) == (ramp / ramp.max() > 0.75).sum()
+    )
     e = evaluate_scene(scene, scores, EvaluationConfig(protocol="paper", paper_threshold=0.75))
-    assert e.constants["threshold"] == 0.75 and "scale" not in e.constants and PROTOCOLS["paper"].reads == "softmax"
+    assert (
+        e.constants["threshold"] == 0.75
+        and "scale" not in e.constants
+        and PROTOCOLS["paper"].reads == "softmax"
+    )
 
 
 def test_single_level_protocols_take_the_configured_level(tmp_path):
@@ -145,16 +224,30 @@ def test_single_level_protocols_take_the_configured_level(tmp_path):
         return np.stack([1 - right, right], 1)  # sp all wrong, wp all right
 
     for name in ("ovs3d_argmax", "legaussians"):
-        sp, wp = (evaluate_scene(scene, scores, EvaluationConfig(protocol=name, level=level)) for level in ("sp", "wp"))
-        assert sp.aggregates["pooled"]["miou"] < 0.4 < 0.6 < wp.aggregates["pooled"]["miou"] and wp.constants["level"] == "wp"
+        sp, wp = (
+            evaluate_scene(scene, scores, EvaluationConfig(protocol=name, level=level))
+            for level in ("sp", "wp")
+        )
+        assert (
+            sp.aggregates["pooled"]["miou"] < 0.4 < 0.6 < wp.aggregates["pooled"]["miou"]
+            and wp.constants["level"] == "wp"
+        )
 
 
 def test_legaussians_and_opengaussian_rows_are_their_modules():
     """Rows against the slow way: every unit by itself, means as the published scripts take them."""
     rng = np.random.default_rng(3)
     scene = lerf_scene()
-    maps = {(v, u.category): rng.random((2, H, W), dtype=np.float32) * 0.2 + 0.4 + 0.15 * u.mask for v, us in scene.labels.items() for u in us}
-    e = evaluate_scene(scene, lambda reads, v, ts: np.stack([maps[v, t] for t in ts]), EvaluationConfig(protocol="legaussians"))
+    maps = {
+        (v, u.category): rng.random((2, H, W), dtype=np.float32) * 0.2 + 0.4 + 0.15 * u.mask
+        for v, us in scene.labels.items()
+        for u in us
+    }
+    e = evaluate_scene(
+        scene,
+        lambda reads, v, ts: np.stack([maps[v, t] for t in ts]),
+        EvaluationConfig(protocol="legaussians"),
+    )
     per_view = {}
     for v, units in scene.labels.items():
         for u in units:
@@ -162,15 +255,28 @@ def test_legaussians_and_opengaussian_rows_are_their_modules():
             per_view.setdefault(v, []).append(legaussians.mask_scores(predicted, u.mask))
     published = legaussians.mean_scores(per_view)  # over texts, then over images
     got = e.aggregates["pooled"]
-    assert (got["miou"], got["accuracy"], got["precision"], got["recall"]) == pytest.approx((published.iou, published.accuracy, published.precision, published.recall), abs=1e-12)
+    assert (got["miou"], got["accuracy"], got["precision"], got["recall"]) == pytest.approx(
+        (published.iou, published.accuracy, published.precision, published.recall), abs=1e-12
+    )
     assert got["miou"] != pytest.approx(np.mean([r["iou"] for r in e.rows]), abs=1e-6)
 
     pictures = {k: (m[1] > 0.55).astype(np.uint8) * 255 for k, m in maps.items()}
-    e = evaluate_scene(scene, lambda reads, v, ts: np.stack([pictures[v, t] for t in ts]), EvaluationConfig(protocol="opengaussian"))
+    e = evaluate_scene(
+        scene,
+        lambda reads, v, ts: np.stack([pictures[v, t] for t in ts]),
+        EvaluationConfig(protocol="opengaussian"),
+    )
     units = [(v, u) for v in ("frame_2.jpg", "frame_10.jpg") for u in scene.labels[v]]
-    slow = opengaussian.evaluate_units([pictures[v, u.category] for v, u in units], [u.mask.astype(np.uint8) * 255 for _, u in units])
+    slow = opengaussian.evaluate_units(
+        [pictures[v, u.category] for v, u in units],
+        [u.mask.astype(np.uint8) * 255 for _, u in units],
+    )
     got = e.aggregates["pooled"]
-    assert [r["iou"] for r in e.rows] == slow.ious.tolist() and (got["miou"], got["acc_025"], got["acc_050"]) == (slow.miou, slow.accuracy_025, slow.accuracy_05)
+    assert [r["iou"] for r in e.rows] == slow.ious.tolist() and (
+        got["miou"],
+        got["acc_025"],
+        got["acc_050"],
+    ) == (slow.miou, slow.accuracy_025, slow.accuracy_05)
 
 
 # ---- views and ground truth ----------------------------------------------------------------------
@@ -178,16 +284,30 @@ def test_legaussians_and_opengaussian_rows_are_their_modules():
 
 def test_held_out_and_training_views(tmp_path):
     scene = lerf_scene(["frame_2.jpg"])
-    only = lambda views: {r["view"] for r in evaluate_scene(scene, perfect(truth_of(scene)), EvaluationConfig(views=views)).rows}
-    assert only("held_out") == {"frame_2.jpg"} and only("training") == {"frame_10.jpg"} and only("all") == {"frame_2.jpg", "frame_10.jpg"}
-    row = evaluate_scene(scene, perfect(truth_of(scene)), EvaluationConfig(views="held_out")).rows[0]
+    only = lambda views: {
+        r["view"]
+        for r in evaluate_scene(scene, perfect(truth_of(scene)), EvaluationConfig(views=views)).rows
+    }
+    assert (
+        only("held_out") == {"frame_2.jpg"}
+        and only("training") == {"frame_10.jpg"}
+        and only("all") == {"frame_2.jpg", "frame_10.jpg"}
+    )
+    row = evaluate_scene(scene, perfect(truth_of(scene)), EvaluationConfig(views="held_out")).rows[
+        0
+    ]
     assert row["held_out"] is True
-    with pytest.raises(EvaluationError, match="no view with ground truth among the held_out.*frame_2.jpg, frame_10.jpg"):
+    with pytest.raises(
+        EvaluationError,
+        match="no view with ground truth among the held_out.*frame_2.jpg, frame_10.jpg",
+    ):
         evaluate_scene(lerf_scene(), perfect({}), EvaluationConfig(views="held_out"))
     with pytest.raises(EvaluationError, match="'test' is unknown"):
         evaluated_views(scene, "test")
     ovs, truth = ovs_scene(tmp_path)
-    e = evaluate_scene(ovs, perfect({(None, c): m for c, m in truth.items()}), EvaluationConfig(views="held_out"))
+    e = evaluate_scene(
+        ovs, perfect({(None, c): m for c, m in truth.items()}), EvaluationConfig(views="held_out")
+    )
     assert {r["view"] for r in e.rows} == {"1.png"} and e.constants["views"] == "held_out"
 
 
@@ -198,19 +318,34 @@ def test_dense_ground_truth_scores_views_without_labels(tmp_path):
     assert "frame_00004.jpg" not in scene.labels
     with pytest.raises(EvaluationError, match="no view with ground truth among the held_out"):
         evaluated_views(scene, "held_out")
-    assert evaluated_views(scene, "held_out", "dense") == ["frame_00004.jpg"] and len(evaluated_views(scene, "all", "dense")) == 6
+    assert (
+        evaluated_views(scene, "held_out", "dense") == ["frame_00004.jpg"]
+        and len(evaluated_views(scene, "all", "dense")) == 6
+    )
     view = scene.view("frame_00004.jpg")
     units = units_of(scene, view.name, "dense")
-    ids = {g: np.asarray(Image.open(folder / "ground_truth" / g / "frame_00004.png")) for g in ("whole", "part", "subpart")}
+    ids = {
+        g: np.asarray(Image.open(folder / "ground_truth" / g / "frame_00004.png"))
+        for g in ("whole", "part", "subpart")
+    }
     expected = {t: ids[REGIONS[i][1]] == i for t, i in QUERIES.items()}
     assert {u.category for u in units} == {t for t, m in expected.items() if m.sum() >= SMALLEST}
     for u in units:
         np.testing.assert_array_equal(u.mask, expected[u.category])
         ys, xs = np.nonzero(u.mask)
-        assert u.boxes.tolist() == [[xs.min(), ys.min(), xs.max(), ys.max()]] and u.mask.shape == (HEIGHT, WIDTH)
+        assert u.boxes.tolist() == [[xs.min(), ys.min(), xs.max(), ys.max()]] and u.mask.shape == (
+            HEIGHT,
+            WIDTH,
+        )
     field = perfect({(None, t): m for t, m in expected.items()})
-    e = evaluate_scene(scene, field, EvaluationConfig(views="held_out", truth="dense", protocol="paper"))
-    assert e.aggregates["pooled"]["miou"] == 1 and all(r["held_out"] for r in e.rows) and "ours" in e.constants["boxes"]
+    e = evaluate_scene(
+        scene, field, EvaluationConfig(views="held_out", truth="dense", protocol="paper")
+    )
+    assert (
+        e.aggregates["pooled"]["miou"] == 1
+        and all(r["held_out"] for r in e.rows)
+        and "ours" in e.constants["boxes"]
+    )
     with pytest.raises(EvaluationError, match="no dense ground truth"):
         evaluated_views(lerf_scene(), "all", "dense")
     with pytest.raises(EvaluationError, match="'exact' is unknown"):
@@ -228,22 +363,44 @@ def test_dense_ground_truth_equals_the_class_masks_of_a_bundled_scene():
 
 
 def test_boxes_of_pieces():
-    assert boxes_of(square(3, 4, 10, 8) | square(20, 30, 20, 30)).tolist() == [[3, 4, 10, 8], [20, 30, 20, 30]]
+    assert boxes_of(square(3, 4, 10, 8) | square(20, 30, 20, 30)).tolist() == [
+        [3, 4, 10, 8],
+        [20, 30, 20, 30],
+    ]
     diagonal = np.eye(6, dtype=bool)
-    assert boxes_of(diagonal).tolist() == [[0, 0, 5, 5]] and boxes_of(diagonal * False).shape == (0, 4)
+    assert boxes_of(diagonal).tolist() == [[0, 0, 5, 5]] and boxes_of(diagonal * False).shape == (
+        0,
+        4,
+    )
 
 
 # ---- means and files -----------------------------------------------------------------------------
 
 
 def test_aggregate_scene_mean_and_pooled_mean():
-    rows = [{"scene": "x", "view": "1", "iou": 1.0, "hit": True}] + [{"scene": "y", "view": "1", "iou": 0.0, "hit": False}] * 3
+    rows = [{"scene": "x", "view": "1", "iou": 1.0, "hit": True}] + [
+        {"scene": "y", "view": "1", "iou": 0.0, "hit": False}
+    ] * 3
     got = aggregate(rows)
-    assert got["mean_of_scenes"]["miou"] == 0.5 and got["pooled"]["miou"] == 0.25 and got["scenes"]["y"]["units"] == 3 and got["pooled"]["accuracy"] == 0.25
+    assert (
+        got["mean_of_scenes"]["miou"] == 0.5
+        and got["pooled"]["miou"] == 0.25
+        and got["scenes"]["y"]["units"] == 3
+        and got["pooled"]["accuracy"] == 0.25
+    )
     nan = {"scene": "x", "view": "2", "iou": float("nan"), "hit": True}
     undefined = aggregate(rows + [nan])["scenes"]["x"]
-    assert np.isnan(undefined["miou"]) and undefined["miou_defined"] == 1 and undefined["undefined"] == 1
-    assert aggregate([rows[0], rows[0] | {"iou": 0.0}, rows[0] | {"iou": 0.0, "view": "2"}], over="views")["pooled"]["miou"] == 0.25
+    assert (
+        np.isnan(undefined["miou"])
+        and undefined["miou_defined"] == 1
+        and undefined["undefined"] == 1
+    )
+    assert (
+        aggregate(
+            [rows[0], rows[0] | {"iou": 0.0}, rows[0] | {"iou": 0.0, "view": "2"}], over="views"
+        )["pooled"]["miou"]
+        == 0.25
+    )
     assert aggregate([nan], over="views")["pooled"]["undefined"] == 1
     with pytest.raises(EvaluationError, match="no rows"):
         aggregate([])
@@ -254,12 +411,25 @@ def test_results_files(tmp_path):
     e = evaluate_scene(scene, perfect(truth_of(scene)))
     rows = [dict(r) for r in e.rows]
     rows[1]["iou"] = float("nan")
-    csv_path, json_path = write_results(rows, aggregate(rows), e.protocol, e.constants, tmp_path / "out")
+    csv_path, json_path = write_results(
+        rows, aggregate(rows), e.protocol, e.constants, tmp_path / "out"
+    )
     table = list(csv.DictReader(csv_path.open()))
     document = json.loads(json_path.read_text())
-    assert [t["query"] for t in table] == ["a", "a", "b"] and table[1]["iou"] == "" and float(table[0]["iou"]) == rows[0]["iou"]
-    assert document["rows"][1]["iou"] is None and document["constants"]["threshold"] == 0.4 and document["aggregates"]["pooled"]["undefined"] == 1
-    assert sorted(p.name for p in csv_path.parent.iterdir()) == ["evaluation.csv", "evaluation.json"]
+    assert (
+        [t["query"] for t in table] == ["a", "a", "b"]
+        and table[1]["iou"] == ""
+        and float(table[0]["iou"]) == rows[0]["iou"]
+    )
+    assert (
+        document["rows"][1]["iou"] is None
+        and document["constants"]["threshold"] == 0.4
+        and document["aggregates"]["pooled"]["undefined"] == 1
+    )
+    assert sorted(p.name for p in csv_path.parent.iterdir()) == [
+        "evaluation.csv",
+        "evaluation.json",
+    ]
     before = json_path.read_bytes()
     write_results(rows, aggregate(rows), e.protocol, e.constants, tmp_path / "out")
     assert json_path.read_bytes() == before
@@ -268,7 +438,8 @@ def test_results_files(tmp_path):
         write_results(rows, {}, "langsplat", {}, tmp_path / "file")
 
 
-# ---- failures, confusion, benchmark ---------------------------------------------------------------
+# ---- failures, confusion, benchmark
+# ---------------------------------------------------------------
 
 
 def test_best_threshold_counts_every_pixel():
@@ -284,44 +455,101 @@ def test_best_threshold_counts_every_pixel():
 def test_failures_are_told_apart():
     def kind(*levels):
         a = square(10, 10, 30, 30)
-        blurred = np.stack([cv2.GaussianBlur(np.full((H, W), 0.1, np.float32) + m, (0, 0), 1) for m in levels])
+        blurred = np.stack(
+            [cv2.GaussianBlur(np.full((H, W), 0.1, np.float32) + m, (0, 0), 1) for m in levels]
+        )
         return failure(blurred, LabelledObject("a", a, boxes_of(a)))
 
-    a, b, nothing = square(10, 10, 30, 30) * np.float32(0.6), square(40, 30, 48, 38) * np.float32(0.7), np.zeros((H, W), np.float32)
+    a, b, nothing = (
+        square(10, 10, 30, 30) * np.float32(0.6),
+        square(40, 30, 48, 38) * np.float32(0.7),
+        np.zeros((H, W), np.float32),
+    )
     around = square(5, 3, 36, 38) * np.float32(0.5)
     assert kind(a, nothing) == FAILURES[0]
     assert kind(a, square(0, 0, 49, 39) * np.float32(0.8)) == FAILURES[1]  # the larger maximum wins
     assert kind(a * 0.7 + b, nothing) == FAILURES[2]
     assert kind(b, nothing) == FAILURES[3]
-    assert kind(around + square(5, 3, 36, 8) * np.float32(0.3) + square(25, 3, 36, 38) * np.float32(0.3), nothing) == FAILURES[4]
+    assert (
+        kind(
+            around
+            + square(5, 3, 36, 8) * np.float32(0.3)
+            + square(25, 3, 36, 38) * np.float32(0.3),
+            nothing,
+        )
+        == FAILURES[4]
+    )
 
 
 def test_confusion_is_shares_of_true_classes():
     truth, answer = np.array([[0, 0, 0, 1], [2, 2, -1, 1]]), np.array([[0, 1, 0, 1], [0, -1, 1, 1]])
-    np.testing.assert_allclose(confusion(truth, answer, 4), [[200 / 3, 100 / 3, 0, 0], [0, 100, 0, 0], [100, 0, 0, 0], [0, 0, 0, 0]])
+    np.testing.assert_allclose(
+        confusion(truth, answer, 4),
+        [[200 / 3, 100 / 3, 0, 0], [0, 100, 0, 0], [100, 0, 0, 0], [0, 0, 0, 0]],
+    )
 
 
 def test_bench_query(tmp_path, capsys):
-    small = ["--width", "96", "--height", "70", "--gaussians", "300", "--codes", "9", "--units", "12", "--repeats", "1"]
+    small = [
+        "--width",
+        "96",
+        "--height",
+        "70",
+        "--gaussians",
+        "300",
+        "--codes",
+        "9",
+        "--units",
+        "12",
+        "--repeats",
+        "1",
+    ]
     assert bench.main(["query", *small, "--json", str(tmp_path / "b.json")]) == 0
     result = json.loads((tmp_path / "b.json").read_text())
-    assert result["units"] == 12 and result["times_faster"] > 1 and min(result[k] for k in ("decode_per_level_s", "query_s", "units_v2_s")) > 0
-    assert "| 12 units, langsplat " in (tmp_path / "b.md").read_text() and "literal_loops_s" in capsys.readouterr().out
+    assert (
+        result["units"] == 12
+        and result["times_faster"] > 1
+        and min(result[k] for k in ("decode_per_level_s", "query_s", "units_v2_s")) > 0
+    )
+    assert (
+        "| 12 units, langsplat " in (tmp_path / "b.md").read_text()
+        and "literal_loops_s" in capsys.readouterr().out
+    )
     with pytest.raises(ConfigError, match="at least 1 of each"):
         bench.bench_query(units=0)
-    prototypes, maps, texts, canonical = bench.query_problem(width=40, height=33, n_codes=5, views=1)
-    assert prototypes.shape == (5, 512) and maps.shape == (1, 2, 33, 40) and set(np.unique(maps)) <= set(range(5)) and len(texts) == 10 and len(canonical) == 4
+    prototypes, maps, texts, canonical = bench.query_problem(
+        width=40, height=33, n_codes=5, views=1
+    )
+    assert (
+        prototypes.shape == (5, 512)
+        and maps.shape == (1, 2, 33, 40)
+        and set(np.unique(maps)) <= set(range(5))
+        and len(texts) == 10
+        and len(canonical) == 4
+    )
 
 
-# ---- trouble in labels: the same number, or an error ----------------------------------------------
+# ---- trouble in labels: the same number, or an error
+# ----------------------------------------------
 
 
 def evaluated(folder):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         scene = load_scene(folder)
-    blurred = lambda v, t: cv2.GaussianBlur((scene.ground_truth.ids(scene.view(v), REGIONS[QUERIES.get(t, 1)][1]) == QUERIES.get(t, 1)).astype(np.float32), (0, 0), 1.5)
-    e = evaluate_scene(scene, lambda reads, v, ts: np.stack([blurred(v, t)[None] for t in ts]), EvaluationConfig(protocol="langsplat"))
+    blurred = lambda v, t: cv2.GaussianBlur(
+        (
+            scene.ground_truth.ids(scene.view(v), REGIONS[QUERIES.get(t, 1)][1])
+            == QUERIES.get(t, 1)
+        ).astype(np.float32),
+        (0, 0),
+        1.5,
+    )
+    e = evaluate_scene(
+        scene,
+        lambda reads, v, ts: np.stack([blurred(v, t)[None] for t in ts]),
+        EvaluationConfig(protocol="langsplat"),
+    )
     return e, [str(w.message) for w in caught]
 
 
@@ -337,20 +565,36 @@ def test_trouble_in_label_files_never_changes_a_number(tmp_path):
         o["bbox"] = [x2, y2, x1, y1]  # swapped corners
     data["objects"] += [
         {"category": "duck", "segmentation": [], "bbox": [0, 0, 5, 5]},  # a class without polygon
-        {"category": "goose", "segmentation": [[-50, -50], [-40, -50], [-40, -40]], "bbox": [0, 0, 5, 5]},  # outside the image
+        # outside the image
+        {
+            "category": "goose",
+            "segmentation": [[-50, -50], [-40, -50], [-40, -40]],
+            "bbox": [0, 0, 5, 5],
+        },
         dict(first),  # a category twice, the same region: merged into one unit
     ]
     path.write_text(json.dumps(data))
     bad, warned = evaluated(folder)
     assert bad.rows == clean.rows and bad.aggregates == clean.aggregates
-    assert len(warned) == 1 and "2 label entries skipped" in warned[0] and "'duck' has no polygon" in warned[0] and "'goose'" in warned[0]
+    assert (
+        len(warned) == 1
+        and "2 label entries skipped" in warned[0]
+        and "'duck' has no polygon" in warned[0]
+        and "'goose'" in warned[0]
+    )
 
 
 def test_a_polygon_that_overhangs_counts_inside_only(tmp_path):
     folder = write_plane_scene(tmp_path)
     path = next((folder.parent / "label" / folder.name).glob("*2.json"))
     data = json.loads(path.read_text())
-    data["objects"] = [{"category": "table", "segmentation": [[-30, -30], [20, -30], [20, 10], [-30, 10]], "bbox": [-30, -30, 20, 10]}]
+    data["objects"] = [
+        {
+            "category": "table",
+            "segmentation": [[-30, -30], [20, -30], [20, 10], [-30, 10]],
+            "bbox": [-30, -30, 20, 10],
+        }
+    ]
     path.write_text(json.dumps(data))
     e, warned = evaluated(folder)
     assert not warned and next(r for r in e.rows if r["query"] == "table")["gt_pixels"] == 21 * 11

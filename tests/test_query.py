@@ -38,7 +38,10 @@ def relevancy_reference(features, text, canonical, scale):
     out = np.empty((len(text), len(features)))
     for p, q in enumerate(text.astype(float)):
         for m, f in enumerate(features.astype(float)):
-            out[p, m] = min(np.exp(scale * f @ q) / (np.exp(scale * f @ q) + np.exp(scale * f @ c)) for c in canonical.astype(float))
+            out[p, m] = min(
+                np.exp(scale * f @ q) / (np.exp(scale * f @ q) + np.exp(scale * f @ c))
+                for c in canonical.astype(float)
+            )
     return out
 
 
@@ -48,7 +51,8 @@ def test_relevancy_equals_published(seed):
     for u, (frame, category) in enumerate(zip(a["unit_frame"], a["unit_category"])):
         r = relevancy(a["palette"][a["index"][frame]], a["text_pos"][[category]], a["text_neg"])
         np.testing.assert_allclose(r[0], a["relevancy"][u], atol=1e-6, rtol=0)
-    r = relevancy(a["palette"], a["half_text_pos"], a["half_text_neg"])  # half precision, not normalised again
+    # half precision, not normalised again
+    r = relevancy(a["palette"], a["half_text_pos"], a["half_text_neg"])
     np.testing.assert_allclose(r, a["half_palette_relevancy"], atol=1e-6, rtol=0)
 
 
@@ -56,7 +60,9 @@ def test_relevancy_equals_reference():
     rng = np.random.default_rng(0)
     f, t, c = unit(rng, 50, 12), unit(rng, 3, 12), unit(rng, 4, 12)
     for scale in (1.0, 10.0, 100.0):
-        np.testing.assert_allclose(relevancy(f, t, c, scale=scale), relevancy_reference(f, t, c, scale), atol=1e-5)
+        np.testing.assert_allclose(
+            relevancy(f, t, c, scale=scale), relevancy_reference(f, t, c, scale), atol=1e-5
+        )
     assert relevancy(f.reshape(5, 10, 12), t, c).shape == (3, 5, 10)
     assert relevancy(torch.tensor(f), t, c).dtype == torch.float32
     assert relevancy(f.astype(np.float64), t, c).dtype == torch.float64
@@ -67,13 +73,16 @@ def test_relevancy_equals_reference():
 def test_softmax_relevancy():
     rng = np.random.default_rng(1)
     f, phrases = 3 * unit(rng, 40, 8), unit(rng, 5, 8)
-    p = softmax_relevancy(f, phrases, phrases, temperature=0.2)  # every query is a member: one softmax
+    # every query is a member: one softmax
+    p = softmax_relevancy(f, phrases, phrases, temperature=0.2)
     cosine = f @ phrases.T / np.linalg.norm(f, axis=1, keepdims=True)
     e = np.exp(cosine / 0.2)
     np.testing.assert_allclose(p, (e / e.sum(1, keepdims=True)).T, rtol=1e-5)
     query = unit(rng, 1, 8)  # not a member: joins the set for its own score
     q = np.exp(f @ query[0] / np.linalg.norm(f, axis=1) / 0.2)
-    np.testing.assert_allclose(softmax_relevancy(f, query, phrases, temperature=0.2)[0], q / (q + e.sum(1)), rtol=1e-5)
+    np.testing.assert_allclose(
+        softmax_relevancy(f, query, phrases, temperature=0.2)[0], q / (q + e.sum(1)), rtol=1e-5
+    )
 
 
 def test_code_relevancy_is_a_lookup():
@@ -141,7 +150,14 @@ def test_selection_in_3d():
     nan = np.nan
     scores = np.array([[0.1, 0.5, nan, 0.2, 0.3], [0.0, 0.4, nan, 0.9, 0.64]])
     keep, level = select(scores, share=0.7)
-    assert level == 1 and keep.tolist() == [False, False, False, True, True]  # above 0.63; what is never seen is never chosen
+    # above 0.63; what is never seen is never chosen
+    assert level == 1 and keep.tolist() == [
+        False,
+        False,
+        False,
+        True,
+        True,
+    ]
     assert select(scores, share=0.75)[0].tolist() == [False, False, False, True, False]
     assert not select(scores, share=1.0)[0].any() and not select(np.full((2, 3), 0.8))[0].any()
     assert select(scores[[0, 0]])[1] == 0  # lowest on ties

@@ -1,4 +1,6 @@
-"""The rasteriser against a slow, readable reference of the same name, and against published renders."""
+"""The rasteriser against a slow, readable reference of the same name, and against published
+renders.
+"""
 
 import dataclasses
 import inspect
@@ -28,27 +30,49 @@ def sh_color(sh, d):  # [G, K, 3], [G, 3] unit -> [G, 3]
     c = (3 / (4 * pi)) ** 0.5
     basis += [-c * y, c * z, -c * x]
     c = (15 / pi) ** 0.5
-    basis += [c / 2 * x * y, -c / 2 * y * z, (5 / pi) ** 0.5 / 4 * (3 * z * z - 1), -c / 2 * x * z, c / 4 * (x * x - y * y)]
+    basis += [
+        c / 2 * x * y,
+        -c / 2 * y * z,
+        (5 / pi) ** 0.5 / 4 * (3 * z * z - 1),
+        -c / 2 * x * z,
+        c / 4 * (x * x - y * y),
+    ]
     a, b, e = (35 / (2 * pi)) ** 0.5 / 4, (105 / pi) ** 0.5, (21 / (2 * pi)) ** 0.5 / 4
     basis += [
-        -a * y * (3 * x * x - y * y), b / 2 * x * y * z, -e * y * (5 * z * z - 1), (7 / pi) ** 0.5 / 4 * (5 * z**3 - 3 * z),
-        -e * x * (5 * z * z - 1), b / 4 * z * (x * x - y * y), -a * x * (x * x - 3 * y * y),
-    ]  # fmt: skip
+        -a * y * (3 * x * x - y * y),
+        b / 2 * x * y * z,
+        -e * y * (5 * z * z - 1),
+        (7 / pi) ** 0.5 / 4 * (5 * z**3 - 3 * z),
+        -e * x * (5 * z * z - 1),
+        b / 4 * z * (x * x - y * y),
+        -a * x * (x * x - 3 * y * y),
+    ]
     return (torch.stack(basis[: sh.shape[1]], 1)[..., None] * sh).sum(1).add(0.5).clamp_min(0)
 
 
 def rasterize(g: Gaussians, camera: Camera, features=None):
-    """Every Gaussian at every pixel, nearest first. Returns color, alpha, depth, features, weights [H, W, G]."""
+    """Every Gaussian at every pixel, nearest first. Returns color, alpha, depth, features, weights
+    [H, W, G].
+    """
     dtype = g.means.dtype
     K, w2c = torch.tensor(camera.K, dtype=dtype), torch.tensor(camera.world_to_camera, dtype=dtype)
     W, H = camera.width, camera.height
     R, t = w2c[:3, :3], w2c[:3, 3]
     w, x, y, z = torch.nn.functional.normalize(g.quats, dim=1).T
     rot = torch.stack(
-        [1 - 2 * (y**2 + z**2), 2 * (x * y - w * z), 2 * (x * z + w * y),
-         2 * (x * y + w * z), 1 - 2 * (x**2 + z**2), 2 * (y * z - w * x),
-         2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x**2 + y**2)], -1,
-    ).reshape(-1, 3, 3)  # fmt: skip
+        [
+            1 - 2 * (y**2 + z**2),
+            2 * (x * y - w * z),
+            2 * (x * z + w * y),
+            2 * (x * y + w * z),
+            1 - 2 * (x**2 + z**2),
+            2 * (y * z - w * x),
+            2 * (x * z - w * y),
+            2 * (y * z + w * x),
+            1 - 2 * (x**2 + y**2),
+        ],
+        -1,
+    ).reshape(-1, 3, 3)
     M = rot * g.log_scales.exp()[:, None]
     cov3d = R @ M @ M.transpose(1, 2) @ R.T
     cam = g.means @ R.T + t
@@ -63,14 +87,19 @@ def rasterize(g: Gaussians, camera: Camera, features=None):
     conic = torch.linalg.inv(cov2d)
     mean2d = torch.stack([fx * cam[:, 0] / zc + cx, fy * cam[:, 1] / zc + cy], -1)
     opacity = g.logit_opacities.sigmoid()
-    direction = torch.nn.functional.normalize(g.means - torch.tensor(camera.centre, dtype=dtype), dim=1)
+    direction = torch.nn.functional.normalize(
+        g.means - torch.tensor(camera.centre, dtype=dtype), dim=1
+    )
     f = [sh_color(g.sh, direction), cam[:, 2:3]] + ([] if features is None else [features])
     f = torch.cat(f, 1)
 
-    py, px = torch.meshgrid(torch.arange(H, dtype=dtype) + 0.5, torch.arange(W, dtype=dtype) + 0.5, indexing="ij")
+    py, px = torch.meshgrid(
+        torch.arange(H, dtype=dtype) + 0.5, torch.arange(W, dtype=dtype) + 0.5, indexing="ij"
+    )
     T = torch.ones(H, W, dtype=dtype)
     done = torch.zeros(H, W, dtype=torch.bool)
-    out = torch.zeros(H, W, f.shape[1], dtype=dtype) + 0 * f.sum()  # a graph even when nothing is drawn
+    # a graph even when nothing is drawn
+    out = torch.zeros(H, W, f.shape[1], dtype=dtype) + 0 * f.sum()
     weights = torch.zeros(H, W, len(g), dtype=dtype)
     for i in torch.argsort(cam[:, 2].detach(), stable=True).tolist():
         if not front[i]:
@@ -92,7 +121,9 @@ def rasterize(g: Gaussians, camera: Camera, features=None):
 
 # --------------------------------------------------------------------------- problems
 def camera(width=37, height=29, focal=30.0) -> Camera:
-    """Turned, moved, with an off-centre principal point, so that no term of the projection is zero."""
+    """Turned, moved, with an off-centre principal point, so that no term of the
+    projection is zero.
+    """
     a, b = 0.3, -0.2
     Ry = np.array([[np.cos(a), 0, np.sin(a)], [0, 1, 0], [-np.sin(a), 0, np.cos(a)]])
     Rx = np.array([[1, 0, 0], [0, np.cos(b), -np.sin(b)], [0, np.sin(b), np.cos(b)]])
@@ -116,7 +147,8 @@ def problem(n=40, degree=2, seed=0, cam=None, case="plain", dtype=torch.float64)
         z[::3] = -z[::3]
         z[1] = 0.005  # in front of the camera, nearer than the near plane
     if case == "offscreen":
-        xy[::2] += 3 * torch.tensor([cam.width, cam.height])  # far outside the clamp of the Jacobian
+        # far outside the clamp of the Jacobian
+        xy[::2] += 3 * torch.tensor([cam.width, cam.height])
         scales[::2] += 1.5
     if case == "huge":
         scales[::2] = 1.0
@@ -147,13 +179,20 @@ def outputs_and_gradients(render, g: Gaussians, cam: Camera, features, seed=9):
     leaves = [t.detach().clone().requires_grad_() for t in vars(g).values()]
     f = None if features is None else features.detach().clone().requires_grad_()
     out = render(Gaussians(*leaves), cam, f)
-    values = list(out[:4]) if isinstance(out, tuple) else [out.color, out.alpha, out.depth, out.features]
+    values = (
+        list(out[:4]) if isinstance(out, tuple) else [out.color, out.alpha, out.depth, out.features]
+    )
     values = [v for v in values if v is not None]
     rng = torch.Generator().manual_seed(seed)
-    loss = sum((v * torch.randn(v.shape, generator=rng, dtype=torch.float64).to(v.dtype)).sum() for v in values)
+    loss = sum(
+        (v * torch.randn(v.shape, generator=rng, dtype=torch.float64).to(v.dtype)).sum()
+        for v in values
+    )
     loss.backward()
     leaves += [] if f is None else [f]
-    return [v.detach() for v in values], [torch.zeros_like(t) if t.grad is None else t.grad for t in leaves]
+    return [v.detach() for v in values], [
+        torch.zeros_like(t) if t.grad is None else t.grad for t in leaves
+    ]
 
 
 CASES = ["plain", "behind", "offscreen", "huge", "saturating", "faint", "invisible", "needles"]
@@ -161,11 +200,19 @@ CASES = ["plain", "behind", "offscreen", "huge", "saturating", "faint", "invisib
 
 # --------------------------------------------------------------------------- parity
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("degree,channels,size", [(0, 0, (37, 29)), (1, 1, (16, 16)), (2, 8, (40, 1)), (3, 16, (33, 35))])
+@pytest.mark.parametrize(
+    "degree,channels,size", [(0, 0, (37, 29)), (1, 1, (16, 16)), (2, 8, (40, 1)), (3, 16, (33, 35))]
+)
 def test_matches_reference_in_float64(case, degree, channels, size):
     cam = camera(*size)
     g = problem(degree=degree, cam=cam, case=case)
-    f = torch.randn((len(g), channels), generator=torch.Generator().manual_seed(3), dtype=torch.float64) if channels else None
+    f = (
+        torch.randn(
+            (len(g), channels), generator=torch.Generator().manual_seed(3), dtype=torch.float64
+        )
+        if channels
+        else None
+    )
     expected, expected_grads = outputs_and_gradients(rasterize, g, cam, f)
     values, grads = outputs_and_gradients(G.rasterize, g, cam, f)
     for got, want in zip(values, expected, strict=True):
@@ -190,13 +237,20 @@ def test_float32_is_close_to_the_float64_reference(case):
 
 
 def test_many_channels():
-    cam, f = camera(20, 20), torch.randn((15, 64), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    cam, f = (
+        camera(20, 20),
+        torch.randn((15, 64), dtype=torch.float64, generator=torch.Generator().manual_seed(0)),
+    )
     g = problem(15, cam=cam)
-    torch.testing.assert_close(G.rasterize(g, cam, f).features, rasterize(g, cam, f)[3], rtol=1e-9, atol=1e-10)
+    torch.testing.assert_close(
+        G.rasterize(g, cam, f).features, rasterize(g, cam, f)[3], rtol=1e-9, atol=1e-10
+    )
 
 
 def test_gradcheck():
-    """Finite differences, through a smooth function of all outputs; sizes keep clear of the thresholds."""
+    """Finite differences, through a smooth function of all outputs; sizes keep clear of the
+    thresholds.
+    """
     cam = camera(5, 4, focal=6.0)
     g = problem(4, degree=1, cam=cam, seed=4)
     g = Gaussians(g.means, g.quats, g.log_scales + 1.5, g.logit_opacities * 0.3, g.sh)
@@ -226,8 +280,15 @@ def test_oracle(name):
     if not root or not path.exists():
         pytest.skip("set CCLKIT_REAL_DATA to the folder that holds oracles/rasterizer/*.npz")
     z = np.load(path)
-    g = Gaussians(*(torch.from_numpy(z[k]) for k in ("means", "quats_wxyz", "log_scales", "logit_opacities", "sh")))
-    cam = Camera(z["K"].astype(float), z["viewmat"].astype(float), int(z["width"]), int(z["height"]))
+    g = Gaussians(
+        *(
+            torch.from_numpy(z[k])
+            for k in ("means", "quats_wxyz", "log_scales", "logit_opacities", "sh")
+        )
+    )
+    cam = Camera(
+        z["K"].astype(float), z["viewmat"].astype(float), int(z["width"]), int(z["height"])
+    )
     out = G.rasterize(g, cam)
     rgba = torch.cat([out.color, out.alpha[..., None]], -1).numpy()
     assert np.abs(rgba - z["expected"]).max() < 1e-5
@@ -238,7 +299,12 @@ def test_projection_matches_gsplat():
     cam, g = camera(), problem(200, seed=5, case="offscreen")
     covars, _ = impl._quat_scale_to_covar_preci(g.quats, g.log_scales.exp(), True, False)
     radii, means2d, depths, conics, _ = impl._fully_fused_projection(
-        g.means, covars, torch.tensor(cam.world_to_camera)[None], torch.tensor(cam.K)[None], cam.width, cam.height
+        g.means,
+        covars,
+        torch.tensor(cam.world_to_camera)[None],
+        torch.tensor(cam.K)[None],
+        cam.width,
+        cam.height,
     )
     p = G.project(g, cam)
     drawn = (p.radii > 0).all(1)
@@ -319,7 +385,12 @@ def test_blending_weights(case):
     torch.testing.assert_close(residual.double(), share, rtol=1e-4, atol=1e-5)
     # of some pixels, in any order: the same numbers
     rng = np.random.default_rng(0)
-    for some in (rng.permutation(cam.height * cam.width), rng.choice(cam.height * cam.width, 37, replace=False), np.array([cam.height * cam.width - 1]), np.zeros(0, int)):
+    for some in (
+        rng.permutation(cam.height * cam.width),
+        rng.choice(cam.height * cam.width, 37, replace=False),
+        np.array([cam.height * cam.width - 1]),
+        np.zeros(0, int),
+    ):
         for own, every in zip(G.blending_weights(p, 4, some), (ids, w, residual)):
             assert torch.equal(own, every.flatten(0, 1)[some])
     for wrong in ([-1], [cam.height * cam.width], [3, 5, 3]):
@@ -331,9 +402,14 @@ def test_blending_weights(case):
 def test_lift_is_the_transpose_of_splatting(case):
     cam, rng = camera(), torch.Generator().manual_seed(2)
     p = G.project(problem(60, case=case), cam)
-    features, image = (torch.randn((*shape, 3), generator=rng, dtype=torch.float64) for shape in ((60,), (cam.height, cam.width)))
+    features, image = (
+        torch.randn((*shape, 3), generator=rng, dtype=torch.float64)
+        for shape in ((60,), (cam.height, cam.width))
+    )
     sums, weights = G.lift(p, image)
-    torch.testing.assert_close((sums * features).sum(), (image * G.splat_features(p, features)).sum())
+    torch.testing.assert_close(
+        (sums * features).sum(), (image * G.splat_features(p, features)).sum()
+    )
     alpha = G.splat_features(p, torch.ones((60, 1), dtype=torch.float64))
     torch.testing.assert_close(weights.sum(), alpha.sum())
     with pytest.raises(GaussiansError, match="the size of its camera"):
@@ -350,15 +426,23 @@ def test_cuda_arguments_fit_the_installed_gsplat():
     bound.apply_defaults()
     a = bound.arguments
     # defaults our rules rely on
-    assert (a["far_plane"], a["radius_clip"], a["rasterize_mode"], a["camera_model"]) == (1e10, 0.0, "classic", "pinhole")
-    assert a["viewmats"].shape == (1, 4, 4) and a["Ks"].shape == (1, 3, 3) and a["backgrounds"] is None
+    assert (a["far_plane"], a["radius_clip"], a["rasterize_mode"], a["camera_model"]) == (
+        1e10,
+        0.0,
+        "classic",
+        "pinhole",
+    )
+    assert (
+        a["viewmats"].shape == (1, 4, 4) and a["Ks"].shape == (1, 3, 3) and a["backgrounds"] is None
+    )
     inspect.signature(gsplat.spherical_harmonics).bind(1, g.means, g.sh)
 
 
 def test_cuda_branch_with_a_stand_in_for_gsplat(monkeypatch):
     """Shapes and the split of channels, with gsplat replaced by our CPU back end."""
     gsplat = pytest.importorskip("gsplat")
-    module = sys.modules["cclkit.gaussians.rasterize"]  # the package exports the function under this name
+    # the package exports the function under this name
+    module = sys.modules["cclkit.gaussians.rasterize"]
     g, cam = problem(degree=2, dtype=torch.float32), camera()
     f = torch.randn((len(g), 8), generator=torch.Generator().manual_seed(0))
 
@@ -367,7 +451,13 @@ def test_cuda_branch_with_a_stand_in_for_gsplat(monkeypatch):
         image = G.splat_features(p, torch.cat([a["colors"], p.depths[:, None]], 1))
         alpha = G.splat_features(p, torch.ones(len(g), 1))
         image = torch.cat([image[..., :-1], image[..., -1:] / alpha.clamp_min(1e-10)], -1)
-        meta = dict(means2d=p.means2d[None], radii=p.radii[None], width=a["width"], height=a["height"], n_cameras=1)
+        meta = dict(
+            means2d=p.means2d[None],
+            radii=p.radii[None],
+            width=a["width"],
+            height=a["height"],
+            n_cameras=1,
+        )
         return image[None], alpha[None], meta
 
     def harmonics(degree, dirs, coeffs):
@@ -377,7 +467,9 @@ def test_cuda_branch_with_a_stand_in_for_gsplat(monkeypatch):
     monkeypatch.setattr(gsplat, "spherical_harmonics", harmonics)
     image, alpha, depth, info = module._rasterize_cuda(g, cam, f, 9)
     want = G.rasterize(g, cam, f)
-    torch.testing.assert_close(image, torch.cat([want.color, want.features], -1), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        image, torch.cat([want.color, want.features], -1), rtol=1e-4, atol=1e-5
+    )
     torch.testing.assert_close(alpha, want.alpha, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(depth, want.depth, rtol=1e-4, atol=1e-4)
     assert set(want.info) >= set(info)
@@ -427,7 +519,13 @@ def test_errors_say_what_is_wrong(g, options, message):
 
 
 def test_no_gaussians_at_all():
-    g = Gaussians(torch.zeros(0, 3), torch.zeros(0, 4), torch.zeros(0, 3), torch.zeros(0), torch.zeros(0, 4, 3))
+    g = Gaussians(
+        torch.zeros(0, 3),
+        torch.zeros(0, 4),
+        torch.zeros(0, 3),
+        torch.zeros(0),
+        torch.zeros(0, 4, 3),
+    )
     out = G.rasterize(g, camera(), torch.zeros(0, 8))
     assert out.color.shape == (29, 37, 3) and out.features.shape == (29, 37, 8)
     assert not out.color.any() and not out.alpha.any() and not out.depth.any()

@@ -1,4 +1,6 @@
-"""The registry, downloads and the offline route, against a server on this machine: no test uses the network."""
+"""The registry, downloads and the offline route, against a server on this machine: no test uses the
+network.
+"""
 
 import errno
 import hashlib
@@ -17,23 +19,25 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from conftest import write_plane_scene
 
 from cclkit import cli, config, fetching, registry
 from cclkit.errors import DataError, ModelError, SceneError
 from cclkit.foundation import identities, models
 from cclkit.scenes import bundled_scenes, load_scene
 
-from conftest import write_plane_scene
-
 BLOB = np.random.default_rng(0).bytes(300_000)
 SHA = hashlib.sha256(BLOB).hexdigest()
 
 
-# ---------------------------------------------------------------- a server, and registries of its files
+# ---------------------------------------------------------------- a server, and registries of its
+# files
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Serves ``server.files``; ``server.cut`` counts answers that end half way, ``server.seen`` the ranges asked for."""
+    """Serves ``server.files``; ``server.cut`` counts answers that end half way, ``server.seen`` the
+    ranges asked for.
+    """
 
     def do_GET(self):
         server = self.server
@@ -63,7 +67,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         if server.cut > 0:
             server.cut -= 1
-            self.wfile.write(body[start: start + (len(body) - start) // 2])
+            self.wfile.write(body[start : start + (len(body) - start) // 2])
             self.close_connection = True
             return None
         return self.wfile.write(body[start:])
@@ -77,9 +81,19 @@ def server(monkeypatch):
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setattr(fetching, "PAUSE", 0.001)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as s:
-        s.files, s.types, s.seen, s.cut, s.busy, s.ranges, s.etag = {"blob": BLOB}, {}, [], 0, 0, True, '"one"'
+        s.files, s.types, s.seen, s.cut, s.busy, s.ranges, s.etag = (
+            {"blob": BLOB},
+            {},
+            [],
+            0,
+            0,
+            True,
+            '"one"',
+        )
         s.url = f"http://127.0.0.1:{s.server_port}"
-        thread = threading.Thread(target=s.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+        thread = threading.Thread(
+            target=s.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+        )
         thread.start()
         yield s
         s.shutdown()
@@ -99,8 +113,20 @@ def listed(tmp_path, monkeypatch):
         lines = []
         for name, changes in tables.items():
             fields = {
-                "title": f"title of {name}", "kind": "checkpoint", "urls": [], "manual": "use a browser", "size": 0, "size_is": "unknown", "sha256": "", "licence": "a licence",
-                "use": "tests", "blocks": f"work with {name}", "without": "the rest", "target": f"checkpoints/{name}.pth", "expected": [], **changes,
+                "title": f"title of {name}",
+                "kind": "checkpoint",
+                "urls": [],
+                "manual": "use a browser",
+                "size": 0,
+                "size_is": "unknown",
+                "sha256": "",
+                "licence": "a licence",
+                "use": "tests",
+                "blocks": f"work with {name}",
+                "without": "the rest",
+                "target": f"checkpoints/{name}.pth",
+                "expected": [],
+                **changes,
             }
             lines += [f"[{name}]", *(f"{k} = {json.dumps(v)}" for k, v in fields.items())]
         path.write_text("\n".join(lines))
@@ -135,18 +161,39 @@ SET = {"kind": "dataset", "target": "set", "expected": ["a/cameras.bin", "a/imag
 
 def test_the_registry_is_complete():
     entries = registry.entries()
-    assert {"lerf_ovs", "3d_ovs", "3d_ovs_room_labels", "sam_vit_b", "sam_vit_l", "sam_vit_h", "openclip_vit_b_16", "sam2.1_hiera_large"} <= set(entries)
+    assert {
+        "lerf_ovs",
+        "3d_ovs",
+        "3d_ovs_room_labels",
+        "sam_vit_b",
+        "sam_vit_l",
+        "sam_vit_h",
+        "openclip_vit_b_16",
+        "sam2.1_hiera_large",
+    } <= set(entries)
     for e in entries.values():
-        assert e.kind in ("dataset", "checkpoint") and e.size_is in ("exact", "approximate", "unknown") and (e.size > 0) == (e.size_is != "unknown")
-        assert all(u.startswith("https://") for u in e.urls) and e.sha256 == e.sha256.strip().lower()
+        assert (
+            e.kind in ("dataset", "checkpoint")
+            and e.size_is in ("exact", "approximate", "unknown")
+            and (e.size > 0) == (e.size_is != "unknown")
+        )
+        assert (
+            all(u.startswith("https://") for u in e.urls) and e.sha256 == e.sha256.strip().lower()
+        )
         assert re.fullmatch(r"([0-9a-f]{64})?", e.sha256), e.name
         assert all((e.title, e.manual, e.licence, e.use, e.blocks, e.without, e.target)), e.name
         for path in (e.target, *e.expected):
             assert not Path(path).is_absolute() and ".." not in Path(path).parts
         assert not (e.kind == "checkpoint" and e.expected)
-    for many in ([e.target for e in entries.values()], [e.sha256 for e in entries.values() if e.sha256]):
+    for many in (
+        [e.target for e in entries.values()],
+        [e.sha256 for e in entries.values() if e.sha256],
+    ):
         assert len(set(many)) == len(many)
-    assert entries["sam_vit_h"].sha256.startswith("a7bf3b02f3eb") and "lerf_ovs" in entries["lerf_ovs"].target
+    assert (
+        entries["sam_vit_h"].sha256.startswith("a7bf3b02f3eb")
+        and "lerf_ovs" in entries["lerf_ovs"].target
+    )
     assert not entries["3d_ovs"].urls  # a folder of Google Drive
 
 
@@ -158,7 +205,12 @@ def test_the_registry_serves_the_models_that_need_it():
 
 
 def test_a_registry_that_cannot_be_used_is_one_error(tmp_path, monkeypatch):
-    for n, (text, match) in enumerate([("[a", "cannot be read"), ('[a]\ntitle = "x"', r"\[a\] has missing or unknown fields \(blocks")]):
+    for n, (text, match) in enumerate(
+        [
+            ("[a", "cannot be read"),
+            ('[a]\ntitle = "x"', r"\[a\] has missing or unknown fields \(blocks"),
+        ]
+    ):
         path = tmp_path / f"{n}.toml"
         path.write_text(text)
         monkeypatch.setattr(registry, "REGISTRY", path)
@@ -168,7 +220,11 @@ def test_a_registry_that_cannot_be_used_is_one_error(tmp_path, monkeypatch):
     monkeypatch.setattr(registry, "REGISTRY", tmp_path / "none.toml")
     monkeypatch.delenv("CCLKIT_DATA", raising=False)
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "share"))
-    assert registry.checkpoint("sam_vit_h") is None and registry.scene("lerf_ovs/teatime") is None and registry.known_digest("x.pth") is None
+    assert (
+        registry.checkpoint("sam_vit_h") is None
+        and registry.scene("lerf_ovs/teatime") is None
+        and registry.known_digest("x.pth") is None
+    )
     assert registry.data_root() == tmp_path / "share" / "cclkit"
     with pytest.raises(DataError, match="work from a checkout"):
         registry.status()
@@ -176,13 +232,22 @@ def test_a_registry_that_cannot_be_used_is_one_error(tmp_path, monkeypatch):
 
 def test_only_fetching_touches_the_network():
     package = Path(registry.__file__).parent
-    users = {p.name for p in package.rglob("*.py") if re.search(r"^\s*(import|from) (urllib|http|requests|socket|huggingface_hub)", p.read_text(), re.M)}
+    users = {
+        p.name
+        for p in package.rglob("*.py")
+        if re.search(
+            r"^\s*(import|from) (urllib|http|requests|socket|huggingface_hub)", p.read_text(), re.M
+        )
+    }
     assert users == {"fetching.py"}
 
 
 def test_root_comes_from_option_then_variable_then_checkout(monkeypatch, tmp_path):
     monkeypatch.setenv("CCLKIT_DATA", str(tmp_path / "v"))
-    assert registry.data_root(tmp_path / "o") == tmp_path / "o" and registry.data_root() == tmp_path / "v"
+    assert (
+        registry.data_root(tmp_path / "o") == tmp_path / "o"
+        and registry.data_root() == tmp_path / "v"
+    )
     assert bundled_scenes()  # the variable moves fetched data, not the bundled scenes
     monkeypatch.delenv("CCLKIT_DATA")
     assert registry.data_root() == registry.DATA / "public"
@@ -192,7 +257,9 @@ def test_root_comes_from_option_then_variable_then_checkout(monkeypatch, tmp_pat
 
 
 def test_fetch_and_verify(server, listed):
-    root = listed(net={"urls": [server.url + "/blob"], "size": len(BLOB), "size_is": "exact", "sha256": SHA})
+    root = listed(
+        net={"urls": [server.url + "/blob"], "size": len(BLOB), "size_is": "exact", "sha256": SHA}
+    )
     path = fetching.fetch("net")
     assert path == root / "checkpoints" / "net.pth" and path.read_bytes() == BLOB
     assert sorted(p.name for p in path.parent.iterdir()) == ["net.pth"]
@@ -200,7 +267,8 @@ def test_fetch_and_verify(server, listed):
     requests = len(server.seen)
     assert fetching.fetch("net") == path and len(server.seen) == requests  # what is here stays
     path.write_bytes(BLOB[:-1] + b"x")
-    assert registry.look(registry.entry("net"), root).state == "here"  # same size: only verify reads it
+    # same size: only verify reads it
+    assert registry.look(registry.entry("net"), root).state == "here"
     (item,) = registry.verify(["net"])
     assert item.state == "damaged" and "sha256" in item.detail
     with pytest.raises(DataError, match="not used; run `cclkit data fetch net`"):
@@ -228,7 +296,9 @@ def test_a_later_run_goes_on_too(server, listed, monkeypatch):
     server.cut = 1
     with pytest.raises(DataError, match="ended at byte 150000 of 300000.*150 kB are kept.*again"):
         fetching.fetch("net")
-    assert "150 kB downloaded so far" in registry.as_text([registry.look(registry.entry("net"), root)])
+    assert "150 kB downloaded so far" in registry.as_text(
+        [registry.look(registry.entry("net"), root)]
+    )
     assert fetching.fetch("net").read_bytes() == BLOB and server.seen[-1][1] == "bytes=150000-"
 
 
@@ -237,7 +307,9 @@ def test_a_complete_part_needs_no_further_byte(server, listed):
     part = registry.part_file(registry.entry("net"), root)
     part.parent.mkdir(parents=True)
     part.write_bytes(BLOB)
-    part.with_name(part.name + ".json").write_text(json.dumps({"url": server.url + "/blob", "validator": server.etag}))
+    part.with_name(part.name + ".json").write_text(
+        json.dumps({"url": server.url + "/blob", "validator": server.etag})
+    )
     assert fetching.fetch("net").read_bytes() == BLOB
 
 
@@ -263,12 +335,22 @@ def test_half_of_one_address_is_not_continued_from_another(server, listed, monke
 
 
 def test_passing_faults_are_tried_again_others_are_not(server, listed, capsys):
-    listed(net={"urls": [server.url + "/blob"]}, gone={"urls": [server.url + "/gone"]}, two={"urls": [server.url + "/gone", server.url + "/blob"]})
+    listed(
+        net={"urls": [server.url + "/blob"]},
+        gone={"urls": [server.url + "/gone"]},
+        two={"urls": [server.url + "/gone", server.url + "/blob"]},
+    )
     server.busy = 2
     assert fetching.fetch("net").read_bytes() == BLOB
     assert "503" in capsys.readouterr().err
     server.seen.clear()
-    with pytest.raises(DataError, match="gone could not be fetched.*404.*use a browser, then run `cclkit data fetch gone --from FILE`"):
+    with pytest.raises(
+        DataError,
+        match=(
+            "gone could not be fetched.*404.*use a browser, then run `cclkit data fetch gone --from"
+            " FILE`"
+        ),
+    ):
         fetching.fetch("gone")
     assert len(server.seen) == 1
     server.busy = 99
@@ -295,7 +377,10 @@ def test_wrong_size_is_refused(server, listed):
 
 def test_a_wrong_digest_is_kept_aside_and_never_used(server, listed):
     root = listed(net={"urls": [server.url + "/blob"], "sha256": "0" * 64})
-    with pytest.raises(DataError, match=f"sha256 of the download is {SHA}.*not used and kept as .*net.pth.bad-{SHA[:12]}"):
+    with pytest.raises(
+        DataError,
+        match=f"sha256 of the download is {SHA}.*not used and kept as .*net.pth.bad-{SHA[:12]}",
+    ):
         fetching.fetch("net")
     assert sorted(p.name for p in (root / "checkpoints").iterdir()) == [f"net.pth.bad-{SHA[:12]}"]
     assert registry.checkpoint("net") is None
@@ -303,11 +388,17 @@ def test_a_wrong_digest_is_kept_aside_and_never_used(server, listed):
 
 @pytest.mark.parametrize("by_type", (True, False))
 def test_a_web_page_is_never_saved(server, listed, by_type):
-    server.files["page"] = b"\n<!DOCTYPE html><html>Google Drive can't scan this file for viruses</html>"
+    server.files["page"] = (
+        b"\n<!DOCTYPE html><html>Google Drive can't scan this file for viruses</html>"
+    )
     if by_type:
         server.types["page"] = "text/html; charset=utf-8"
-    root = listed(net={"urls": [server.url + "/page?id=google"]}, set={**SET, "urls": [server.url + "/page"]})
-    with pytest.raises(DataError, match="web page came instead.*Google Drive.*by hand: use a browser"):
+    root = listed(
+        net={"urls": [server.url + "/page?id=google"]}, set={**SET, "urls": [server.url + "/page"]}
+    )
+    with pytest.raises(
+        DataError, match="web page came instead.*Google Drive.*by hand: use a browser"
+    ):
         fetching.fetch("net")
     with pytest.raises(DataError, match="web page"):
         fetching.fetch("set")
@@ -318,18 +409,25 @@ def test_a_web_page_is_never_saved(server, listed, by_type):
 def test_an_encrypted_address_stays_encrypted():
     request = SimpleNamespace(full_url="https://a.example/x")
     with pytest.raises(DataError, match="not encrypted"):
-        fetching._StaySecure().redirect_request(request, None, 302, "Found", {}, "http://b.example/x")
+        fetching._StaySecure().redirect_request(
+            request, None, 302, "Found", {}, "http://b.example/x"
+        )
 
 
 def test_an_unknown_digest_is_recorded_and_compared_from_then_on(server, listed):
     root = listed(net={"urls": [server.url + "/blob"]})
     path = fetching.fetch("net")
-    assert json.loads((root / "checksums.json").read_text())["net"]["files"]["net.pth"]["sha256"] == SHA
+    assert (
+        json.loads((root / "checksums.json").read_text())["net"]["files"]["net.pth"]["sha256"]
+        == SHA
+    )
     path.write_bytes(BLOB[::-1])
     assert registry.verify(["net"])[0].state == "damaged"
     path.unlink()
     server.files["blob"] = BLOB[::-1]
-    with pytest.raises(DataError, match=r"recorded at first use.*checksums.json.*remove 'net' from that file"):
+    with pytest.raises(
+        DataError, match=r"recorded at first use.*checksums.json.*remove 'net' from that file"
+    ):
         fetching.fetch("net")
     assert not path.exists()
     # a file copied there by hand is recorded when it is first used
@@ -354,15 +452,29 @@ def test_a_full_disk_is_one_error(server, listed, monkeypatch):
             raise OSError(errno.ENOSPC, "No space left on device")
 
     real = open
-    monkeypatch.setattr(fetching, "open", lambda p, mode="r", *a: Full(p, "w") if str(p).endswith(".part") else real(p, mode, *a), raising=False)
+    monkeypatch.setattr(
+        fetching,
+        "open",
+        lambda p, mode="r", *a: Full(p, "w") if str(p).endswith(".part") else real(p, mode, *a),
+        raising=False,
+    )
     with pytest.raises(DataError, match="No space left on device.*free space"):
         fetching.fetch("net")
     # while unpacking: the download stays, and the next run needs no second one
     server.files["set"] = archive()
-    monkeypatch.setattr(fetching, "open", lambda p, mode="r", *a: Full(p, "w") if mode == "xb" else real(p, mode, *a), raising=False)
+    monkeypatch.setattr(
+        fetching,
+        "open",
+        lambda p, mode="r", *a: Full(p, "w") if mode == "xb" else real(p, mode, *a),
+        raising=False,
+    )
     with pytest.raises(DataError, match="No space left on device"):
         fetching.fetch("set")
-    assert (root / "set.part").is_file() and not (root / "set").exists() and not (root / "set.unpacking").exists()
+    assert (
+        (root / "set.part").is_file()
+        and not (root / "set").exists()
+        and not (root / "set.unpacking").exists()
+    )
     monkeypatch.setattr(fetching, "open", real, raising=False)
     fetching.fetch("set")
     assert server.seen[-1][1] is not None
@@ -379,7 +491,9 @@ def test_one_fetch_at_a_time(listed):
 # ---------------------------------------------------------------- archives
 
 
-@pytest.mark.parametrize("kind, wrap", [("zip", "set/"), ("zip", ""), ("tar", "other name/"), ("tar", "./set/")])
+@pytest.mark.parametrize(
+    "kind, wrap", [("zip", "set/"), ("zip", ""), ("tar", "other name/"), ("tar", "./set/")]
+)
 def test_archives_are_unpacked_and_verified(server, listed, kind, wrap):
     server.files["set"] = archive(kind, wrap=wrap)
     root = listed(set={**SET, "urls": [server.url + "/set"]})
@@ -431,7 +545,10 @@ EVIL = {
     "tar pipe": (lambda: link_tar(tarfile.FIFOTYPE), "link or device"),
     "cut zip": (lambda: archive(extra=[("set/z", BLOB)])[:-2000], "neither zip nor tar"),
     "cut tar": (lambda: archive("tar", extra=[("set/z", BLOB)])[:-2000], "damaged"),
-    "flipped zip": (lambda: archive(extra=[("set/z", BLOB)]).replace(BLOB[1000:1010], b"0123456789"), "damaged"),
+    "flipped zip": (
+        lambda: archive(extra=[("set/z", BLOB)]).replace(BLOB[1000:1010], b"0123456789"),
+        "damaged",
+    ),
     "no archive": (lambda: BLOB, "neither zip nor tar"),
     "empty": (lambda: b"PK\x05\x06" + bytes(18), "holds no file"),
     "another set": (lambda: archive(wrap="x/y/"), "does not hold set"),
@@ -447,8 +564,15 @@ def test_archives_that_cannot_be_trusted_leave_nothing(server, listed, tmp_path,
         fetching.fetch("set")
     assert "kept as" in str(caught.value)
     assert not list(tmp_path.rglob("evil*")) and not list(tmp_path.rglob("*evil.txt"))
-    assert not (root / "set").exists() and not (root / "set.unpacking").exists() and not (root / "set.part").exists()
-    assert len(list(root.glob("set.bad-*"))) == 1 and registry.look(registry.entry("set"), root).state == "missing"
+    assert (
+        not (root / "set").exists()
+        and not (root / "set.unpacking").exists()
+        and not (root / "set.part").exists()
+    )
+    assert (
+        len(list(root.glob("set.bad-*"))) == 1
+        and registry.look(registry.entry("set"), root).state == "missing"
+    )
 
 
 def test_archives_that_grow_too_much_are_refused(server, listed, monkeypatch):
@@ -473,7 +597,9 @@ def test_what_a_killed_fetch_left_is_no_data_set(server, listed):
     (root / "set.unpacking" / "set" / "a" / "cameras.bin").write_bytes(b"half")
     assert registry.look(registry.entry("set"), root).state == "missing"
     fetching.fetch("set")
-    assert (root / "set/a/cameras.bin").read_bytes() == b"cameras" and not (root / "set.unpacking").exists()
+    assert (root / "set/a/cameras.bin").read_bytes() == b"cameras" and not (
+        root / "set.unpacking"
+    ).exists()
 
 
 # ---------------------------------------------------------------- offline
@@ -485,33 +611,58 @@ def test_offline_file(listed, tmp_path):
     good.write_bytes(BLOB)
     bad.write_bytes(BLOB[1:])
     page.write_bytes(b"<html>sign in</html>")
-    for path, match in ((bad, "expected " + SHA), (page, "is a web page"), (tmp_path / "none", "no such file or folder")):
+    for path, match in (
+        (bad, "expected " + SHA),
+        (page, "is a web page"),
+        (tmp_path / "none", "no such file or folder"),
+    ):
         with pytest.raises(DataError, match=match):
             fetching.fetch("net", source=path)
-    assert registry.look(registry.entry("net"), root).state == "missing" and not list((root / "checkpoints").iterdir())
-    assert fetching.fetch("net", source=good) == root / "checkpoints/net.pth" and good.read_bytes() == BLOB
+    assert registry.look(registry.entry("net"), root).state == "missing" and not list(
+        (root / "checkpoints").iterdir()
+    )
+    assert (
+        fetching.fetch("net", source=good) == root / "checkpoints/net.pth"
+        and good.read_bytes() == BLOB
+    )
     assert registry.checkpoint("net").read_bytes() == BLOB
     shutil.copy(good, tmp_path / "net.pth")
     assert fetching.fetch("net", source=tmp_path).is_file()  # a folder that holds it
     (tmp_path / "set.zip").write_bytes(archive())
-    assert fetching.fetch("set", source=tmp_path / "set.zip") == root / "set" and (tmp_path / "set.zip").is_file()
+    assert (
+        fetching.fetch("set", source=tmp_path / "set.zip") == root / "set"
+        and (tmp_path / "set.zip").is_file()
+    )
     (tmp_path / "evil.zip").write_bytes(archive(extra=[("../x", b"")]))
     with pytest.raises(DataError, match="outside"):
         fetching.fetch("set", source=tmp_path / "evil.zip")
-    assert (tmp_path / "evil.zip").is_file() and registry.verify(["set"])[0].state == "here"  # neither is touched
+    assert (tmp_path / "evil.zip").is_file() and registry.verify(["set"])[
+        0
+    ].state == "here"  # neither is touched
 
 
 def test_offline_folder_is_linked(listed, tmp_path):
     root = listed(set=SET)
-    with pytest.raises(DataError, match="set is no single download; by hand: use a browser, then run `cclkit data fetch set --from FOLDER_OR_ARCHIVE`"):
+    with pytest.raises(
+        DataError,
+        match=(
+            "set is no single download; by hand: use a browser, then run `cclkit data fetch set"
+            " --from FOLDER_OR_ARCHIVE`"
+        ),
+    ):
         fetching.fetch("set")
     folder = tmp_path / "elsewhere" / "set"
     (folder / "a" / "images").mkdir(parents=True)
-    with pytest.raises(DataError, match="not the unpacked set: 1 of 2 expected files lack, e.g. a/cameras.bin"):
+    with pytest.raises(
+        DataError, match="not the unpacked set: 1 of 2 expected files lack, e.g. a/cameras.bin"
+    ):
         fetching.fetch("set", source=folder)
     (folder / "a" / "cameras.bin").write_bytes(b"cameras")
     assert fetching.fetch("set", source=folder.parent) == folder  # the folder around it will do
-    assert json.loads((root / "sources.json").read_text()) == {"set": str(folder)} and not (root / "set").exists()
+    assert (
+        json.loads((root / "sources.json").read_text()) == {"set": str(folder)}
+        and not (root / "set").exists()
+    )
     item = registry.look(registry.entry("set"), root)
     assert item.state == "here" and str(folder) in item.detail
     assert registry.scene("set/a") == folder / "a"
@@ -522,15 +673,21 @@ def test_offline_folder_is_linked(listed, tmp_path):
     assert item.state == "missing" and "gone" in item.detail
 
 
-# ---------------------------------------------------------------- the library finds what was fetched
+# ---------------------------------------------------------------- the library finds what was
+# fetched
 
 
 def test_models_use_a_fetched_checkpoint(listed, tmp_path):
     names = {"sam_vit_b": {}, "sam_vit_h": {}, "openclip_vit_b_16": {}}
     root = listed(**names)
-    with pytest.raises(ModelError, match="needs front_end.sam.checkpoint=PATH; run `cclkit data fetch sam_vit_h`"):
+    with pytest.raises(
+        ModelError, match="needs front_end.sam.checkpoint=PATH; run `cclkit data fetch sam_vit_h`"
+    ):
         models.load_sam("vit_h")
-    with pytest.raises(ModelError, match="needs front_end.clip.checkpoint=PATH; run `cclkit data fetch openclip_vit_b_16`"):
+    with pytest.raises(
+        ModelError,
+        match="needs front_end.clip.checkpoint=PATH; run `cclkit data fetch openclip_vit_b_16`",
+    ):
         models.load_clip("ViT-B-16")
     paper = config.profile("paper", **{"front_end.propagation": "none"})  # SAM2 is not listed here
     assert identities(paper)["sam"] == "vit_h:none"
@@ -538,7 +695,8 @@ def test_models_use_a_fetched_checkpoint(listed, tmp_path):
     torch.save({"x": torch.zeros(2)}, source)
     fetching.fetch("sam_vit_h", source=source)
     explicit = models.identity("vit_h", str(source), "")
-    assert identities(paper)["sam"] == explicit == f"vit_h:{registry.digest(source)}"  # by content, wherever it lies
+    # by content, wherever it lies
+    assert identities(paper)["sam"] == explicit == f"vit_h:{registry.digest(source)}"
     assert models.load_weights(registry.checkpoint("sam_vit_h"), "SAM vit_h")["x"].shape == (2,)
     with pytest.raises(ModelError, match="needs front_end.sam.checkpoint"):
         models.load_sam("vit_b")  # another one
@@ -552,8 +710,21 @@ def test_models_use_a_fetched_checkpoint(listed, tmp_path):
 
 
 def test_fetched_scenes_are_found_by_name(listed, tmp_path):
-    listed(lerf_ovs={"kind": "dataset", "target": "lerf_ovs", "size": 746_000_000, "size_is": "approximate"})
-    with pytest.raises(SceneError, match=r"lerf_ovs/plane: the data set lerf_ovs is not in .*; run `cclkit data fetch lerf_ovs` \(about 746 MB\)"):
+    listed(
+        lerf_ovs={
+            "kind": "dataset",
+            "target": "lerf_ovs",
+            "size": 746_000_000,
+            "size_is": "approximate",
+        }
+    )
+    with pytest.raises(
+        SceneError,
+        match=(
+            r"lerf_ovs/plane: the data set lerf_ovs is not in .*; run `cclkit data fetch lerf_ovs`"
+            r" \(about 746 MB\)"
+        ),
+    ):
         load_scene("lerf_ovs/plane")
     write_plane_scene(tmp_path / "sets")
     fetching.fetch("lerf_ovs", source=tmp_path / "sets")
@@ -573,7 +744,9 @@ def test_status_needs_no_network_and_says_what_runs(listed, tmp_path, capsys, mo
     monkeypatch.setattr(fetching, "_opener", lambda: pytest.fail("status used the network"))
     assert cli.main(["data", "status"]) == 0
     out = capsys.readouterr().out
-    assert re.search(r"net +missing +2.6 GB +a licence\n +blocks: work with net; still runs: the rest\n", out)
+    assert re.search(
+        r"net +missing +2.6 GB +a licence\n +blocks: work with net; still runs: the rest\n", out
+    )
     assert re.search(r"tabletop/tea_party +here", out) and "models/mini_sam" in out
     assert cli.main(["data", "status", "--json", "--root", str(tmp_path / "x")]) == 0
     rows = {r["name"]: r for r in json.loads(capsys.readouterr().out)}
@@ -582,22 +755,38 @@ def test_status_needs_no_network_and_says_what_runs(listed, tmp_path, capsys, mo
 
 
 def test_fetch_shows_licence_and_size_and_asks(server, listed, capsys, monkeypatch):
-    root = listed(net={"urls": [server.url + "/blob"], "size": len(BLOB), "size_is": "exact"}, set=SET)
+    root = listed(
+        net={"urls": [server.url + "/blob"], "size": len(BLOB), "size_is": "exact"}, set=SET
+    )
     monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
     assert cli.main(["data", "fetch", "net"]) == 1
     out, err = capsys.readouterr()
-    assert "licence: a licence" in out and "size: 300 kB" in out and err.count("\n") == 1 and "--yes" in err and not server.seen
+    assert (
+        "licence: a licence" in out
+        and "size: 300 kB" in out
+        and err.count("\n") == 1
+        and "--yes" in err
+        and not server.seen
+    )
     terminal = io.StringIO("n\n")
     terminal.isatty = lambda: True
     monkeypatch.setattr(sys, "stdin", terminal)
-    assert cli.main(["data", "fetch", "net"]) == 0 and "left out" in capsys.readouterr().out and not server.seen
-    assert cli.main(["data", "fetch", "set", "net", "--yes"]) == 1  # one that cannot be fetched does not stop the other
+    assert (
+        cli.main(["data", "fetch", "net"]) == 0
+        and "left out" in capsys.readouterr().out
+        and not server.seen
+    )
+    # one that cannot be fetched does not stop the other
+    assert cli.main(["data", "fetch", "set", "net", "--yes"]) == 1
     out, err = capsys.readouterr()
     assert "by hand" in err and (root / "checkpoints/net.pth").is_file()
     assert cli.main(["data", "fetch", "net"]) == 0 and "already in" in capsys.readouterr().out
     assert cli.main(["data", "fetch", "net", "--yes", "--root", str(root / "other")]) == 0
     assert f"CCLKIT_DATA={root / 'other'}" in capsys.readouterr().out
-    assert cli.main(["data", "fetch", "net", "set", "--from", "x"]) == 1 and "one by one" in capsys.readouterr().err
+    assert (
+        cli.main(["data", "fetch", "net", "set", "--from", "x"]) == 1
+        and "one by one" in capsys.readouterr().err
+    )
 
 
 def test_unknown_names_list_the_known_ones(listed, capsys):
@@ -623,11 +812,20 @@ def test_verify_reports_and_fails_on_damage(listed, capsys, tmp_path, monkeypatc
     (tmp_path / "models").mkdir()
     weights = tmp_path / "models" / "mini_sam.safetensors"
     weights.write_bytes(BLOB)
-    assert cli.main(["data", "verify", "models/mini_sam"]) == 1 and "incomplete" in capsys.readouterr().out
+    assert (
+        cli.main(["data", "verify", "models/mini_sam"]) == 1
+        and "incomplete" in capsys.readouterr().out
+    )
     weights.with_suffix(".json").write_text(json.dumps({"sha256": SHA, "bytes": len(BLOB)}))
-    assert cli.main(["data", "verify", "models"]) == 0 and "models/mini_sam: ok" in capsys.readouterr().out
+    assert (
+        cli.main(["data", "verify", "models"]) == 0
+        and "models/mini_sam: ok" in capsys.readouterr().out
+    )
     weights.write_bytes(BLOB[::-1])
-    assert cli.main(["data", "verify", "models"]) == 1 and "models/mini_sam: damaged" in capsys.readouterr().out
+    assert (
+        cli.main(["data", "verify", "models"]) == 1
+        and "models/mini_sam: damaged" in capsys.readouterr().out
+    )
 
 
 @pytest.mark.parametrize("text", ("{", "[]", '{"net": {"files": {"net.pth": 5}}}'))
@@ -643,17 +841,26 @@ def test_records_that_cannot_be_read_are_one_error(listed, text):
 def test_a_folder_of_downloads_serves_many_names(listed, tmp_path, capsys):
     folder = tmp_path / "downloads"
     folder.mkdir()
-    root = listed(net={"urls": ["https://a.example/public_name.bin"]}, other={}, set=SET, loose={**SET, "target": "loose", "expected": []})
+    root = listed(
+        net={"urls": ["https://a.example/public_name.bin"]},
+        other={},
+        set=SET,
+        loose={**SET, "target": "loose", "expected": []},
+    )
     (folder / "public_name.bin").write_bytes(BLOB)
     (folder / "other.pth").write_bytes(BLOB[::-1])
     (folder / "set.zip").write_bytes(archive())
-    (folder / "loose.zip").write_bytes(archive("tar", wrap="x/"))  # what it is decides, not what it is called
+    # what it is decides, not what it is called
+    (folder / "loose.zip").write_bytes(archive("tar", wrap="x/"))
     assert cli.main(["data", "fetch", "net", "other", "set", "loose", "--from", str(folder)]) == 0
-    assert (root / "checkpoints/net.pth").read_bytes() == BLOB and (root / "checkpoints/other.pth").read_bytes() == BLOB[::-1]
+    assert (root / "checkpoints/net.pth").read_bytes() == BLOB and (
+        root / "checkpoints/other.pth"
+    ).read_bytes() == BLOB[::-1]
     assert (root / "set/a/cameras.bin").is_file() and (root / "loose/x/a/cameras.bin").is_file()
     assert not (root / "sources.json").exists()  # the folder of downloads itself is no data set
     assert [i.state for i in registry.verify(["net", "other", "set", "loose"])] == ["here"] * 4
     capsys.readouterr()
     (folder / "other.pth").unlink()
-    assert cli.main(["data", "fetch", "net", "other", "--from", str(folder)]) == 1  # the others still come
+    # the others still come
+    assert cli.main(["data", "fetch", "net", "other", "--from", str(folder)]) == 1
     assert "holds no other.pth" in capsys.readouterr().err

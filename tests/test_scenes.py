@@ -1,4 +1,6 @@
-"""Readers: small scenes written here, the real YCB scenes where CCLKIT_REAL_DATA is set, and bad input."""
+"""Readers: small scenes written here, the real YCB scenes where CCLKIT_REAL_DATA is set, and bad
+input.
+"""
 
 import json
 import os
@@ -21,7 +23,9 @@ NAMES = ("frame_1.jpg", "frame_2.jpg", "frame_10.jpg")  # natural order
 
 
 def rotation(axis, angle):
-    q = np.concatenate([[np.cos(angle / 2)], np.sin(angle / 2) * np.asarray(axis) / np.linalg.norm(axis)])
+    q = np.concatenate(
+        [[np.cos(angle / 2)], np.sin(angle / 2) * np.asarray(axis) / np.linalg.norm(axis)]
+    )
     w, x, y, z = q
     R = np.array(
         [
@@ -48,14 +52,19 @@ def write_images(folder, names=NAMES, size=(W, H)):
         Image.fromarray(np.full((size[1], size[0], 3), 40 * i, np.uint8)).save(folder / name)
 
 
-def write_colmap(scene, *, camera="PINHOLE 40 30 35 36 19.25 15.75", names=NAMES, folder="sparse/0", binary=False):
+def write_colmap(
+    scene, *, camera="PINHOLE 40 30 35 36 19.25 15.75", names=NAMES, folder="sparse/0", binary=False
+):
     model = scene / folder
     model.mkdir(parents=True, exist_ok=True)
     (model / "cameras.txt").write_text(f"# a comment\n1 {camera}\n")
     lines = []
     for i, name in enumerate(reversed(names)):  # unsorted on purpose
         q, _, t = poses()[name]
-        lines += [" ".join(map(repr, [i + 1, *q.tolist(), *t.tolist()])) + f" 1 {name}", f"{3.5 + i} 4.5 7"]
+        lines += [
+            " ".join(map(repr, [i + 1, *q.tolist(), *t.tolist()])) + f" 1 {name}",
+            f"{3.5 + i} 4.5 7",
+        ]
     (model / "images.txt").write_text("\n".join(lines) + "\n")
     track = " ".join(f"{i + 1} 0" for i in range(len(names)))
     (model / "points3D.txt").write_text(f"7 0.5 -0.25 3.0 200 100 50 0.5 {track}\n")
@@ -102,15 +111,18 @@ def ovs(tmp_path):
     path = tmp_path / "bed"
     write_images(path / "images", ("00.png", "01.png", "02.png"))
     rows = []
-    for q, R, t in poses().values():
+    for _q, R, t in poses().values():
         c2w, centre = R.T, -R.T @ t
-        matrix = np.stack([c2w[:, 1], c2w[:, 0], -c2w[:, 2], centre, [2 * H, 2 * W, 70.0]], axis=1)  # down, right, backwards
+        # down, right, backwards
+        matrix = np.stack([c2w[:, 1], c2w[:, 0], -c2w[:, 2], centre, [2 * H, 2 * W, 70.0]], axis=1)
         rows.append(np.concatenate([matrix.ravel(), [0.5, 9]]))
     np.save(path / "poses_bounds.npy", np.array(rows))
     (path / "segmentations" / "01").mkdir(parents=True)
     (path / "segmentations" / "classes.txt").write_text("red bag\nPikachu \n\nwhite sheet\n")
     for name in ("red bag", "pikachu", "White_Sheet"):  # names that differ in case and spaces
-        Image.fromarray(np.full((2 * H, 2 * W), 255, np.uint8)).save(path / "segmentations" / "01" / f"{name}.png")
+        Image.fromarray(np.full((2 * H, 2 * W), 255, np.uint8)).save(
+            path / "segmentations" / "01" / f"{name}.png"
+        )
     return path
 
 
@@ -137,7 +149,9 @@ def test_colmap_text_and_binary(tmp_path, binary, folder):
     assert tuple(v.name for v in s.views) == NAMES  # natural order, not that of the file
     for v in s.views:
         _, R, t = poses()[v.name]
-        np.testing.assert_allclose(v.camera.world_to_camera[:3], np.hstack([R, t[:, None]]), atol=1e-12)
+        np.testing.assert_allclose(
+            v.camera.world_to_camera[:3], np.hstack([R, t[:, None]]), atol=1e-12
+        )
         np.testing.assert_array_equal(v.camera.K, [[35, 0, 19.25], [0, 36, 15.75], [0, 0, 1]])
         assert (v.camera.width, v.camera.height) == (W, H) and v.image().shape == (H, W, 3)
     np.testing.assert_allclose(s.points, [[0.5, -0.25, 3.0]])
@@ -146,13 +160,22 @@ def test_colmap_text_and_binary(tmp_path, binary, folder):
 
 def test_simple_pinhole_keeps_its_principal_point(scene):
     write_colmap(scene, camera="SIMPLE_PINHOLE 40 30 33 18.5 14")
-    np.testing.assert_array_equal(load_scene(scene).views[0].camera.K, [[33, 0, 18.5], [0, 33, 14], [0, 0, 1]])
+    np.testing.assert_array_equal(
+        load_scene(scene).views[0].camera.K, [[33, 0, 18.5], [0, 33, 14], [0, 0, 1]]
+    )
 
 
 @pytest.mark.parametrize("binary", [False, True])
 def test_distorted_model_is_refused_with_the_command(scene, binary):
     write_colmap(scene, camera="SIMPLE_RADIAL 40 30 33 18.5 14 0.01", binary=binary)
-    fails(scene, "cameras", "SIMPLE_RADIAL", f"colmap image_undistorter --image_path {scene / 'images'} --input_path {scene / 'sparse' / '0'}", "--output_path")
+    fails(
+        scene,
+        "cameras",
+        "SIMPLE_RADIAL",
+        f"colmap image_undistorter --image_path {scene / 'images'} --input_path"
+        f" {scene / 'sparse' / '0'}",
+        "--output_path",
+    )
 
 
 def test_missing_image(scene):
@@ -206,7 +229,12 @@ def test_incomplete_model_and_no_registered_image(scene):
     (model / "points3D.txt").write_text("")
     fails(scene, "images.txt", "no registered image", "mapper")
     (model / "images.txt").unlink()
-    fails(scene, str(model), "found cameras.txt, points3D.txt", "expected cameras, images and points3D")
+    fails(
+        scene,
+        str(model),
+        "found cameras.txt, points3D.txt",
+        "expected cameras, images and points3D",
+    )
 
 
 def test_nan_pose(scene):
@@ -284,7 +312,9 @@ def test_lerf_labels(lerf):
     expected[2:7, 2:7] = True  # 2.9 and 6.2 are cut towards zero, outline included
     expected[10:13, 10:13] = True  # the second mug is merged
     np.testing.assert_array_equal(mug.mask, expected)
-    assert mug.boxes.tolist() == [[2, 2, 6, 6], [10, 10, 12, 12]] and apple.boxes.tolist() == [[25, 25, 20, 20]]
+    assert mug.boxes.tolist() == [[2, 2, 6, 6], [10, 10, 12, 12]] and apple.boxes.tolist() == [
+        [25, 25, 20, 20]
+    ]
 
 
 def fill_reference(points, h, w):
@@ -338,7 +368,9 @@ def test_polygon_fill_equals_published_masks(seed):
     for unit, (frame, category) in enumerate(zip(a["unit_frame"], a["unit_category"])):
         mask = np.zeros(a["image_hw"], bool)
         for p in np.flatnonzero((a["poly_frame"] == frame) & (a["poly_category"] == category)):
-            mask |= fill_polygon(a["poly_points"][a["poly_start"][p] : a["poly_start"][p + 1]], mask.shape)
+            mask |= fill_polygon(
+                a["poly_points"][a["poly_start"][p] : a["poly_start"][p + 1]], mask.shape
+            )
         np.testing.assert_array_equal(mask, a["gt_mask"][unit])
 
 
@@ -376,7 +408,12 @@ def test_labels_that_are_skipped_by_name(lerf):
         s = load_scene(lerf)
     text = str(caught[0].message)
     assert len(caught) == 1 and "4 label entries skipped" in text
-    for part in ("frame_2.json: 'bag' has no polygon", "'hand'", "'spoon' lies outside", "frame_99.json: its view"):
+    for part in (
+        "frame_2.json: 'bag' has no polygon",
+        "'hand'",
+        "'spoon' lies outside",
+        "frame_99.json: its view",
+    ):
         assert part in text
     assert s.queries == ("mug",)
 
@@ -388,14 +425,32 @@ SQUARE = [[1, 1], [5, 1], [5, 5]]
     "objects, parts",
     [
         ([], ["no object with a polygon", "remove the file"]),
-        ([{"category": "mug", "segmentation": [], "bbox": [1, 1, 5, 5]}], ["no object with a polygon"]),
-        ([{"category": "mug", "segmentation": [SQUARE], "bbox": [1, 1, 5, 5]}], ["object 0 ('mug')", "one list of finite"]),
-        ([{"category": "mug", "segmentation": [[1, None], [2, 3]], "bbox": [1, 1, 5, 5]}], ["object 0 ('mug')", "correct"]),
-        ([{"category": "mug", "segmentation": [[1, float("nan")]], "bbox": [1, 1, 5, 5]}], ["object 0 ('mug')"]),
-        ([{"category": "mug", "segmentation": [[1e7, 2], [3, 4]], "bbox": [1, 1, 5, 5]}], ["1e+07", "must be pixels"]),
+        (
+            [{"category": "mug", "segmentation": [], "bbox": [1, 1, 5, 5]}],
+            ["no object with a polygon"],
+        ),
+        (
+            [{"category": "mug", "segmentation": [SQUARE], "bbox": [1, 1, 5, 5]}],
+            ["object 0 ('mug')", "one list of finite"],
+        ),
+        (
+            [{"category": "mug", "segmentation": [[1, None], [2, 3]], "bbox": [1, 1, 5, 5]}],
+            ["object 0 ('mug')", "correct"],
+        ),
+        (
+            [{"category": "mug", "segmentation": [[1, float("nan")]], "bbox": [1, 1, 5, 5]}],
+            ["object 0 ('mug')"],
+        ),
+        (
+            [{"category": "mug", "segmentation": [[1e7, 2], [3, 4]], "bbox": [1, 1, 5, 5]}],
+            ["1e+07", "must be pixels"],
+        ),
         ([{"category": "mug", "segmentation": SQUARE}], ["bbox is None", "x1, y1, x2, y2"]),
         ([{"category": "mug", "segmentation": SQUARE, "bbox": [1, 2, 3]}], ["bbox"]),
-        ([{"category": " ", "segmentation": SQUARE, "bbox": [1, 1, 5, 5]}], ["category", "expected a text"]),
+        (
+            [{"category": " ", "segmentation": SQUARE, "bbox": [1, 1, 5, 5]}],
+            ["category", "expected a text"],
+        ),
         (["mug"], ["category"]),
     ],
 )
@@ -425,16 +480,24 @@ def test_llff_round_trip(ovs):
     s = load_scene(ovs)
     assert s.layout == "3d_ovs" and [v.name for v in s.views] == ["00.png", "01.png", "02.png"]
     for v, (_, R, t) in zip(s.views, poses().values()):
-        np.testing.assert_allclose(v.camera.world_to_camera[:3], np.hstack([R, t[:, None]]), atol=1e-12)
-        np.testing.assert_allclose(v.camera.K, [[35, 0, 20], [0, 35, 15], [0, 0, 1]])  # hwf rescaled to the image
+        np.testing.assert_allclose(
+            v.camera.world_to_camera[:3], np.hstack([R, t[:, None]]), atol=1e-12
+        )
+        # hwf rescaled to the image
+        np.testing.assert_allclose(v.camera.K, [[35, 0, 20], [0, 35, 15], [0, 0, 1]])
     assert s.classes == ("red bag", "Pikachu", "white sheet") and s.queries == s.classes
-    assert {c: p.name for c, p in s.class_masks["01.png"].items()} == {"red bag": "red bag.png", "Pikachu": "pikachu.png", "white sheet": "White_Sheet.png"}
+    assert {c: p.name for c, p in s.class_masks["01.png"].items()} == {
+        "red bag": "red bag.png",
+        "Pikachu": "pikachu.png",
+        "white sheet": "White_Sheet.png",
+    }
     assert len(s.points) == 0
 
 
 def test_llff_takes_points_of_the_same_world_only(ovs):
     renamed = dict(zip(NAMES, ("00.png", "01.png", "02.png")))
-    write_colmap(ovs, camera="SIMPLE_RADIAL 40 30 33 18.5 14 0.01")  # LLFF's COLMAP is distorted; only points are used
+    # LLFF's COLMAP is distorted; only points are used
+    write_colmap(ovs, camera="SIMPLE_RADIAL 40 30 33 18.5 14 0.01")
     path = ovs / "sparse" / "0" / "images.txt"
     text = path.read_text()
     for a, b in renamed.items():
@@ -522,14 +585,18 @@ def add_extras(path, names=NAMES):
     for folder in ("depth", "ground_truth/whole", "ground_truth/part"):
         (path / folder).mkdir(parents=True)
         for n in names:
-            Image.fromarray(np.full((H, W), 3, np.uint16)).save(path / folder / f"{Path(n).stem}.png")
+            Image.fromarray(np.full((H, W), 3, np.uint16)).save(
+                path / folder / f"{Path(n).stem}.png"
+            )
     nodes = [
         {"id": 1, "name": "table", "level": "whole", "parent": None, "stuff": True},
         {"id": 2, "name": "bear", "level": "whole", "parent": None, "stuff": False},
         {"id": 3, "name": "head", "level": "part", "parent": 2, "stuff": False},
     ]
     queries = [{"text": "bear head", "granularity": "part", "ids": [3]}]
-    (path / "ground_truth" / "objects.json").write_text(json.dumps({"nodes": nodes, "queries": queries}))
+    (path / "ground_truth" / "objects.json").write_text(
+        json.dumps({"nodes": nodes, "queries": queries})
+    )
     (path / "scene.json").write_text(json.dumps({"held_out": ["frame_2.jpg"]}))
 
 
@@ -537,11 +604,16 @@ def test_extras(scene):
     add_extras(scene)
     s = load_scene(scene)
     gt = s.ground_truth
-    assert gt.names == {1: "table", 2: "bear", 3: "head"} and gt.parents == {3: 2} and gt.stuff == {1}
+    assert (
+        gt.names == {1: "table", 2: "bear", 3: "head"} and gt.parents == {3: 2} and gt.stuff == {1}
+    )
     assert gt.queries == ({"text": "bear head", "granularity": "part", "ids": [3]},)
     assert (gt.ids(s.views[0], "subpart") == 3).all()  # falls back to the next coarser map
     np.testing.assert_allclose(s.depth(s.views[0]), 3e-4)
-    assert s.held_out == {"frame_2.jpg"} and [v.name for v in s.training_views] == ["frame_1.jpg", "frame_10.jpg"]
+    assert s.held_out == {"frame_2.jpg"} and [v.name for v in s.training_views] == [
+        "frame_1.jpg",
+        "frame_10.jpg",
+    ]
 
 
 def test_bad_extras(scene):
@@ -570,7 +642,9 @@ def test_bad_extras(scene):
 def test_instances_become_whole_ground_truth(scene):
     (scene / "instances").mkdir()
     for n in NAMES:
-        Image.fromarray(np.full((H, W), 8, np.uint8)).save(scene / "instances" / f"{Path(n).stem}.png")
+        Image.fromarray(np.full((H, W), 8, np.uint8)).save(
+            scene / "instances" / f"{Path(n).stem}.png"
+        )
     (scene / "instances" / "classes.json").write_text('{"8": "gelatin box"}')
     gt = load_scene(scene).ground_truth
     assert gt.names == {8: "gelatin box"} and list(gt.folders) == ["whole"]
@@ -588,7 +662,13 @@ def test_content_hash(lerf, tmp_path):
     assert content_hash(load_scene(copied)) == first  # neither place nor folder name counts
     (copied / "notes.txt").write_text("unused files do not count")
     assert content_hash(load_scene(copied)) == first
-    for path in ("images/frame_1.jpg", "sparse/0/points3D.txt", "depth/frame_1.png", "ground_truth/part/frame_1.png", "../label/table/frame_2.json"):
+    for path in (
+        "images/frame_1.jpg",
+        "sparse/0/points3D.txt",
+        "depth/frame_1.png",
+        "ground_truth/part/frame_1.png",
+        "../label/table/frame_2.json",
+    ):
         before = (copied / path).read_bytes()
         (copied / path).write_bytes(before + b"\n")
         assert content_hash(load_scene(copied)) != first, path
@@ -612,8 +692,14 @@ def ycb(request):
 
 def test_ycb_cameras_and_points(ycb):
     s = load_scene(ycb)
-    assert s.layout == "lerf_ovs" and len(s.views) == 5 and s.views[0].image().shape == (480, 640, 3)
-    np.testing.assert_allclose(s.views[0].camera.K, [[1066.778, 0, 313.4869], [0, 1067.487, 241.8109], [0, 0, 1]], atol=1e-9)
+    assert (
+        s.layout == "lerf_ovs" and len(s.views) == 5 and s.views[0].image().shape == (480, 640, 3)
+    )
+    np.testing.assert_allclose(
+        s.views[0].camera.K,
+        [[1066.778, 0, 313.4869], [0, 1067.487, 241.8109], [0, 0, 1]],
+        atol=1e-9,
+    )
     assert len(s.points) == {"0000": 5410, "0001": 18346, "0002": 13331}[ycb.name]
     model = pycolmap.Reconstruction(str(ycb / "sparse" / "0"))
     for image in model.images.values():
@@ -636,7 +722,11 @@ def test_ycb_polygons_against_instance_maps(ycb):
         for unit in s.labels[v.name]:
             mask = truth == ids[unit.category]
             iou = (mask & unit.mask).sum() / (mask | unit.mask).sum()
-            assert iou > (0.95 if unit.category == "wood block" else 0.9995), (v.name, unit.category, iou)
+            assert iou > (0.95 if unit.category == "wood block" else 0.9995), (
+                v.name,
+                unit.category,
+                iou,
+            )
 
 
 def test_ycb_truncated_binary(ycb, tmp_path):

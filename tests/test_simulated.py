@@ -10,7 +10,16 @@ from cclkit.errors import SceneError
 from cclkit.foundation.simulated import FeatureSpace, cut, jitter, seeded, simulated_front_end, unit
 from cclkit.scenes import load_scene
 
-PERFECT = SimulationConfig(incomplete_rate=0, split_rate=0, merge_rate=0, missing_rate=0, jitter_px=0, track_loss_rate=0, feature_noise=0, text_noise=0)
+PERFECT = SimulationConfig(
+    incomplete_rate=0,
+    split_rate=0,
+    merge_rate=0,
+    missing_rate=0,
+    jitter_px=0,
+    track_loss_rate=0,
+    feature_noise=0,
+    text_noise=0,
+)
 
 
 @pytest.fixture
@@ -24,13 +33,20 @@ def test_without_imperfection_masks_are_the_truth(scene):
     c = front.masks.propose(view)
     for output, granularity in enumerate(("subpart", "part", "whole")):
         truth = scene.ground_truth.ids(view, granularity)
-        expected = {np.packbits(truth == i).tobytes() for i in np.unique(truth) if i and (truth == i).sum() >= PERFECT.min_area_px}
+        expected = {
+            np.packbits(truth == i).tobytes()
+            for i in np.unique(truth)
+            if i and (truth == i).sum() >= PERFECT.min_area_px
+        }
         assert {np.packbits(m).tobytes() for m in c.masks[c.output == output]} == expected
 
 
 def test_same_settings_same_masks_other_seed_other_masks(scene):
     config = SimulationConfig()
-    a, b, c = (simulated_front_end(scene, replace(config, seed=s)).masks.propose(scene.views[1]) for s in (0, 0, 1))
+    a, b, c = (
+        simulated_front_end(scene, replace(config, seed=s)).masks.propose(scene.views[1])
+        for s in (0, 0, 1)
+    )
     assert np.array_equal(a.masks, b.masks) and np.array_equal(a.stability, b.stability)
     assert a.masks.shape != c.masks.shape or not np.array_equal(a.masks, c.masks)
 
@@ -67,7 +83,10 @@ def test_between_object_cosine_is_adjustable(cosine):
 def test_incomplete_features_drift_towards_the_confuser_not_just_anywhere():
     space = FeatureSpace(replace(PERFECT, dim=256))
     own, confuser, other = (space.words(w) for w in ("bear", "mug", "lamp"))
-    drifted = [np.mean([space.drifted(own, confuser, gone, seeded(i)) for i in range(20)], axis=0) for gone in (0.0, 0.4, 0.8)]
+    drifted = [
+        np.mean([space.drifted(own, confuser, gone, seeded(i)) for i in range(20)], axis=0)
+        for gone in (0.0, 0.4, 0.8)
+    ]
     to_confuser = [unit(f) @ space.image(confuser) for f in drifted]
     to_other = [unit(f) @ space.image(other) for f in drifted]
     to_own = [unit(f) @ space.image(own) for f in drifted]
@@ -95,7 +114,10 @@ def test_features_have_unit_length_and_follow_completeness(scene):
     masks = np.stack([region, cut(region, 0.5, np.random.default_rng(0))])
     F = front.encoder.encode_masks(view, masks)
     assert np.allclose(np.linalg.norm(F, axis=1), 1, atol=1e-6)
-    own, confuser = world.space.image(world.direction(5)), world.space.image(world.direction(world.confuser[5]))
+    own, confuser = (
+        world.space.image(world.direction(5)),
+        world.space.image(world.direction(world.confuser[5])),
+    )
     assert F[0] @ own > 0.999 and F[1] @ own < 0.95 and F[1] @ confuser > F[0] @ confuser + 0.1
 
 
@@ -108,7 +130,12 @@ def test_propagation_follows_objects_and_loses_them_at_the_given_rate(scene):
         for m, i in zip(carried, (2, 5, 6)):
             assert np.array_equal(m, truth == i)
     lossy = simulated_front_end(scene, replace(PERFECT, track_loss_rate=0.5))
-    lost = [not m.any() for n, (_, c) in enumerate(lossy.propagator.propagate(scene.views, masks)) for m in c if n]
+    lost = [
+        not m.any()
+        for n, (_, c) in enumerate(lossy.propagator.propagate(scene.views, masks))
+        for m in c
+        if n
+    ]
     assert 0.2 < np.mean(lost) < 0.8
 
 

@@ -1,4 +1,6 @@
-"""Sweeps: every combination once, resumed where stopped, computed again when something changed, and clear errors."""
+"""Sweeps: every combination once, resumed where stopped, computed again when something changed, and
+clear errors.
+"""
 
 import os
 import threading
@@ -65,17 +67,25 @@ class Alone:
 
 @pytest.fixture
 def alone(monkeypatch):
-    monkeypatch.setattr(sweeps.multiprocessing, "get_context", lambda how: type("Context", (), {"Pool": Alone}))
+    monkeypatch.setattr(
+        sweeps.multiprocessing, "get_context", lambda how: type("Context", (), {"Pool": Alone})
+    )
     Alone.seen, Alone.stop_at = [], None
     return Alone
 
 
 def test_every_combination_once_in_the_grid_s_order(file, tmp_path, alone):
-    path = sweeps.run_sweep(sweeps.load_sweep(file), tmp_path / "out", Config(), report=lambda _: None)
+    path = sweeps.run_sweep(
+        sweeps.load_sweep(file), tmp_path / "out", Config(), report=lambda _: None
+    )
     rows = sweeps.read_rows(path)
-    assert [(r["population.incomplete"], r["arm"], r["seed"]) for r in rows] == [(i, a, s) for i in ("0.0", "0.5") for a in ("baseline", "both") for s in ("0", "3")]
+    assert [(r["population.incomplete"], r["arm"], r["seed"]) for r in rows] == [
+        (i, a, s) for i in ("0.0", "0.5") for a in ("baseline", "both") for s in ("0", "3")
+    ]
     small = Config().with_settings({"codebook.steps": 30, "codebook.n_prototypes": 8}).codebook
-    expected = mechanism(small, seeds=(0, 3), arms=("baseline", "both"), n_classes=4, n_views=5, incomplete=0.5)
+    expected = mechanism(
+        small, seeds=(0, 3), arms=("baseline", "both"), n_classes=4, n_views=5, incomplete=0.5
+    )
     found = sweeps.series(rows, "population.incomplete")
     for arm in ("baseline", "both"):
         assert found[arm][0.5] == pytest.approx(expected[arm], abs=1e-3)
@@ -97,7 +107,10 @@ def test_a_stopped_sweep_goes_on_and_changed_code_starts_over(file, tmp_path, al
     monkeypatch.setattr(sweeps, "code_version", lambda *code: "changed")
     assert sweeps.outdated(tmp_path / "small.csv", Config(), file.parent) == 8
     sweeps.run_sweep(sweep, tmp_path, Config(), report=lines.append)
-    assert len(alone.seen) == 16 and sweeps.outdated(tmp_path / "small.csv", Config(), file.parent) == 0
+    assert (
+        len(alone.seen) == 16
+        and sweeps.outdated(tmp_path / "small.csv", Config(), file.parent) == 0
+    )
 
 
 def test_two_sweeps_in_one_folder_keep_each_other_s_rows(file, tmp_path, alone, capfd):
@@ -106,19 +119,38 @@ def test_two_sweeps_in_one_folder_keep_each_other_s_rows(file, tmp_path, alone, 
     with Store(tmp_path / "out").lock():  # the first, under way
         with pytest.raises(KeyboardInterrupt):
             sweeps.run_sweep(sweep, tmp_path, Config(), report=lines.append)
-        second = threading.Thread(target=sweeps.run_sweep, args=(sweep, tmp_path / "out", Config()), kwargs={"report": lines.append})
+        second = threading.Thread(
+            target=sweeps.run_sweep,
+            args=(sweep, tmp_path / "out", Config()),
+            kwargs={"report": lines.append},
+        )
         second.start()
         second.join(0.5)
         assert second.is_alive() and len(lines) == 1  # it has not even looked at the rows
         (tmp_path / "small.csv").rename(tmp_path / "out/small.csv")
         alone.stop_at = None
     second.join(60)
-    assert not second.is_alive() and "small: 8 runs, 3 found" in lines and len(sweeps.read_rows(tmp_path / "out/small.csv")) == 8
-    assert f"{tmp_path / 'out'}: in use by another run (process {os.getpid()}); waiting for it" in capfd.readouterr().err
+    assert (
+        not second.is_alive()
+        and "small: 8 runs, 3 found" in lines
+        and len(sweeps.read_rows(tmp_path / "out/small.csv")) == 8
+    )
+    assert (
+        f"{tmp_path / 'out'}: in use by another run (process {os.getpid()}); waiting for it"
+        in capfd.readouterr().err
+    )
 
 
 def test_gains_are_paired_by_seed():
-    rows = [{"arm": a, "margin": m, "seed": s, "miou": v} for a, m, s, v in (("baseline", "0.5", "0", "10"), ("baseline", "0.5", "1", "50"), ("both", "0.5", "0", "12"), ("both", "0.5", "1", "51"))]
+    rows = [
+        {"arm": a, "margin": m, "seed": s, "miou": v}
+        for a, m, s, v in (
+            ("baseline", "0.5", "0", "10"),
+            ("baseline", "0.5", "1", "50"),
+            ("both", "0.5", "0", "12"),
+            ("both", "0.5", "1", "51"),
+        )
+    ]
     assert sweeps.gains(rows, "margin") == {"both": {0.5: [2.0, 1.0]}}
     assert sweeps.gains(rows[2:], "margin", baseline=[10.0, 50.0]) == {"both": {0.5: [2.0, 1.0]}}
 
@@ -168,5 +200,17 @@ def test_committed_sweeps_can_run():
         sweep = sweeps.load_sweep(f)
         assert len(sweep.grid["seed"]) >= 5, "bands need repetitions"
         varied |= set(sweep.grid)
-    assert varied >= {"codebook.margin", "codebook.lambda_pull", "codebook.lambda_push", "codebook.n_prototypes", "codebook.batch", "codebook.steps", "codebook.temperature", "simulation.confuser_drift", "simulation.between_object_cosine"}
-    assert varied >= {f"population.{name}" for name in ("incomplete", "unlabelled", "observed", "split", "merged")}
+    assert varied >= {
+        "codebook.margin",
+        "codebook.lambda_pull",
+        "codebook.lambda_push",
+        "codebook.n_prototypes",
+        "codebook.batch",
+        "codebook.steps",
+        "codebook.temperature",
+        "simulation.confuser_drift",
+        "simulation.between_object_cosine",
+    }
+    assert varied >= {
+        f"population.{name}" for name in ("incomplete", "unlabelled", "observed", "split", "merged")
+    }

@@ -1,6 +1,7 @@
 """The committed Tabletop scenes are what they claim; the generator makes the same ids again.
 
-The files are read directly (json, numpy, PIL, pycolmap), so that a loader's mistake cannot hide one here.
+The files are read directly (json, numpy, PIL, pycolmap), so that a loader's mistake cannot hide one
+here.
 """
 
 import importlib.util
@@ -13,21 +14,24 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from conftest import write_plane_scene
 from PIL import Image
 
-from cclkit.errors import CclkitError, ConfigError, DependencyError, SceneError
 from cclkit import tabletop
+from cclkit.errors import ConfigError, DependencyError, SceneError
 from cclkit.scenes import load_scene
 from cclkit.scenes.scene import DEPTH_UNIT, Camera
 from cclkit.tabletop import SCENES, correspondences, export, layout, objects, random_scenes, recipes
-from conftest import write_plane_scene
 
 DATA = Path(__file__).resolve().parents[1] / "data" / "tabletop"
 FOLDERS = sorted(p.parent for p in DATA.glob("*/*/scene.json"))
 LERF = [f for f in FOLDERS if f.parent.name == "lerf_ovs"]
 OVS = [f for f in FOLDERS if f.parent.name == "3d_ovs"]
 name = lambda f: f.name  # noqa: E731
-needs_mitsuba = pytest.mark.skipif(importlib.util.find_spec("mitsuba") is None, reason="Mitsuba is not installed (pip install mitsuba)")
+needs_mitsuba = pytest.mark.skipif(
+    importlib.util.find_spec("mitsuba") is None,
+    reason="Mitsuba is not installed (pip install mitsuba)",
+)
 
 
 def meta(folder):
@@ -43,7 +47,12 @@ def read(path):
 
 
 def camera(view):
-    return Camera(np.array(view["K"]).reshape(3, 3), np.array(view["world_to_camera"]).reshape(4, 4), view["width"], view["height"])
+    return Camera(
+        np.array(view["K"]).reshape(3, 3),
+        np.array(view["world_to_camera"]).reshape(4, 4),
+        view["width"],
+        view["height"],
+    )
 
 
 def test_every_recipe_is_committed():
@@ -83,7 +92,9 @@ def test_hierarchy(folder):
             if n["level"] == level:
                 up[i] = n["parent"]
     for p in sorted((folder / "ground_truth" / "whole").glob("*.png")):
-        sub, part, whole = (read(folder / "ground_truth" / g / p.name) for g in ("subpart", "part", "whole"))
+        sub, part, whole = (
+            read(folder / "ground_truth" / g / p.name) for g in ("subpart", "part", "whole")
+        )
         # A finer region's pixels lie in its parent's; where there is no finer region the ids agree.
         is_sub = np.isin(sub, [i for i, n in nodes.items() if n["level"] == "subpart"])
         assert np.array_equal(np.where(is_sub, up[sub], sub), part)
@@ -91,7 +102,10 @@ def test_hierarchy(folder):
         assert np.array_equal(np.where(is_part, up[part], part), whole)
         assert {nodes[i]["level"] for i in np.unique(whole) if i} == {"whole"}
     for q in tree["queries"]:
-        assert all(nodes[i]["level"] == q["granularity"] and nodes[i]["name"] == q["text"] for i in q["ids"])
+        assert all(
+            nodes[i]["level"] == q["granularity"] and nodes[i]["name"] == q["text"]
+            for i in q["ids"]
+        )
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=name)
@@ -114,7 +128,10 @@ def label_ious(folder):
         label = json.loads(p.read_text())
         h, w = label["info"]["height"], label["info"]["width"]
         assert label["info"]["name"] == p.stem + ".jpg"
-        assert p.with_suffix(".jpg").read_bytes() == (folder / "images" / label["info"]["name"]).read_bytes()
+        assert (
+            p.with_suffix(".jpg").read_bytes()
+            == (folder / "images" / label["info"]["name"]).read_bytes()
+        )
         masks, truth = {}, {}
         for o in label["objects"]:
             key = (o["category"], o["granularity"])
@@ -124,7 +141,9 @@ def label_ious(folder):
             one = np.zeros((h, w), np.uint8)
             cv2.fillPoly(one, [poly], 1)
             masks[key] = masks.get(key, 0) | one.astype(bool)
-            truth[key] = np.isin(read(folder / "ground_truth" / key[1] / f"{p.stem}.png"), queries[key]["ids"])
+            truth[key] = np.isin(
+                read(folder / "ground_truth" / key[1] / f"{p.stem}.png"), queries[key]["ids"]
+            )
         out += [(k, (masks[k] & truth[k]).sum() / (masks[k] | truth[k]).sum()) for k in masks]
     return out
 
@@ -139,7 +158,9 @@ def test_label_polygons_match_ids(folder):
 
 
 def reprojection(folder):
-    """(agreeing, unoccluded) pixels over pairs of views; every pixel counts whose surface both views see."""
+    """(agreeing, unoccluded) pixels over pairs of views; every pixel counts whose surface both
+    views see.
+    """
     m = meta(folder)
     views = list(m["views"])
     good = total = inner_good = inner = 0
@@ -155,7 +176,8 @@ def reprojection(folder):
         seen = np.abs(db[y, x] - z) < 0.002  # 2 mm: the same surface, nothing in front
         same = own == ib[y, x]
         good, total = good + (same & seen).sum(), total + seen.sum()
-        # Rays hit a pixel's centre, a reprojected point falls anywhere within it: at the border of two
+        # Rays hit a pixel's centre, a reprojected point falls anywhere within it: at the border of
+        # two
         # regions in contact it may be on the other side. Inside, no excuse is left.
         k = np.ones((3, 3), np.uint8)
         pure = cv2.dilate(ib.astype(np.uint8), k) == cv2.erode(ib.astype(np.uint8), k)
@@ -176,10 +198,18 @@ def test_an_object_is_absent_from_the_first_view():
     folder = DATA / "lerf_ovs" / "kitchen_counter"
     assert meta(folder)["difficulties"]["absent_from_first_view"] == ["rubber duck"]
     tree = hierarchy(folder)
-    duck = next(n["id"] for n in tree["nodes"] if n["name"] == "rubber duck" and n["level"] == "whole")
-    sizes = [(read(folder / "ground_truth" / "whole" / (Path(v).stem + ".png")) == duck).sum() for v in sorted(meta(folder)["views"])]
+    duck = next(
+        n["id"] for n in tree["nodes"] if n["name"] == "rubber duck" and n["level"] == "whole"
+    )
+    sizes = [
+        (read(folder / "ground_truth" / "whole" / (Path(v).stem + ".png")) == duck).sum()
+        for v in sorted(meta(folder)["views"])
+    ]
     assert sizes[0] == 0 and sum(s >= 400 for s in sizes) >= 10
-    labels = [json.loads(p.read_text()) for p in (DATA / "lerf_ovs" / "label" / "kitchen_counter").glob("*.json")]
+    labels = [
+        json.loads(p.read_text())
+        for p in (DATA / "lerf_ovs" / "label" / "kitchen_counter").glob("*.json")
+    ]
     assert all("rubber duck" in {o["category"] for o in label["objects"]} for label in labels)
 
 
@@ -195,7 +225,9 @@ def test_correspondences(folder):
         assert xy_a.shape == xy_b.shape == (len(visible), 2) and visible.mean() > 0.4
         pa, pb = (np.floor(p[visible]).astype(int) for p in (xy_a, xy_b))
         for level in ("subpart", "part"):  # whole ids agree by definition, finer ones need not
-            ia, ib = (read(folder / "ground_truth" / level / (Path(v).stem + ".png")) for v in (a, b))
+            ia, ib = (
+                read(folder / "ground_truth" / level / (Path(v).stem + ".png")) for v in (a, b)
+            )
             assert (ia[pa[:, 1], pa[:, 0]] == ib[pb[:, 1], pb[:, 0]]).mean() >= 0.995
         # There and back: from the centre of the pixel of b that sees the point.
         back_b, back_a, seen = correspondences(scene, b, a)
@@ -207,11 +239,17 @@ def test_correspondences(folder):
 
 
 def by_hand(folder, a, b, pixel):
-    """One correspondence in scalars, from the files: (position in b, visible there), None outside b."""
+    """One correspondence in scalars, from the files: (position in b, visible there), None outside
+    b.
+    """
     m = meta(folder)["views"]
     A, B = (np.array(m[v]["world_to_camera"]).reshape(4, 4) for v in (a, b))
     fx, _, cx, _, fy, cy = m[a]["K"][:6]
-    da, db, ia, ib = (read(folder / sub / (Path(v).stem + ".png")) for sub in ("depth", "ground_truth/whole") for v in (a, b))
+    da, db, ia, ib = (
+        read(folder / sub / (Path(v).stem + ".png"))
+        for sub in ("depth", "ground_truth/whole")
+        for v in (a, b)
+    )
     x, y = pixel
     z = da[y, x] * 1e-4
     p = B @ np.linalg.inv(A) @ [(x + 0.5 - cx) / fx * z, (y + 0.5 - cy) / fy * z, z, 1]
@@ -247,7 +285,11 @@ def test_correspondences_on_a_plane(tmp_path):
     scene = load_scene(write_plane_scene(tmp_path))
     a, b = scene.views[1], scene.views[3]
     xy_a, xy_b, visible = correspondences(scene, a.name, b.name)
-    shift = (b.camera.world_to_camera - a.camera.world_to_camera)[:2, 3] * [a.camera.K[0, 0], a.camera.K[1, 1]]  # the plane is at z = 1
+    # the plane is at z = 1
+    shift = (b.camera.world_to_camera - a.camera.world_to_camera)[:2, 3] * [
+        a.camera.K[0, 0],
+        a.camera.K[1, 1],
+    ]
     assert np.abs(xy_b - xy_a - shift).max() < 1e-9
     ia, ib = (scene.ground_truth.ids(v, "whole") for v in (a, b))
     same = [ia[int(p[1]), int(p[0])] == ib[int(q[1]), int(q[0])] for p, q in zip(xy_a, xy_b)]
@@ -275,7 +317,10 @@ def test_correspondences_against_rays():
     points = a.camera.backproject(scene.depth(a))[y, x]
     _, z = b.camera.project(points)
     origin = b.camera.centre
-    hits = [built.ray_intersect_preliminary(mi.Ray3f(origin.tolist(), ((p - origin) / d).tolist())) for p, d in zip(points, z)]
+    hits = [
+        built.ray_intersect_preliminary(mi.Ray3f(origin.tolist(), ((p - origin) / d).tolist()))
+        for p, d in zip(points, z)
+    ]
     truth = np.array([h.is_valid() and abs(h.t - d) < 5e-4 for h, d in zip(hits, z)])
     assert truth[visible[pick]].mean() >= 0.99 and visible[pick][truth].mean() >= 0.8
 
@@ -303,7 +348,9 @@ def test_colmap_model(folder):
         q, z = own.project(xyz)
         worst = max(worst, np.abs(q - xy).max())
         d = read(folder / "depth" / (Path(im.name).stem + ".png")) * DEPTH_UNIT
-        hits += (np.abs(d[xy[:, 1].astype(int), xy[:, 0].astype(int)] - z) < 0.004 + 0.004 * z).sum()
+        hits += (
+            np.abs(d[xy[:, 1].astype(int), xy[:, 0].astype(int)] - z) < 0.004 + 0.004 * z
+        ).sum()
         n += len(z)
     assert pose < 1e-5 and worst < 1.0 and hits == n
     assert min(p.track.length() for p in model.points3D.values()) >= 3
@@ -362,14 +409,20 @@ def test_impossible_layout_says_what_does_not_fit():
 def test_families_have_parts_and_closed_normals():
     assert len(objects.FAMILIES) >= 25
     deep = 0
-    for n, f in objects.FAMILIES.items():
+    for n, _f in objects.FAMILIES.items():
         item = objects.make(n, np.random.default_rng(1))
         deep += max(len(l.path) for l in item.leaves) == 2
         for l in item.leaves:
             assert np.isfinite(l.mesh.vertices).all() and l.mesh.faces.max() < len(l.mesh.vertices)
-            assert np.allclose(np.linalg.norm(l.mesh.normals, axis=1), 1, atol=1e-6) or not l.mesh.normals.any()
+            assert (
+                np.allclose(np.linalg.norm(l.mesh.normals, axis=1), 1, atol=1e-6)
+                or not l.mesh.normals.any()
+            )
         again = objects.make(n, np.random.default_rng(1))
-        assert all(np.array_equal(x.mesh.vertices, y.mesh.vertices) for x, y in zip(item.leaves, again.leaves))
+        assert all(
+            np.array_equal(x.mesh.vertices, y.mesh.vertices)
+            for x, y in zip(item.leaves, again.leaves)
+        )
     assert deep >= 10
 
 
@@ -409,7 +462,9 @@ def test_mitsuba_missing_is_one_line(monkeypatch, capsys):
 @needs_mitsuba
 @pytest.mark.parametrize("folder", [*LERF[:1], *OVS[:1]], ids=name)
 def test_regenerated_ids_are_the_committed_ones(folder):
-    """Rays through the centres of a 64 x 48 block of a committed view give its ids and depth bit for bit."""
+    """Rays through the centres of a 64 x 48 block of a committed view give its ids and depth bit
+    for bit.
+    """
     from cclkit.tabletop import render
 
     plan = recipes.plan(folder.name)
@@ -420,16 +475,18 @@ def test_regenerated_ids_are_the_committed_ones(folder):
     assert json.loads(json.dumps(table)) == hierarchy(folder)["nodes"]
     stem = Path(shot.name).stem
     for k, level in enumerate(layout.LEVELS):
-        want = read(folder / "ground_truth" / level / f"{stem}.png")[y0: y0 + h, x0: x0 + w]
+        want = read(folder / "ground_truth" / level / f"{stem}.png")[y0 : y0 + h, x0 : x0 + w]
         got = np.where(b.leaf >= 0, rows[b.leaf, k], 0)
         assert np.array_equal(got, want)
-    d = read(folder / "depth" / f"{stem}.png")[y0: y0 + h, x0: x0 + w]
+    d = read(folder / "depth" / f"{stem}.png")[y0 : y0 + h, x0 : x0 + w]
     assert np.array_equal(np.rint(b.depth / DEPTH_UNIT), d)
 
 
 @pytest.fixture
 def rendered_again(monkeypatch):
-    """``regenerate`` with committed files in place of a new render; ``spoil`` changes what it gives."""
+    """``regenerate`` with committed files in place of a new render; ``spoil`` changes what it
+    gives.
+    """
     from cclkit.tabletop import render
 
     spoil = {}
@@ -448,7 +505,15 @@ def rendered_again(monkeypatch):
     monkeypatch.setattr(tabletop, "render_view", view)
     # A photograph is compared as stored; storing it twice would not be the same again.
     monkeypatch.setattr(export, "jpeg", lambda image: image)
-    monkeypatch.setattr(export, "decoded", lambda data: data if isinstance(data, np.ndarray) else np.asarray(Image.open(export.io.BytesIO(data))))
+    monkeypatch.setattr(
+        export,
+        "decoded",
+        lambda data: (
+            data
+            if isinstance(data, np.ndarray)
+            else np.asarray(Image.open(export.io.BytesIO(data)))
+        ),
+    )
     return spoil
 
 
@@ -459,33 +524,59 @@ def test_regeneration_compares_every_file(folder, rendered_again):
     assert [r["grey_levels"] for r in rows] == [0] + [None] * 5
     assert len({r["view"] for r in rows}) == 6
     for views in (0, 99):
-        with pytest.raises(ConfigError, match=f"{views} views to render again; expected 1 to {len(meta(folder)['views'])}"):
+        with pytest.raises(
+            ConfigError,
+            match=f"{views} views to render again; expected 1 to {len(meta(folder)['views'])}",
+        ):
             list(tabletop.regenerate(folder, views))
 
 
 def _add(array_of, step):
     def change(view):
         array_of(view)[100, 50] += step
+
     return change
 
 
-@pytest.mark.parametrize("array_of, step, message", [
-    (lambda v: v.ids["subpart"], 1, r"ground_truth/subpart/frame_00003.png: 1 of 76800 pixels differ"),
-    (lambda v: v.depth, DEPTH_UNIT, r"depth/frame_00003.png: 1 of 76800 pixels differ"),
-    (lambda v: v.image, 5, r"images/frame_00003.jpg: up to 5 grey levels"),
-])
+@pytest.mark.parametrize(
+    "array_of, step, message",
+    [
+        (
+            lambda v: v.ids["subpart"],
+            1,
+            r"ground_truth/subpart/frame_00003.png: 1 of 76800 pixels differ",
+        ),
+        (lambda v: v.depth, DEPTH_UNIT, r"depth/frame_00003.png: 1 of 76800 pixels differ"),
+        (lambda v: v.image, 5, r"images/frame_00003.jpg: up to 5 grey levels"),
+    ],
+)
 def test_regeneration_names_what_differs(array_of, step, message, rendered_again):
     rendered_again["it"] = _add(array_of, np.array(step).astype("uint8") if step == 5 else step)
     with pytest.raises(SceneError, match=message):
         list(tabletop.regenerate(LERF[0]))
 
 
-@pytest.mark.parametrize("file, old, new, message", [
-    ("scene.json", '"width": 320', '"width": 321', "another camera for frame_00003.jpg"),
-    ("ground_truth/objects.json", '"level": "whole"', '"level": "part"', "objects.json: differs"),
-    ("../label/{}/frame_00003.json", '"category": "', '"category": "x', "frame_00003.json: differs"),
-])
-def test_regeneration_names_an_edited_description(file, old, new, message, rendered_again, tmp_path):
+@pytest.mark.parametrize(
+    "file, old, new, message",
+    [
+        ("scene.json", '"width": 320', '"width": 321', "another camera for frame_00003.jpg"),
+        (
+            "ground_truth/objects.json",
+            '"level": "whole"',
+            '"level": "part"',
+            "objects.json: differs",
+        ),
+        (
+            "../label/{}/frame_00003.json",
+            '"category": "',
+            '"category": "x',
+            "frame_00003.json: differs",
+        ),
+    ],
+)
+def test_regeneration_names_an_edited_description(
+    file, old, new, message, rendered_again, tmp_path
+):
     folder = tmp_path / LERF[0].name
     shutil.copytree(LERF[0], folder)
     shutil.copytree(LERF[0].parent / "label" / folder.name, tmp_path / "label" / folder.name)

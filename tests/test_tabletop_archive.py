@@ -1,6 +1,7 @@
 """Archives: what a reader of the public data sets finds in the zip is the bundled scene.
 
-The readers below are written from the formats' descriptions, with struct, json, cv2, numpy and PIL only.
+The readers below are written from the formats' descriptions, with struct, json, cv2, numpy and PIL
+only.
 """
 
 import json
@@ -18,8 +19,7 @@ from PIL import Image
 
 from cclkit.errors import ConfigError, SceneError
 from cclkit.scenes import bundled_scenes, load_scene
-from cclkit.tabletop import __main__ as cli
-from cclkit.tabletop import export
+from cclkit.tabletop import __main__ as cli, export
 
 BUNDLED = bundled_scenes()
 LERF = [n for n, f in BUNDLED.items() if f.parent.name == "lerf_ovs"]
@@ -49,11 +49,21 @@ def test_only_what_the_public_data_have(unpacked):
     assert sorted(p.name for p in (unpacked / "lerf_ovs").iterdir()) == sorted(["label", *LERF])
     for n in LERF:
         assert sorted(p.name for p in folder(unpacked, n).iterdir()) == ["images", "sparse"]
-        assert below(folder(unpacked, n) / "sparse") == ["0/cameras.bin", "0/images.bin", "0/points3D.bin"]
+        assert below(folder(unpacked, n) / "sparse") == [
+            "0/cameras.bin",
+            "0/images.bin",
+            "0/points3D.bin",
+        ]
         labels = below(unpacked / "lerf_ovs" / "label" / n)
-        assert labels == sorted(f"{Path(f).stem}.{e}" for f in labels if f.endswith("json") for e in ("jpg", "json"))
+        assert labels == sorted(
+            f"{Path(f).stem}.{e}" for f in labels if f.endswith("json") for e in ("jpg", "json")
+        )
     for n in OVS:
-        assert sorted(p.name for p in folder(unpacked, n).iterdir()) == ["images", "poses_bounds.npy", "segmentations"]
+        assert sorted(p.name for p in folder(unpacked, n).iterdir()) == [
+            "images",
+            "poses_bounds.npy",
+            "segmentations",
+        ]
     for n, f in BUNDLED.items():
         assert below(folder(unpacked, n) / "images") == below(f / "images")
 
@@ -63,17 +73,27 @@ def test_own_loader_reads_the_same_scene(name, unpacked):
     ours, theirs = load_scene(BUNDLED[name]), load_scene(folder(unpacked, name))
     assert (ours.layout, ours.name, ours.queries) == (theirs.layout, theirs.name, theirs.queries)
     assert theirs.ground_truth is None and theirs.depth_folder is None and not theirs.held_out
-    assert np.array_equal(ours.points, theirs.points) and np.array_equal(ours.point_colors, theirs.point_colors)
+    assert np.array_equal(ours.points, theirs.points) and np.array_equal(
+        ours.point_colors, theirs.point_colors
+    )
     for a, b in zip(ours.views, theirs.views, strict=True):
         assert a.name == b.name and np.array_equal(a.image(), b.image())
-        assert np.array_equal(a.camera.K, b.camera.K) and np.array_equal(a.camera.world_to_camera, b.camera.world_to_camera)
+        assert np.array_equal(a.camera.K, b.camera.K) and np.array_equal(
+            a.camera.world_to_camera, b.camera.world_to_camera
+        )
     assert ours.labels.keys() == theirs.labels.keys()
     for v in ours.labels:
         for a, b in zip(ours.labels[v], theirs.labels[v], strict=True):
-            assert a.category == b.category and np.array_equal(a.mask, b.mask) and np.array_equal(a.boxes, b.boxes)
+            assert (
+                a.category == b.category
+                and np.array_equal(a.mask, b.mask)
+                and np.array_equal(a.boxes, b.boxes)
+            )
     assert ours.class_masks.keys() == theirs.class_masks.keys()
     for v, masks in ours.class_masks.items():
-        assert {c: p.read_bytes() for c, p in masks.items()} == {c: p.read_bytes() for c, p in theirs.class_masks[v].items()}
+        assert {c: p.read_bytes() for c, p in masks.items()} == {
+            c: p.read_bytes() for c, p in theirs.class_masks[v].items()
+        }
 
 
 def colmap_cameras(path):
@@ -94,9 +114,13 @@ def colmap_images(path):
         name = data[at:end].decode()
         (n,) = struct.unpack_from("<Q", data, end + 1)
         at = end + 9 + 24 * n
-        R = np.array([[1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-                      [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-                      [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)]])
+        R = np.array(
+            [
+                [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+                [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+                [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+            ]
+        )
         out[name] = (R, np.array([tx, ty, tz]), number)
     assert at == len(data)
     return out
@@ -120,7 +144,9 @@ def test_a_literal_lerf_ovs_reader_agrees(name, unpacked):
     root, scene = unpacked / "lerf_ovs", load_scene(BUNDLED[name])
     cameras = colmap_cameras(root / name / "sparse" / "0" / "cameras.bin")
     poses = colmap_images(root / name / "sparse" / "0" / "images.bin")
-    assert sorted(poses) == sorted(os.listdir(root / name / "images")) == [v.name for v in scene.views]
+    assert (
+        sorted(poses) == sorted(os.listdir(root / name / "images")) == [v.name for v in scene.views]
+    )
     for v in scene.views:
         R, t, number = poses[v.name]
         width, height, (fx, fy, cx, cy) = cameras[number]
@@ -133,12 +159,18 @@ def test_a_literal_lerf_ovs_reader_agrees(name, unpacked):
     # The published evaluation takes the frame number less one as a position in the sorted renders.
     frames = sorted(poses)
     labels = sorted((root / "label" / name).glob("frame_*.json"))
-    assert len(labels) == len(sorted((root / "label" / name).glob("frame_*.jpg"))) == len(scene.labels)
+    assert (
+        len(labels) == len(sorted((root / "label" / name).glob("frame_*.jpg"))) == len(scene.labels)
+    )
     for path in labels:
         data = json.loads(path.read_text())
         h, w = data["info"]["height"], data["info"]["width"]
         view = frames[int(Path(data["info"]["name"]).stem.removeprefix("frame_")) - 1]
-        assert view == data["info"]["name"] and path.with_suffix(".jpg").read_bytes() == (root / name / "images" / view).read_bytes()
+        assert (
+            view == data["info"]["name"]
+            and path.with_suffix(".jpg").read_bytes()
+            == (root / name / "images" / view).read_bytes()
+        )
         masks, boxes = {}, {}
         for o in data["objects"]:
             one = np.zeros((h, w), np.uint8)
@@ -147,7 +179,9 @@ def test_a_literal_lerf_ovs_reader_agrees(name, unpacked):
             boxes.setdefault(o["category"], []).append(o["bbox"])
         assert list(masks) == [u.category for u in scene.labels[view]]
         for u in scene.labels[view]:
-            assert np.array_equal(masks[u.category], u.mask) and np.array_equal(boxes[u.category], u.boxes)
+            assert np.array_equal(masks[u.category], u.mask) and np.array_equal(
+                boxes[u.category], u.boxes
+            )
 
 
 @pytest.mark.parametrize("name", OVS)
@@ -169,24 +203,37 @@ def test_a_literal_3d_ovs_reader_agrees(name, unpacked):
     classes = sorted(line.strip() for line in (root / "segmentations" / "classes.txt").open())
     assert classes == sorted(scene.classes) and "" not in classes
     stems = [p.name for p in (root / "segmentations").iterdir() if p.is_dir()]
-    assert {images[int(s)].name for s in stems} == set(scene.class_masks)  # folder NN is image number NN, sorted
+    # folder NN is image number NN, sorted
+    assert {images[int(s)].name for s in stems} == set(scene.class_masks)
     for s in stems:
         view = images[int(s)].name
         for c in classes:
-            mask = np.array(Image.open(root / "segmentations" / s / f"{c}.png").convert("L")) // 255  # 254 would be background
+            # 254 would be background
+            mask = np.array(Image.open(root / "segmentations" / s / f"{c}.png").convert("L")) // 255
             assert mask.shape == (scene.view(view).camera.height, scene.view(view).camera.width)
             ids = [i for q in load_ids(name) if q["text"] == c for i in q["ids"]]
-            assert np.array_equal(mask == 1, np.isin(scene.ground_truth.ids(scene.view(view), "whole"), ids))
+            assert np.array_equal(
+                mask == 1, np.isin(scene.ground_truth.ids(scene.view(view), "whole"), ids)
+            )
 
 
 def load_ids(name):
-    return [q for q in json.loads((BUNDLED[name] / "ground_truth" / "objects.json").read_text())["queries"] if q["granularity"] == "whole"]
+    return [
+        q
+        for q in json.loads((BUNDLED[name] / "ground_truth" / "objects.json").read_text())[
+            "queries"
+        ]
+        if q["granularity"] == "whole"
+    ]
 
 
 def test_same_files_give_the_same_bytes(tmp_path):
     scenes = [BUNDLED[LERF[0]], BUNDLED[OVS[0]]]
     first = export.archive(scenes, tmp_path / "a.zip").read_bytes()
-    copy = shutil.copytree(BUNDLED[OVS[0]], tmp_path / "elsewhere" / OVS[0], copy_function=shutil.copyfile)  # new times, new modes
+    # new times, new modes
+    copy = shutil.copytree(
+        BUNDLED[OVS[0]], tmp_path / "elsewhere" / OVS[0], copy_function=shutil.copyfile
+    )
     (copy / "images" / "notes.txt").write_text("in no checksum file, so in no archive")
     assert export.archive([copy, BUNDLED[LERF[0]]], tmp_path / "b.zip").read_bytes() == first
 
@@ -196,7 +243,11 @@ def test_everything_is_the_whole_scene(name, tmp_path):
     with zipfile.ZipFile(export.archive([BUNDLED[name]], tmp_path / "a.zip", everything=True)) as z:
         z.extractall(tmp_path)
     scene = load_scene(folder(tmp_path, name))
-    assert scene.ground_truth is not None and scene.held_out and below(scene.path) == below(BUNDLED[name])
+    assert (
+        scene.ground_truth is not None
+        and scene.held_out
+        and below(scene.path) == below(BUNDLED[name])
+    )
     if shutil.which("sha256sum"):
         subprocess.run(["sha256sum", "--quiet", "-c", "SHA256SUMS"], cwd=scene.path, check=True)
 
@@ -219,4 +270,7 @@ def test_what_cannot_be_packed(tmp_path, capsys):
     assert cli.main(["archive", source.name, str(tmp_path / "a.zip")]) == 0
     assert cli.main(["verify", source.name, str(copy)]) == 2
     out, err = capsys.readouterr()
-    assert f"{source.name}: {len(export.verify(source))} files are as in SHA256SUMS" in out and "edited" in err
+    assert (
+        f"{source.name}: {len(export.verify(source))} files are as in SHA256SUMS" in out
+        and "edited" in err
+    )

@@ -1,4 +1,6 @@
-"""Training of the small models, on scenes drawn with numpy: resumable, repeatable, learning what it should."""
+"""Training of the small models, on scenes drawn with numpy: resumable, repeatable, learning what it
+should.
+"""
 
 import json
 import os
@@ -26,13 +28,32 @@ def scenes():
         square = (abs(x - cx) < 14) & (abs(y - cy) < 14)
         dot = (x - cx) ** 2 + (y - cy) ** 2 < 36
         disc = (x - 70) ** 2 + (y - cy) ** 2 < 200
-        for mask, color, at in ((~square & ~disc, (120, 120, 120), (4, 4, 4)), (square, (200, 30, 30), (1, 1, 1)), (dot, (40, 0, 0), (2, 1, 1)), (disc, (20, 40, 200), (3, 3, 3))):
+        for mask, color, at in (
+            (~square & ~disc, (120, 120, 120), (4, 4, 4)),
+            (square, (200, 30, 30), (1, 1, 1)),
+            (dot, (40, 0, 0), (2, 1, 1)),
+            (disc, (20, 40, 200), (3, 3, 3)),
+        ):
             images[v][mask] = color
             for level, i in enumerate(at):
                 ids[v, level][mask] = i
-    node = lambda level, text, stuff=False: {"texts": [text, f"shiny {text}"], "family": text.split()[-1], "level": level, "stuff": stuff, "parent": 0, "colour": ""}  # noqa: E731
-    nodes = {1: node("whole", "red box"), 2: node("subpart", "box dot"), 3: node("whole", "blue ball"), 4: node("whole", "grey table", True)}
-    return data.Scenes(images, ids, np.array([0, 0, 1, 1]), [nodes, nodes], [frozenset({1, 2, 3})] * 4)
+    node = lambda level, text, stuff=False: {
+        "texts": [text, f"shiny {text}"],
+        "family": text.split()[-1],
+        "level": level,
+        "stuff": stuff,
+        "parent": 0,
+        "colour": "",
+    }  # noqa: E731
+    nodes = {
+        1: node("whole", "red box"),
+        2: node("subpart", "box dot"),
+        3: node("whole", "blue ball"),
+        4: node("whole", "grey table", True),
+    }
+    return data.Scenes(
+        images, ids, np.array([0, 0, 1, 1]), [nodes, nodes], [frozenset({1, 2, 3})] * 4
+    )
 
 
 def test_a_stopped_training_goes_on_to_the_same_weights(scenes, tmp_path, monkeypatch):
@@ -48,7 +69,17 @@ def test_a_stopped_training_goes_on_to_the_same_weights(scenes, tmp_path, monkey
                 raise KeyboardInterrupt
             return losses(step, rng)
 
-        return loop.fit(model, loss_of, folder, steps=4, seed=0, lr=1e-3, warmup=2, matrices=sam.matrices(model), log=lambda line: None)
+        return loop.fit(
+            model,
+            loss_of,
+            folder,
+            steps=4,
+            seed=0,
+            lr=1e-3,
+            warmup=2,
+            matrices=sam.matrices(model),
+            log=lambda line: None,
+        )
 
     whole, curves = train(tmp_path / "a")
     with pytest.raises(KeyboardInterrupt):
@@ -56,7 +87,12 @@ def test_a_stopped_training_goes_on_to_the_same_weights(scenes, tmp_path, monkey
     resumed, again = train(tmp_path / "b")
     for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values()):
         assert torch.equal(a, b), name
-    assert curves["dice"] == again["dice"] and len(curves["dice"]) == 4 and curves["score"] == again["score"] and curves["name"] == again["name"]
+    assert (
+        curves["dice"] == again["dice"]
+        and len(curves["dice"]) == 4
+        and curves["score"] == again["score"]
+        and curves["name"] == again["name"]
+    )
     with pytest.raises(ModelError, match="asked for 5 steps"):
         loop.fit(sam.model(0), None, tmp_path / "a", steps=5, seed=0, lr=1e-3)
     with pytest.raises(ModelError, match="code and data other"):
@@ -68,38 +104,85 @@ def test_a_stopped_training_goes_on_to_the_same_weights(scenes, tmp_path, monkey
 
 def _regression(folder, steps, made_from):  # at module level, so that a spawned replica finds it
     torch.manual_seed(3)
-    model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Conv2d(8, 4, 3), torch.nn.Flatten(), torch.nn.Linear(16, 2))
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3),
+        torch.nn.Conv2d(8, 4, 3),
+        torch.nn.Flatten(),
+        torch.nn.Linear(16, 2),
+    )
 
     def loss_of(step, rng):
         x = torch.from_numpy(rng.normal(size=(2, 3, 6, 6))).float()
         return {"total": (model(x) - x.mean((2, 3))[:, :2]).square().mean()}
 
-    return loop.fit(model, loss_of, folder, steps=steps, seed=0, lr=1e-2, warmup=1, matrices=[model[0].weight, model[1].weight], made_from=made_from, log=lambda line: None)
+    return loop.fit(
+        model,
+        loss_of,
+        folder,
+        steps=steps,
+        seed=0,
+        lr=1e-2,
+        warmup=1,
+        matrices=[model[0].weight, model[1].weight],
+        made_from=made_from,
+        log=lambda line: None,
+    )
 
 
 def test_replicas_take_the_mean_of_their_gradients_and_stay_alike(tmp_path, monkeypatch):
-    """Two replicas end where one process ends that sees both replicas' data in every step; run again, in the same bits."""
+    """Two replicas end where one process ends that sees both replicas' data in every step; run
+    again, in the same bits.
+    """
     for name in ("a", "b"):
         replicas.in_replicas(2, _regression, tmp_path / name, 6, "x")
     (shared, curves), (again, _) = (_regression(tmp_path / name, 6, "x") for name in ("a", "b"))
-    assert all(torch.equal(a, b) for a, b in zip(shared.state_dict().values(), again.state_dict().values())) and len(curves["total"]) == 6
+    assert (
+        all(
+            torch.equal(a, b)
+            for a, b in zip(shared.state_dict().values(), again.state_dict().values())
+        )
+        and len(curves["total"]) == 6
+    )
 
     def both(step, rng):
         model = both.model
-        x = torch.from_numpy(np.concatenate([np.random.default_rng([0, step, rank]).normal(size=(2, 3, 6, 6)) for rank in range(2)])).float()
+        x = torch.from_numpy(
+            np.concatenate(
+                [
+                    np.random.default_rng([0, step, rank]).normal(size=(2, 3, 6, 6))
+                    for rank in range(2)
+                ]
+            )
+        ).float()
         return {"total": (model(x) - x.mean((2, 3))[:, :2]).square().mean()}
 
     torch.manual_seed(3)
-    both.model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Conv2d(8, 4, 3), torch.nn.Flatten(), torch.nn.Linear(16, 2))
+    both.model = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3),
+        torch.nn.Conv2d(8, 4, 3),
+        torch.nn.Flatten(),
+        torch.nn.Linear(16, 2),
+    )
     start = [p.clone() for p in both.model.parameters()]
-    single, one = loop.fit(both.model, both, tmp_path / "c", steps=6, seed=0, lr=1e-2, warmup=1, matrices=[both.model[0].weight, both.model[1].weight], log=lambda line: None)
+    single, one = loop.fit(
+        both.model,
+        both,
+        tmp_path / "c",
+        steps=6,
+        seed=0,
+        lr=1e-2,
+        warmup=1,
+        matrices=[both.model[0].weight, both.model[1].weight],
+        log=lambda line: None,
+    )
     assert curves["total"] == pytest.approx(one["total"], rel=1e-4)
     for a, b, c in zip(shared.parameters(), single.parameters(), start):
         assert (a - b).abs().max() < 1e-3 and (a - c).abs().max() > 1e-2
 
 
 def _sums(folder):
-    v = torch.arange(2 * replicas.PIECE + 3.0) * (replicas.rank() + 1)  # in three pieces, the last one short
+    # in three pieces, the last one short
+    v = torch.arange(2 * replicas.PIECE + 3.0) * (replicas.rank() + 1)
     replicas.add_up(v)
     (folder / str(replicas.rank())).write_bytes(v.numpy().tobytes())
 
@@ -123,8 +206,12 @@ def test_replicas_add_up_long_vectors_and_end_together(tmp_path):
 
 def test_muon_makes_every_direction_count_alike():
     g = torch.Generator().manual_seed(0)
-    u, v = torch.linalg.qr(torch.randn(6, 6, generator=g))[0], torch.linalg.qr(torch.randn(20, 6, generator=g))[0].T
-    stretched = u @ torch.diag(torch.logspace(0, -1.5, 6)) @ v  # one direction 30 times stronger than another
+    u, v = (
+        torch.linalg.qr(torch.randn(6, 6, generator=g))[0],
+        torch.linalg.qr(torch.randn(20, 6, generator=g))[0].T,
+    )
+    # one direction 30 times stronger than another
+    stretched = u @ torch.diag(torch.logspace(0, -1.5, 6)) @ v
     for m in (stretched, stretched.T):
         values = torch.linalg.svdvals(muon.orthogonal(m))
         assert values.min() > 0.6 and values.max() < 1.3
@@ -140,7 +227,11 @@ def test_the_encoder_leaves_out_padding():
     assert x.shape[-2:] == (256, 256)
     with torch.no_grad():
         e = m.image_encoder(x)
-        assert e.shape[-2:] == (64, 64) and not e[..., 48:, :].any() and torch.equal(e[..., :48, :], m.image_encoder(x[..., :192, :]))
+        assert (
+            e.shape[-2:] == (64, 64)
+            and not e[..., 48:, :].any()
+            and torch.equal(e[..., :48, :], m.image_encoder(x[..., :192, :]))
+        )
         assert m.image_encoder(torch.zeros(1, 3, 256, 256)).shape[-2:] == (64, 64)
         tall = m.image_encoder(m.preprocess(image[..., :100]))
         assert tall[..., :48, :25].abs().sum() > 0 and not tall[..., 32:].any()
@@ -152,7 +243,8 @@ def test_clicks_fall_on_regions_and_their_masks_follow(scenes):
     for v in range(4):
         clicks = sam.sample_clicks(scenes.ids[v], losses.stuff[scenes.scene[v]], 40, rng)
         under = scenes.ids[v, 0][clicks[:, 1], clicks[:, 0]]
-        assert set(under.tolist()) == {1, 2, 3, 4} and (under == 4).mean() < 0.4  # stuff is clicked on rarely
+        # stuff is clicked on rarely
+        assert set(under.tolist()) == {1, 2, 3, 4} and (under == 4).mean() < 0.4
     for _ in range(6):
         image, ids = sam.augmented(scenes.images[0], scenes.ids[0], rng)
         assert image.shape == scenes.images[0].shape and ids.shape == scenes.ids[0].shape
@@ -162,27 +254,47 @@ def test_clicks_fall_on_regions_and_their_masks_follow(scenes):
 
 
 def ask(m, embedding, points):
-    """Masks [P, 3, h, w] and predicted IoU [P, 3] of single clicks [P, 2] (x, y) into an image embedding."""
-    sparse, dense = m.prompt_encoder(points=(torch.tensor(points).float()[:, None], torch.ones(len(points), 1)), boxes=None, masks=None)
-    return m.mask_decoder(image_embeddings=embedding, image_pe=m.prompt_encoder.get_dense_pe(), sparse_prompt_embeddings=sparse, dense_prompt_embeddings=dense, multimask_output=True)
+    """Masks [P, 3, h, w] and predicted IoU [P, 3] of single clicks [P, 2] (x, y) into an image
+    embedding.
+    """
+    sparse, dense = m.prompt_encoder(
+        points=(torch.tensor(points).float()[:, None], torch.ones(len(points), 1)),
+        boxes=None,
+        masks=None,
+    )
+    return m.mask_decoder(
+        image_embeddings=embedding,
+        image_pe=m.prompt_encoder.get_dense_pe(),
+        sparse_prompt_embeddings=sparse,
+        dense_prompt_embeddings=dense,
+        multimask_output=True,
+    )
 
 
 def test_a_click_reads_the_cell_it_lies_in():
-    """From the first step: what is under the click decides about its mask, and nothing else that is as far as two cells away."""
+    """From the first step: what is under the click decides about its mask, and nothing else that is
+    as far as two cells away.
+    """
     m = sam.model(0)
-    embedding = torch.randn(1, 64, 64, 64, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    embedding = torch.randn(
+        1, 64, 64, 64, generator=torch.Generator().manual_seed(0), requires_grad=True
+    )
     under = {}
-    handle = m.mask_decoder.under.register_forward_hook(lambda module, inputs, output: under.update(read=inputs[0]))
+    handle = m.mask_decoder.under.register_forward_hook(
+        lambda module, inputs, output: under.update(read=inputs[0])
+    )
     with torch.no_grad():
         masks, scores = ask(m, embedding, [(100.0, 60.0), (103.0, 63.0), (40.0, 200.0)])
     handle.remove()
     assert masks.shape == (3, 3, 64, 64) and scores.shape == (3, 3)
     for read, (x, y) in zip(under["read"], ((25, 15), (25, 15), (10, 50))):
-        nearness = torch.nn.functional.cosine_similarity(read[:, None, None], embedding[0].detach(), dim=0)
+        nearness = torch.nn.functional.cosine_similarity(
+            read[:, None, None], embedding[0].detach(), dim=0
+        )
         best = divmod(int(nearness.argmax()), 64)
         assert abs(best[0] - y) <= 1 and abs(best[1] - x) <= 1 and nearness.max() > 0.6
         far = nearness.clone()
-        far[max(0, y - 2): y + 3, max(0, x - 2): x + 3] = -1
+        far[max(0, y - 2) : y + 3, max(0, x - 2) : x + 3] = -1
         assert far.max() < 0.6
 
 
@@ -193,19 +305,26 @@ def test_clicks_do_not_see_each_other():
     with torch.no_grad():
         together, scores = ask(m, embedding, points)
         alone = [ask(m, embedding, [p]) for p in points]
-    assert torch.allclose(together, torch.cat([a for a, _ in alone]), atol=1e-4) and torch.allclose(scores, torch.cat([b for _, b in alone]), atol=1e-4)
+    assert torch.allclose(together, torch.cat([a for a, _ in alone]), atol=1e-4) and torch.allclose(
+        scores, torch.cat([b for _, b in alone]), atol=1e-4
+    )
     assert (together[0] - together[1]).abs().max() > 1e-2
 
 
 def test_sam_learns_what_is_under_a_click(scenes, monkeypatch):
-    """Sixty steps on two scenes of three plain objects: the click's object is told from the others."""
+    """Sixty steps on two scenes of three plain objects: the click's object is told from
+    the others.
+    """
     monkeypatch.setattr(sam, "CLICKS", 8)
     monkeypatch.setattr(sam, "ZOOMED", 0.0)
     m = sam.model(0).train()
     losses = sam.Losses(m, scenes)
     matrices = sam.matrices(m)
     special = {id(p) for p in matrices}
-    optimisers = [torch.optim.AdamW([p for p in m.parameters() if id(p) not in special], lr=3e-3), muon.Muon(matrices, lr=3e-3)]
+    optimisers = [
+        torch.optim.AdamW([p for p in m.parameters() if id(p) not in special], lr=3e-3),
+        muon.Muon(matrices, lr=3e-3),
+    ]
     found = []
     for step in range(60):
         out = losses(step, np.random.default_rng([0, step]))
@@ -232,11 +351,14 @@ def test_clip_learns_two_names(scenes, monkeypatch):
         out["total"].backward()
         optimiser.step()
         history.append(float(out["total"].detach()))
-    assert np.mean(history[-5:]) < 0.85 * np.log(16)  # what a model that knows nothing has in a batch of 16
+    # what a model that knows nothing has in a batch of 16
+    assert np.mean(history[-5:]) < 0.85 * np.log(16)
 
 
 def test_only_complete_regions_and_stuff_are_trained_on(scenes):
-    hidden = data.Scenes(scenes.images, scenes.ids, scenes.scene, scenes.nodes, [frozenset({3})] * 4)
+    hidden = data.Scenes(
+        scenes.images, scenes.ids, scenes.scene, scenes.nodes, [frozenset({3})] * 4
+    )
     assert {i for _, _, i in clip.regions(hidden)} == {3, 4}
     assert {i for _, _, i in clip.regions(scenes)} == {1, 2, 3, 4}
 
@@ -265,22 +387,39 @@ def test_scores_of_a_model_that_knows_nothing(scenes):
     """Untrained weights score low, and every score is there with its blocks and counts."""
     got = score.score_sam(sam.model(0).eval(), scenes)
     for level in ("subpart", "part", "whole"):
-        assert 0 <= got[f"click_iou_{level}"]["mean"] < 0.6 and got[f"click_iou_{level}"]["n"] == got[f"click_iou_{level}_one_look"]["n"] > 0
+        assert (
+            0 <= got[f"click_iou_{level}"]["mean"] < 0.6
+            and got[f"click_iou_{level}"]["n"] == got[f"click_iou_{level}_one_look"]["n"] > 0
+        )
     # The subpart map repeats what has no subparts: only the dot is a subpart of its own.
-    assert got["click_iou_subpart_own"]["n"] == 4 < got["click_iou_subpart"]["n"] and "click_iou_part_own" not in got
+    assert (
+        got["click_iou_subpart_own"]["n"] == 4 < got["click_iou_subpart"]["n"]
+        and "click_iou_part_own" not in got
+    )
     # One click in each finest region: the square counts twice as a whole, once for its dot.
-    assert got["click_iou_whole"]["n"] == 8 < got["click_iou_whole_per_click"]["n"] == 12 and got["click_iou_subpart_per_click"] == got["click_iou_subpart"]
+    assert (
+        got["click_iou_whole"]["n"] == 8 < got["click_iou_whole_per_click"]["n"] == 12
+        and got["click_iou_subpart_per_click"] == got["click_iou_subpart"]
+    )
     for level in ("subpart", "part", "whole"):
-        assert sum(r["n"] for r in got[f"click_iou_{level}_by_area"]) >= got[f"click_iou_{level}"]["n"]
+        assert (
+            sum(r["n"] for r in got[f"click_iou_{level}_by_area"]) >= got[f"click_iou_{level}"]["n"]
+        )
     tokenizer = WordTokenizer(clip.vocabulary(scenes))
     got = score.score_clip(clip.model(0, tokenizer).eval(), tokenizer, scenes)
     assert got["classes"] == 2 and set(got["texts"]) == {"red box", "blue ball"}
     assert got["top1_complete"]["n"] == 8 and 0 <= got["cross_object_pairs_above_0.7"] <= 1
-    assert got["found_in_view_whole"]["n"] == 8 and got["found_in_view_subpart"]["n"] == 4 and "found_in_view_part" not in got
+    assert (
+        got["found_in_view_whole"]["n"] == 8
+        and got["found_in_view_subpart"]["n"] == 4
+        and "found_in_view_part" not in got
+    )
 
 
 def test_a_text_finds_its_region_among_all_of_its_view(scenes):
-    """An encoder that knows every region finds all of them; one to which all look alike finds the first of each view, the red box."""
+    """An encoder that knows every region finds all of them; one to which all look alike finds the
+    first of each view, the red box.
+    """
     names = ["red box", "box dot", "blue ball", "grey table"]
 
     class Encoder:
@@ -292,10 +431,24 @@ def test_a_text_finds_its_region_among_all_of_its_view(scenes):
 
         def encode_crops(self, crops):
             assert len(crops) == 4
-            return self.encode_text(["red box", "blue ball", "grey table", "box dot"]) if self.knows else np.ones((4, 4))
+            return (
+                self.encode_text(["red box", "blue ball", "grey table", "box dot"])
+                if self.knows
+                else np.ones((4, 4))
+            )
 
-    assert {k: (g["mean"], g["n"]) for k, g in score.found_in_view(Encoder(True), scenes).items()} == {"found_in_view_whole": (1.0, 8), "found_in_view_subpart": (1.0, 4), "found_in_view_surface": (1.0, 4)}
-    assert [g["mean"] for g in score.found_in_view(Encoder(False), scenes).values()] == [0.5, 0.0, 0.0]
+    assert {
+        k: (g["mean"], g["n"]) for k, g in score.found_in_view(Encoder(True), scenes).items()
+    } == {
+        "found_in_view_whole": (1.0, 8),
+        "found_in_view_subpart": (1.0, 4),
+        "found_in_view_surface": (1.0, 4),
+    }
+    assert [g["mean"] for g in score.found_in_view(Encoder(False), scenes).values()] == [
+        0.5,
+        0.0,
+        0.0,
+    ]
 
 
 def test_a_folder_without_scenes_or_with_a_damaged_one_is_named(tmp_path):
@@ -304,7 +457,9 @@ def test_a_folder_without_scenes_or_with_a_damaged_one_is_named(tmp_path):
     with pytest.raises(SceneError, match="no rendered scenes"):
         data.training_seeds(tmp_path, catalogue=False)
     (tmp_path / "1000000.npz").write_bytes(b"PK")
-    assert data.training_seeds(tmp_path, catalogue=False) == [1000000] and data.training_seeds(tmp_path, catalogue=True) == [1000000, CATALOGUE_SEEDS[0]]
+    assert data.training_seeds(tmp_path, catalogue=False) == [1000000] and data.training_seeds(
+        tmp_path, catalogue=True
+    ) == [1000000, CATALOGUE_SEEDS[0]]
     with pytest.raises(SceneError, match="1000000.npz.*delete the file"):
         data.load(tmp_path, [1000000])
 
@@ -320,12 +475,16 @@ def test_bundled_weights_are_what_their_record_says(name):
     assert record["training"]["seed"] == 0 and record["training"]["code"] and record["scores"]
     first, last = record["data"]["held_out_seeds"]
     orbits = name == models.MINI_SAM2
-    assert first >= data.HELD_OUT_SEED and last - first + 1 == (len(data.HELD_OUT_ORBITS) if orbits else data.HELD_OUT_BLOCKS * data.SCENES_PER_BLOCK)
+    assert first >= data.HELD_OUT_SEED and last - first + 1 == (
+        len(data.HELD_OUT_ORBITS) if orbits else data.HELD_OUT_BLOCKS * data.SCENES_PER_BLOCK
+    )
 
 
 def test_bundled_weights_are_small():
     sizes = {n: (models.folder() / n).stat().st_size for n in BUNDLED}
-    assert sizes[models.MINI_SAM] + sizes[models.MINI_CLIP] <= 12e6 and sizes[models.MINI_SAM2] <= 8e6, sizes
+    assert (
+        sizes[models.MINI_SAM] + sizes[models.MINI_CLIP] <= 12e6 and sizes[models.MINI_SAM2] <= 8e6
+    ), sizes
     assert json.loads((models.folder() / "mini_clip.json").read_text())["scores"]["classes"] >= 25
 
 
@@ -338,15 +497,24 @@ def test_scoring_nothing_is_one_clear_error(tmp_path):
 
 @pytest.fixture(scope="module")
 def film():
-    """Two orbits of six views: a box and a ball that move to the right by 16 pixels a view, on a table."""
+    """Two orbits of six views: a box and a ball that move to the right by 16 pixels a view, on a
+    table.
+    """
     images = np.full((12, 192, 256, 3), 90, np.uint8)
     ids = np.full((12, 3, 192, 256), 3, np.uint16)
     for n in range(12):
         x = 16 * (n % 6)
         for i, (y, colour) in enumerate(((20, (210, 40, 40)), (110, (40, 40, 210))), 1):
-            images[n, y: y + 60, 20 + x: 90 + x] = colour
-            ids[n, :, y: y + 60, 20 + x: 90 + x] = i
-    node = lambda text, stuff=False: {"texts": [text], "family": text, "level": "whole", "stuff": stuff, "parent": 0, "colour": ""}  # noqa: E731
+            images[n, y : y + 60, 20 + x : 90 + x] = colour
+            ids[n, :, y : y + 60, 20 + x : 90 + x] = i
+    node = lambda text, stuff=False: {
+        "texts": [text],
+        "family": text,
+        "level": "whole",
+        "stuff": stuff,
+        "parent": 0,
+        "colour": "",
+    }  # noqa: E731
     nodes = {1: node("box"), 2: node("ball"), 3: node("table", True)}
     return data.Scenes(images, ids, np.repeat([0, 1], 6), [nodes, nodes], [frozenset()] * 12)
 
@@ -361,13 +529,20 @@ def test_clips_show_what_is_followed(film, tracker):
     ways = set()
     for _ in range(30):
         images, masks = losses.clip(3, rng)
-        assert images.shape == (3, 3, 256, 256) and masks.shape[0] == 3 and masks.shape[2:] == (192, 256)
+        assert (
+            images.shape == (3, 3, 256, 256)
+            and masks.shape[0] == 3
+            and masks.shape[2:] == (192, 256)
+        )
         assert (masks[0].sum((-1, -2)) >= sam2.MIN_AREA_PX).all()
         things = masks.sum((-1, -2))[0] == 60 * 70
         if things.any():
             columns = [int(np.flatnonzero(m.any(0).numpy())[0]) for m in masks[:, things][:, 0]]
             ways.add(np.sign(columns[1] - columns[0]))
-            assert abs(columns[1] - columns[0]) in (16, 32) and columns[2] - columns[1] == columns[1] - columns[0]
+            assert (
+                abs(columns[1] - columns[0]) in (16, 32)
+                and columns[2] - columns[1] == columns[1] - columns[0]
+            )
     assert ways == {-1, 1}  # mirrored and played backwards, or not
 
 
@@ -375,9 +550,15 @@ def test_one_step_follows_with_memory_and_teaches_every_part(film, tracker):
     losses = sam2.Losses(tracker.train(), film, 10)
     out = losses(0, np.random.default_rng(3))
     out["total"].backward()
-    for part in ("image_encoder.trunk.stem.0.0", "memory_attention.layers.0.cross_attn_image.v_proj", "memory_encoder.mask_downsampler.encoder.0", "sam_mask_decoder.output_upscaling.0"):
+    for part in (
+        "image_encoder.trunk.stem.0.0",
+        "memory_attention.layers.0.cross_attn_image.v_proj",
+        "memory_encoder.mask_downsampler.encoder.0",
+        "sam_mask_decoder.output_upscaling.0",
+    ):
         assert tracker.get_parameter(part + ".weight").grad.abs().sum() > 0, part
-    assert 0.3 < float(out["iou_of_frame_before"]) < 0.95  # 16 of 70 columns a view, or all of the table
+    # 16 of 70 columns a view, or all of the table
+    assert 0.3 < float(out["iou_of_frame_before"]) < 0.95
     images, masks = losses.clip(3, np.random.default_rng(5))
     with torch.no_grad():
         one = sam2.follow(tracker.eval(), images, masks[0][:1])
@@ -387,11 +568,18 @@ def test_one_step_follows_with_memory_and_teaches_every_part(film, tracker):
 
 def test_tracking_scores_count_copying(film, tracker):
     got = score.score_sam2(tracker.eval(), film)
-    assert got["orbits"] == 2 and got["views"] == 6 and got["j_all"]["n"] == 2 * 5 * 2 * 3  # orbits, later views, objects, levels
+    # orbits, later views, objects, levels
+    assert got["orbits"] == 2 and got["views"] == 6 and got["j_all"]["n"] == 2 * 5 * 2 * 3
     after = lambda n: max(0, 70 - 16 * n) / (70 + 16 * n)  # noqa: E731  # overlap of a square of 70 columns with itself n views earlier
     assert got["j_of_copying_the_truth_all"]["mean"] == pytest.approx(after(1), abs=1e-3)
-    assert got["j_of_copying_all"]["mean"] == pytest.approx(np.mean([after(n) for n in range(1, 6)]), abs=1e-3) and 0 <= got["j_whole"]["mean"] <= 1
-    assert [row["view"] for row in got["by_view"]] == [1, 2, 3, 4, 5] and got["by_view"][2]["j_of_copying"] == pytest.approx(after(3), abs=1e-3)
+    assert (
+        got["j_of_copying_all"]["mean"]
+        == pytest.approx(np.mean([after(n) for n in range(1, 6)]), abs=1e-3)
+        and 0 <= got["j_whole"]["mean"] <= 1
+    )
+    assert [row["view"] for row in got["by_view"]] == [1, 2, 3, 4, 5] and got["by_view"][2][
+        "j_of_copying"
+    ] == pytest.approx(after(3), abs=1e-3)
 
 
 def test_the_adapter_runs_mini_sam2_from_a_file(film, tracker, tmp_path):

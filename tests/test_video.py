@@ -1,4 +1,6 @@
-"""Films: frames come back in order and in colour, odd and mixed sizes are fitted, the fall-back is a GIF."""
+"""Films: frames come back in order and in colour, odd and mixed sizes are fitted, the fall-back is
+a GIF.
+"""
 
 import cv2
 import numpy as np
@@ -26,7 +28,9 @@ def read(path):
 
 def test_a_film_holds_every_frame_in_order_and_in_colour(tmp_path):
     path = write_video(frames(), tmp_path / "sub" / "film")
-    assert path == tmp_path / "sub" / "film.webm" and [p.name for p in path.parent.iterdir()] == ["film.webm"]
+    assert path == tmp_path / "sub" / "film.webm" and [p.name for p in path.parent.iterdir()] == [
+        "film.webm"
+    ]
     got = read(path)
     assert len(got) == 4
     for f, c in zip(got, COLORS):
@@ -36,7 +40,9 @@ def test_a_film_holds_every_frame_in_order_and_in_colour(tmp_path):
 def test_odd_and_mixed_sizes_take_the_first_ones_even_size(tmp_path):
     first, second = frames(47, 65)[0], frames(30, 30)[1]
     got = read(write_video([first, second], tmp_path / "film"))
-    assert [f.shape for f in got] == [(46, 64, 3)] * 2 and np.abs(got[1].reshape(-1, 3).mean(0) - COLORS[1]).max() < 12
+    assert [f.shape for f in got] == [(46, 64, 3)] * 2 and np.abs(
+        got[1].reshape(-1, 3).mean(0) - COLORS[1]
+    ).max() < 12
 
 
 def test_without_an_encoder_it_is_a_gif(tmp_path, monkeypatch):

@@ -1,4 +1,6 @@
-"""Explorers: every control changes the picture, the twin holds the same pixels, mistakes are messages."""
+"""Explorers: every control changes the picture, the twin holds the same pixels, mistakes are
+messages.
+"""
 
 import base64
 import re
@@ -9,7 +11,9 @@ import nbformat
 import numpy as np
 import pytest
 import torch
+from conftest import write_plane_scene
 from segment_anything import SamPredictor
+from test_pipeline import SMALL
 
 from cclkit import config, widgets
 from cclkit.errors import ConfigError
@@ -18,14 +22,13 @@ from cclkit.foundation.models import load_weights
 from cclkit.masks import LEVELS
 from cclkit.pipeline import Run
 
-from conftest import write_plane_scene
-from test_pipeline import SMALL
-
 
 @pytest.fixture(scope="module")
 def play(tmp_path_factory):
     scene = write_plane_scene(tmp_path_factory.mktemp("plane"))
-    return widgets.Playground(Run(scene, config.profile("mini", **SMALL), tmp_path_factory.mktemp("out")), "red apple")
+    return widgets.Playground(
+        Run(scene, config.profile("mini", **SMALL), tmp_path_factory.mktemp("out")), "red apple"
+    )
 
 
 OTHER = {
@@ -48,7 +51,9 @@ def test_every_control_changes_what_is_shown_and_back(play, name, control):
     before, value = shown(explorer), explorer.values()[control]
     other = OTHER[name][control]
     if (name, control) == ("query", "level"):  # not the one that answers by itself
-        other = LEVELS[1 - explorer.run.answer(explorer.values()["view"], explorer.values()["text"]).level]
+        other = LEVELS[
+            1 - explorer.run.answer(explorer.values()["view"], explorer.values()["text"]).level
+        ]
     assert other != value
     explorer.set(**{control: other})
     assert explorer.values()[control] == other and explorer.seconds > 0
@@ -59,7 +64,9 @@ def test_every_control_changes_what_is_shown_and_back(play, name, control):
 
 
 def test_the_controls_of_the_table_are_all_there_are(play):
-    assert {n: set(e.controls) for n, e in vars(play).items()} == {n: set(c) for n, c in OTHER.items()}
+    assert {n: set(e.controls) for n, e in vars(play).items()} == {
+        n: set(c) for n, c in OTHER.items()
+    }
     assert [type(e) for e in play.explorers] == [type(e) for e in vars(play).values()]
 
 
@@ -70,10 +77,16 @@ def test_the_static_twin_holds_the_same_pixels(play):
         assert len(axes) == len(drawing.panels) == len(explorer.pictures)
         for ax, (title, pixels), html in zip(axes, drawing.panels, explorer.pictures):
             assert pixels.dtype == np.uint8 and np.array_equal(ax.images[0].get_array(), pixels)
-            assert ax.get_title().replace("\n", " ").replace("\u00a0", " ") == title.replace("\u00a0", " ")  # a number stays in a line with its unit
+            # a number stays in a line with its unit
+            assert ax.get_title().replace("\n", " ").replace("\u00a0", " ") == title.replace(
+                "\u00a0", " "
+            )
             alt, data = re.search(r'<img alt="([^"]+)".*base64,([^"]+)"', html.value).groups()
-            sent = cv2.imdecode(np.frombuffer(base64.b64decode(data), np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
-            assert sent.shape == pixels.shape and np.abs(sent.astype(int) - pixels).mean() < 12  # JPEG
+            sent = cv2.imdecode(np.frombuffer(base64.b64decode(data), np.uint8), cv2.IMREAD_COLOR)[
+                ..., ::-1
+            ]
+            # JPEG
+            assert sent.shape == pixels.shape and np.abs(sent.astype(int) - pixels).mean() < 12
             assert "<figcaption" in html.value and len(alt) > 5
 
 
@@ -88,22 +101,35 @@ def test_a_click_answers_with_the_candidates_under_the_pixel(play):
         rows = np.flatnonzero((c.output == k) & c.masks[:, y, x])
         assert masks[k].any() == bool(len(rows)) == bool(np.isfinite(scores[k]))
         if len(rows):
-            assert masks[k][y, x] and scores[k] in c.predicted_iou[rows] and any(np.array_equal(masks[k], m) for m in c.masks[rows])
+            assert (
+                masks[k][y, x]
+                and scores[k] in c.predicted_iou[rows]
+                and any(np.array_equal(masks[k], m) for m in c.masks[rows])
+            )
 
 
 def test_a_mouse_click_moves_the_point(play):
     picture = play.masks.pictures[0]
     assert play.masks.events.source is picture
     h, w = play.masks.images[play.masks.values()["view"]].shape[:2]
-    event = {"event": "click", "boundingRectWidth": 4 * w, "boundingRectHeight": 4 * h + 40, "relativeX": 4 * 10 + 1, "relativeY": 4 * 20 + 3}
+    event = {
+        "event": "click",
+        "boundingRectWidth": 4 * w,
+        "boundingRectHeight": 4 * h + 40,
+        "relativeX": 4 * 10 + 1,
+        "relativeY": 4 * 20 + 3,
+    }
     play.masks.events._handle_mouse_msg(None, event, None)
     assert (play.masks.values()["x"], play.masks.values()["y"]) == (10, 20)
-    play.masks.events._handle_mouse_msg(None, event | {"relativeY": 4 * h + 30}, None)  # on the caption
+    # on the caption
+    play.masks.events._handle_mouse_msg(None, event | {"relativeY": 4 * h + 30}, None)
     assert (play.masks.values()["x"], play.masks.values()["y"]) == (10, 20)
 
 
 def test_a_sam_answers_clicks_and_encodes_a_view_once(play, tmp_path, monkeypatch):
-    """The same explorer on a run whose masks come from SAM; untrained weights, which answer something."""
+    """The same explorer on a run whose masks come from SAM; untrained weights, which answer
+    something.
+    """
     from safetensors.torch import save_file
 
     from cclkit.foundation.mini_sam import build_mini_sam
@@ -111,17 +137,33 @@ def test_a_sam_answers_clicks_and_encodes_a_view_once(play, tmp_path, monkeypatc
     torch.manual_seed(0)
     save_file(build_mini_sam().state_dict(), tmp_path / "w.safetensors")
     assert load_weights(tmp_path / "w.safetensors", "mini-SAM")
-    run = play.masks.run.vary(front_end__masks="sam", front_end__sam__model="mini", front_end__sam__checkpoint=str(tmp_path / "w.safetensors"), front_end__sam__points_per_side=2, masks__predicted_iou_min=0.0, masks__stability_min=0.0)
+    run = play.masks.run.vary(
+        front_end__masks="sam",
+        front_end__sam__model="mini",
+        front_end__sam__checkpoint=str(tmp_path / "w.safetensors"),
+        front_end__sam__points_per_side=2,
+        masks__predicted_iou_min=0.0,
+        masks__stability_min=0.0,
+    )
     explorer = widgets.MaskExplorer(run, run.scene.training_views[:2])
     encoded, encode = [], SamPredictor.set_image
-    monkeypatch.setattr(SamPredictor, "set_image", lambda self, image, *a: (encoded.append(1), encode(self, image, *a)))
+    monkeypatch.setattr(
+        SamPredictor,
+        "set_image",
+        lambda self, image, *a: (encoded.append(1), encode(self, image, *a)),
+    )
     explorer.set(view="frame_00002.jpg", x=5, y=6)
     explorer.set(x=50)
-    assert len(encoded) == 1 + 4 * (run.config.front_end.sam.crop_layers == 1)  # the view and its crops
+    # the view and its crops
+    assert len(encoded) == 1 + 4 * (run.config.front_end.sam.crop_layers == 1)
     image = explorer.images["frame_00002.jpg"]
     expected, _ = SamClicks(run.front_end.masks).click(image, np.array([[50.5, 6.5]]))
     masks, _ = explorer.click("frame_00002.jpg", 50, 6)
-    assert np.array_equal(masks, expected[0]) and "mini-SAM" in explorer.says() and "simulated masks" not in explorer.says()
+    assert (
+        np.array_equal(masks, expected[0])
+        and "mini-SAM" in explorer.says()
+        and "simulated masks" not in explorer.says()
+    )
 
 
 def test_answers_follow_threshold_and_level(play):
@@ -137,9 +179,17 @@ def test_answers_follow_threshold_and_level(play):
 def test_mistakes_become_messages_and_pictures_stay(play):
     before = [p.value for p in play.query.pictures]
     play.query.set(text="  ")
-    assert 'role="alert"' in play.query.note.value and "empty" in play.query.note.value and [p.value for p in play.query.pictures] == before
+    assert (
+        'role="alert"' in play.query.note.value
+        and "empty" in play.query.note.value
+        and [p.value for p in play.query.pictures] == before
+    )
     play.query.set(text="<b>zyx</b>")
-    assert "alert" not in play.query.note.value and "<b>" not in "".join(shown(play.query)) and "never seen" in play.query.note.value
+    assert (
+        "alert" not in play.query.note.value
+        and "<b>" not in "".join(shown(play.query))
+        and "never seen" in play.query.note.value
+    )
     play.query.set(text="red apple")
     play.tracks.set(track=play.tracks.controls["track"].max)
     with pytest.raises(ConfigError, match="no control 'lambda'.*margin"):
@@ -152,9 +202,15 @@ def test_mistakes_become_messages_and_pictures_stay(play):
 
 def test_headless_runs_get_a_sentence_and_kernels_get_controls(play, monkeypatch):
     monkeypatch.setenv("CCLKIT_QUIET", "1")
-    assert set(play.ccl._repr_mimebundle_()) == {"text/plain", "text/html"} and "JupyterLab" in play.ccl._repr_mimebundle_()["text/html"]
+    assert (
+        set(play.ccl._repr_mimebundle_()) == {"text/plain", "text/html"}
+        and "JupyterLab" in play.ccl._repr_mimebundle_()["text/html"]
+    )
     monkeypatch.delenv("CCLKIT_QUIET")
-    assert "application/vnd.jupyter.widget-view+json" in play.ccl._repr_mimebundle_() and play.ccl._repr_mimebundle_()["text/plain"] == "Live CCL"
+    assert (
+        "application/vnd.jupyter.widget-view+json" in play.ccl._repr_mimebundle_()
+        and play.ccl._repr_mimebundle_()["text/plain"] == "Live CCL"
+    )
     assert isinstance(play.ccl.widget, ipywidgets.VBox)
 
 
@@ -163,8 +219,13 @@ def test_the_live_codebook_answers_to_its_labels(play):
     people, plain = play.ccl._people(0.0, 0)
     assert "100 %" in play.ccl.draw(0.25, 0.25, 0.7, 0.0, 0).panels[1][0]
     titles = [[t for t, _ in play.ccl.draw(pull, 0.25, 0.7, 0.4, 0).panels] for pull in (0.0, 1.0)]
-    assert titles[0][0] == titles[1][0] and titles[0][1] != titles[1][1]  # the baseline does not know λ
-    assert len(people.features) == play.ccl.CLASSES * play.ccl.VIEWS == int(np.bincount(plain.codes(people.features)).sum())
+    # the baseline does not know λ
+    assert titles[0][0] == titles[1][0] and titles[0][1] != titles[1][1]
+    assert (
+        len(people.features)
+        == play.ccl.CLASSES * play.ccl.VIEWS
+        == int(np.bincount(plain.codes(people.features)).sum())
+    )
 
 
 def test_the_notebook_shows_every_explorer_with_a_twin():

@@ -29,23 +29,35 @@ class Codebook:
         return assign(self.prototypes, features.to(self.prototypes.dtype))
 
 
-def fit_codebook(features: Tensor, labels: Tensor, config: CodebookConfig, *, seed: int, groups: Tensor | None = None) -> Codebook:
+def fit_codebook(
+    features: Tensor,
+    labels: Tensor,
+    config: CodebookConfig,
+    *,
+    seed: int,
+    groups: Tensor | None = None,
+) -> Codebook:
     """Learn a codebook from masks of a scene.
 
-    ``features`` [B, d], ``labels`` [B] int64 (-1 = unlabelled), ``groups`` [B] int64: pairs count within
-    a group only (levels of a shared codebook). Curves hold the losses of each step's batch. Raises
-    CodebookError without any feature or on an unknown setting, FeatureError on zero or non-finite
-    features. With all labels -1 only L_max acts.
+    ``features`` [B, d], ``labels`` [B] int64 (-1 = unlabelled), ``groups`` [B] int64: pairs count
+    within a group only (levels of a shared codebook). Curves hold the losses of each step's batch.
+    Raises CodebookError without any feature or on an unknown setting, FeatureError on zero or
+    non-finite features. With all labels -1 only L_max acts.
     """
     _check_settings(config)
     if len(features) == 0:
-        raise CodebookError("no mask features to learn a codebook from; check that the masks stage found masks at this level")
+        raise CodebookError(
+            "no mask features to learn a codebook from; check that the masks stage found masks at"
+            " this level"
+        )
     generator = torch.Generator().manual_seed(seed)
     features = features.float()
     check_vectors(features, "feature")  # before anything is drawn from them
     check(features[:1], features, labels, groups)
     initial = initialise(features, config.n_prototypes, config.init, generator, labels, groups)
-    if config.shuffle_labels:  # after the start was drawn, so that all arms of an ablation start alike
+    if (
+        config.shuffle_labels
+    ):  # after the start was drawn, so that all arms of an ablation start alike
         labels = shuffled(labels, generator, groups)
     prototypes = initial.clone().requires_grad_(True)
     unit_features, (ids, group_of) = unit(features), label_ids(labels, groups)
@@ -53,16 +65,28 @@ def fit_codebook(features: Tensor, labels: Tensor, config: CodebookConfig, *, se
     optimiser = torch.optim.Adam([prototypes], lr=config.lr, betas=tuple(config.betas))
     curves = {k: np.zeros(config.steps) for k in ("max", "pull", "push", "total")}
     with _threads(1 if unit_features.numel() < 2**20 else None):
-        for step, (F, table) in enumerate(_batches(unit_features, ids, group_of, config, generator)):
+        for step, (F, table) in enumerate(
+            _batches(unit_features, ids, group_of, config, generator)
+        ):
             moved = []
             if config.revive_every and step and step % config.revive_every == 0:
                 moved.append(revive(prototypes.data, unit_features))
             if config.collisions == "split" and step and step % config.split_every == 0:
-                moved.append(split(prototypes.data, unit_features, ids, group_of, cosine=config.split_cosine))
+                moved.append(
+                    split(prototypes.data, unit_features, ids, group_of, cosine=config.split_cosine)
+                )
             for rows in moved:
                 _forget(optimiser, prototypes, rows)
             loss, codes, sums = losses(
-                prototypes, F, table, config.lambda_pull, config.lambda_push, config.margin, soft=config.collisions == "soft", load_balance=config.load_balance, temperature=config.temperature
+                prototypes,
+                F,
+                table,
+                config.lambda_pull,
+                config.lambda_push,
+                config.margin,
+                soft=config.collisions == "soft",
+                load_balance=config.load_balance,
+                temperature=config.temperature,
             )
             for k, curve in curves.items():
                 curve[step] = float(getattr(loss, k).detach())
@@ -76,16 +100,28 @@ def fit_codebook(features: Tensor, labels: Tensor, config: CodebookConfig, *, se
     with torch.no_grad():
         learned = unit(prototypes)
     if not torch.isfinite(learned).all():
-        raise CodebookError("the codebook is not finite after training; lower codebook.lr or check the features")
+        raise CodebookError(
+            "the codebook is not finite after training; lower codebook.lr or check the features"
+        )
     return Codebook(learned.detach(), initial, curves)
 
 
-def _batches(unit_features: Tensor, ids: Tensor, group_of: Tensor, config: CodebookConfig, generator: torch.Generator) -> Iterator[tuple[Tensor, LabelTable]]:
-    """Features and labels of every step: all masks, or minibatches that go through them in random order, epoch by epoch."""
+def _batches(
+    unit_features: Tensor,
+    ids: Tensor,
+    group_of: Tensor,
+    config: CodebookConfig,
+    generator: torch.Generator,
+) -> Iterator[tuple[Tensor, LabelTable]]:
+    """Features and labels of every step: all masks, or minibatches that go through them in random
+    order, epoch by epoch.
+    """
     B, size = len(unit_features), config.batch
 
     def table(F: Tensor, ids: Tensor) -> LabelTable:
-        return LabelTable(ids, group_of, config.normalisation, F if config.collisions == "centroids" else None)
+        return LabelTable(
+            ids, group_of, config.normalisation, F if config.collisions == "centroids" else None
+        )
 
     if size == 0 or size >= B:
         whole = unit_features, table(unit_features, ids)
@@ -100,8 +136,11 @@ def _batches(unit_features: Tensor, ids: Tensor, group_of: Tensor, config: Codeb
         yield unit_features[rows], table(unit_features[rows], ids[rows])
 
 
-def _average(prototypes: Tensor, gradient: Tensor, codes: Tensor, sums: Tensor, decay: float) -> None:
-    """One step of exponential averaging, in place: T_j <- unit(decay T_j + (1 - decay) (mean of its features - B/n_j g_j)).
+def _average(
+    prototypes: Tensor, gradient: Tensor, codes: Tensor, sums: Tensor, decay: float
+) -> None:
+    """One step of exponential averaging, in place: T_j <- unit(decay T_j + (1 - decay) (mean of its
+    features - B/n_j g_j)).
 
     g is the gradient of the total without L_max. Since L_max's is -n_j/B times the mean (up to the
     part along T_j), the factor B/n_j puts both on one scale: a prototype rests exactly where the
@@ -111,7 +150,9 @@ def _average(prototypes: Tensor, gradient: Tensor, codes: Tensor, sums: Tensor, 
     target = (sums - len(codes) * gradient) / n.clamp_min(1)
     mixed = decay * prototypes + (1 - decay) * target
     length = mixed.norm(dim=1, keepdim=True)
-    prototypes.copy_(torch.where((n > 0) & (length > 1e-6), mixed / length.clamp_min(1e-6), prototypes))
+    prototypes.copy_(
+        torch.where((n > 0) & (length > 1e-6), mixed / length.clamp_min(1e-6), prototypes)
+    )
 
 
 def _forget(optimiser: torch.optim.Adam, prototypes: Tensor, rows: Tensor) -> None:
@@ -123,7 +164,9 @@ def _forget(optimiser: torch.optim.Adam, prototypes: Tensor, rows: Tensor) -> No
 
 @contextlib.contextmanager
 def _threads(n: int | None):
-    """Run with n torch threads: on small problems starting threads costs more than the arithmetic."""
+    """Run with n torch threads: on small problems starting threads costs more than the
+    arithmetic.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(n or before)
     try:
@@ -133,14 +176,32 @@ def _threads(n: int | None):
 
 
 def _check_settings(config: CodebookConfig) -> None:
-    """Raise CodebookError on settings that were not read through `Config`, which checks them too."""
-    for name, choices in (("update", ("adam", "ema")), ("collisions", ("ignore", "split", "centroids", "soft"))):
+    """Raise CodebookError on settings that were not read through `Config`, which checks
+    them too.
+    """
+    for name, choices in (
+        ("update", ("adam", "ema")),
+        ("collisions", ("ignore", "split", "centroids", "soft")),
+    ):
         if getattr(config, name) not in choices:
-            raise CodebookError(f"codebook.{name}={getattr(config, name)!r} is unknown; use one of {', '.join(map(repr, choices))}")
+            raise CodebookError(
+                f"codebook.{name}={getattr(config, name)!r} is unknown; use one of"
+                f" {', '.join(map(repr, choices))}"
+            )
     for name, least in (("batch", 0), ("revive_every", 0), ("split_every", 1)):
         if getattr(config, name) < least:
-            raise CodebookError(f"codebook.{name}={getattr(config, name)} is out of range; expected at least {least}")
+            raise CodebookError(
+                f"codebook.{name}={getattr(config, name)} is out of range; expected at least"
+                f" {least}"
+            )
     if not config.load_balance >= 0 or not config.temperature > 0:
-        raise CodebookError(f"codebook.load_balance={config.load_balance} or codebook.temperature={config.temperature} is out of range; expected a number of at least 0, and one above 0")
+        raise CodebookError(
+            f"codebook.load_balance={config.load_balance} or"
+            f" codebook.temperature={config.temperature} is out of range; expected a number of at"
+            " least 0, and one above 0"
+        )
     if not 0 <= config.ema_decay < 1:
-        raise CodebookError(f"codebook.ema_decay={config.ema_decay} is out of range; expected a number of at least 0 and below 1")
+        raise CodebookError(
+            f"codebook.ema_decay={config.ema_decay} is out of range; expected a number of at least"
+            " 0 and below 1"
+        )

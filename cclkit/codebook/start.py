@@ -9,14 +9,21 @@ from ..errors import CodebookError
 from .losses import label_centroids, label_ids, unit
 
 
-def initialise(features: Tensor, N: int, how: str, generator: torch.Generator, labels: Tensor | None = None, groups: Tensor | None = None) -> Tensor:
+def initialise(
+    features: Tensor,
+    N: int,
+    how: str,
+    generator: torch.Generator,
+    labels: Tensor | None = None,
+    groups: Tensor | None = None,
+) -> Tensor:
     """Initial unit prototypes [N, d] for features [B, d].
 
-    "random": uniform on the sphere. "kmeans": cosine k-means++ seeding and ten Lloyd rounds. "tracks":
-    the centroids of the labels [B] (the N largest labels; equal centroids once), then k-means++ seeds and
-    Lloyd rounds for the other prototypes around them. Seeds beyond the number of distinct features are
-    random directions: codes that nothing uses. With all labels -1 "tracks" is "kmeans".
-    Raises CodebookError on an unknown ``how``, or "tracks" without labels.
+    "random": uniform on the sphere. "kmeans": cosine k-means++ seeding and ten Lloyd rounds.
+    "tracks": the centroids of the labels [B] (the N largest labels; equal centroids once), then
+    k-means++ seeds and Lloyd rounds for the other prototypes around them. Seeds beyond the number
+    of distinct features are random directions: codes that nothing uses. With all labels -1 "tracks"
+    is "kmeans". Raises CodebookError on an unknown ``how``, or "tracks" without labels.
     """
     d = features.shape[1]
     random = unit(torch.randn(N, d, generator=generator, dtype=features.dtype))
@@ -60,7 +67,9 @@ def initialise(features: Tensor, N: int, how: str, generator: torch.Generator, l
 def _largest_centroids(F: Tensor, labels: Tensor | None, groups: Tensor | None) -> Tensor:
     """Unit centroids [L', d] of all labels that have one, largest label first."""
     if labels is None:
-        raise CodebookError("codebook.init='tracks' needs labels to seed from; pass them, or use 'kmeans'")
+        raise CodebookError(
+            "codebook.init='tracks' needs labels to seed from; pass them, or use 'kmeans'"
+        )
     ids, group_of = label_ids(labels, groups)
     centroids = label_centroids(F, ids, len(group_of))
     size = torch.bincount(ids[ids != -1], minlength=len(group_of))

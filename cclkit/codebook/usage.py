@@ -19,6 +19,8 @@ def perplexity(counts: Tensor) -> float:
 
 
 def index_map(label_map: np.ndarray, codes: np.ndarray) -> np.ndarray:
-    """Label map [H, W] (-1 none) and the code of each mask [M] -> code index map [H, W] int32, -1 = no mask."""
+    """Label map [H, W] (-1 none) and the code of each mask [M] -> code index map [H, W] int32, -1 =
+    no mask.
+    """
     table = np.append(np.asarray(codes, np.int32), np.int32(-1))
     return table[label_map]

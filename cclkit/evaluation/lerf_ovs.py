@@ -1,10 +1,11 @@
-"""LERF-OVS evaluation of one (view, category): protocols ``langsplat`` (A), ``langsplat_v2`` (B) and ``paper``.
+"""LERF-OVS evaluation of one (view, category): protocols ``langsplat`` (A), ``langsplat_v2`` (B)
+and ``paper``.
 
 A and B take the relevancy of one query at every level, smooth it, min-max it, cut it at 0.4, let a
 7 x 7 window vote, and score the level whose smoothed map has the largest maximum. They differ in
 the window of the mean and in who votes, which is enough to change masks, levels and hits: numbers
-of the two do not belong in one column. ``paper`` is what CCL-LGS prints, a threshold on its softmax;
-everything else about it is ours and a setting.
+of the two do not belong in one column. ``paper`` is what CCL-LGS prints, a threshold on its
+softmax; everything else about it is ours and a setting.
 
 The published code looks rendered maps up by position in a sorted list; here views are matched by
 file name only (``protocols.evaluate_scene``).
@@ -27,7 +28,9 @@ class Protocol:
     name: str
     source: str
     box: int  # side of the box mean, pixels; 0 = no smoothing at all
-    mirrored: bool  # True: mirrored borders, window off centre (A); False: window cut at the borders (B)
+    mirrored: (
+        bool  # True: mirrored borders, window off centre (A); False: window cut at the borders (B)
+    )
     last_votes: bool  # do the last row and column vote in the majority
     threshold: float  # on the normalised map, strictly greater
     vote: int = 7  # side of the majority window, pixels; 0 = no vote
@@ -38,26 +41,54 @@ class Protocol:
 
 
 PROTOCOLS = {
-    "langsplat": Protocol("langsplat", "minghanqin/LangSplat@d70edb8, eval", box=30, mirrored=True, last_votes=False, threshold=0.4),
-    "langsplat_v2": Protocol("langsplat_v2", "ZhaoYujie2002/LangSplatV2@9a513cf, eval_lerf.py", box=29, mirrored=False, last_votes=True, threshold=0.4, single=True),
+    "langsplat": Protocol(
+        "langsplat",
+        "minghanqin/LangSplat@d70edb8, eval",
+        box=30,
+        mirrored=True,
+        last_votes=False,
+        threshold=0.4,
+    ),
+    "langsplat_v2": Protocol(
+        "langsplat_v2",
+        "ZhaoYujie2002/LangSplatV2@9a513cf, eval_lerf.py",
+        box=29,
+        mirrored=False,
+        last_votes=True,
+        threshold=0.4,
+        single=True,
+    ),
     # The paper says "threshold -> mask" of its softmax and no more. Ours: min-max per map, the
-    # threshold 0.5, no smoothing, the level with the largest maximum. Change with dataclasses.replace.
+    # threshold 0.5, no smoothing, the level with the largest maximum. Change with
+    # dataclasses.replace.
     "paper": Protocol(
-        "paper", "paper: threshold on the softmax; ours: everything else", box=0, mirrored=False, last_votes=True, threshold=0.5, vote=0, stretch=False
+        "paper",
+        "paper: threshold on the softmax; ours: everything else",
+        box=0,
+        mirrored=False,
+        last_votes=True,
+        threshold=0.5,
+        vote=0,
+        stretch=False,
     ),
 }
 
 
-def protocol_named(name: "str | Protocol") -> Protocol:
-    """The protocol of that name; a Protocol passes through. Raises EvaluationError listing the known names."""
+def protocol_named(name: str | Protocol) -> Protocol:
+    """The protocol of that name; a Protocol passes through. Raises EvaluationError listing the
+    known names.
+    """
     if isinstance(name, Protocol):
         return name
     if name not in PROTOCOLS:
-        raise EvaluationError(f"protocol {name!r} is unknown for the LERF-OVS layout; use one of {', '.join(PROTOCOLS)}")
+        raise EvaluationError(
+            f"protocol {name!r} is unknown for the LERF-OVS layout; use one of"
+            f" {', '.join(PROTOCOLS)}"
+        )
     return PROTOCOLS[name]
 
 
-def constants(protocol: "str | Protocol" = "langsplat") -> dict:
+def constants(protocol: str | Protocol = "langsplat") -> dict:
     """The protocol's constants, for the results file."""
     return asdict(protocol_named(protocol))
 
@@ -81,7 +112,8 @@ class QueryResult:
     mask: np.ndarray  # [H, W] bool at that level
     iou: float  # against the ground truth; NaN if both are empty
     hit: bool  # localisation: some candidate lies in some box
-    points: np.ndarray  # [n, 2] int32 (x, y): pixels equal to the maximum of the box mean, row by row
+    # [n, 2] int32 (x, y): pixels equal to the maximum of the box mean, row by row
+    points: np.ndarray
     point_level: int  # chosen for localisation; may differ from ``level``
     ious: np.ndarray  # [L] float64, IoU at every level
     level_scores: np.ndarray  # [L] float32, maxima of the smoothed maps
@@ -89,7 +121,7 @@ class QueryResult:
     protocol: str = "langsplat"
 
 
-def query_steps(relevancy, *, protocol: "str | Protocol" = "langsplat") -> Steps:
+def query_steps(relevancy, *, protocol: str | Protocol = "langsplat") -> Steps:
     """Segmentation steps of a protocol on relevancy maps [L, H, W] (float32; tensor or array)."""
     p = protocol_named(protocol)
     maps = as_maps(relevancy, "relevancy", 3).astype(np.float32, copy=False)
@@ -104,7 +136,9 @@ def query_steps(relevancy, *, protocol: "str | Protocol" = "langsplat") -> Steps
     return Steps(mean, smoothed, normalised, raw, mask)
 
 
-def evaluate_query(relevancy, gt_mask, boxes, *, protocol: "str | Protocol" = "langsplat") -> QueryResult:
+def evaluate_query(
+    relevancy, gt_mask, boxes, *, protocol: str | Protocol = "langsplat"
+) -> QueryResult:
     """Score one query in one view (protocols A and B of ``protocols.md``, or ``paper``).
 
     Args:
@@ -122,16 +156,23 @@ def evaluate_query(relevancy, gt_mask, boxes, *, protocol: "str | Protocol" = "l
     maps = as_maps(relevancy, "relevancy", 3)
     gt_mask = np.asarray(gt_mask.cpu() if hasattr(gt_mask, "cpu") else gt_mask).astype(bool)
     if gt_mask.shape != maps.shape[1:]:
-        raise EvaluationError(f"gt_mask: shape {gt_mask.shape}, relevancy maps are {maps.shape[1:]}; render the view at the size of its labels")
+        raise EvaluationError(
+            f"gt_mask: shape {gt_mask.shape}, relevancy maps are {maps.shape[1:]}; render the view"
+            " at the size of its labels"
+        )
     boxes = np.asarray(boxes.cpu() if hasattr(boxes, "cpu") else boxes, np.float64)
     if boxes.size == 0:
         boxes = boxes.reshape(0, 4)
     if boxes.ndim != 2 or boxes.shape[1] != 4 or not np.isfinite(boxes).all():
-        raise EvaluationError(f"boxes: shape {boxes.shape} or values do not fit; expected finite [n, 4] rows x1 y1 x2 y2")
+        raise EvaluationError(
+            f"boxes: shape {boxes.shape} or values do not fit; expected finite [n, 4] rows x1 y1"
+            " x2 y2"
+        )
     steps = query_steps(maps, protocol=p)
     ious = np.array([_iou(m, gt_mask, p) for m in steps.mask])
     level_scores, point_scores = steps.smoothed.max(axis=(1, 2)), steps.box_mean.max(axis=(1, 2))
-    level = int(level_scores.argmax())  # as query.select_level_by_maximum: before normalisation, lowest on ties
+    # as query.select_level_by_maximum: before normalisation, lowest on ties
+    level = int(level_scores.argmax())
     # Localisation starts afresh: the box mean alone, its own level, exact single-precision ties.
     point_level = int(point_scores.argmax())
     y, x = np.nonzero(steps.box_mean[point_level] == point_scores[point_level])
@@ -156,6 +197,10 @@ def _iou(mask: np.ndarray, truth: np.ndarray, p: Protocol) -> float:
 
 
 def _any_inside(points: np.ndarray, boxes: np.ndarray) -> bool:
-    low, high = np.minimum(boxes[:, :2], boxes[:, 2:]), np.maximum(boxes[:, :2], boxes[:, 2:])  # [n, 2]
+    # [n, 2]
+    low, high = (
+        np.minimum(boxes[:, :2], boxes[:, 2:]),
+        np.maximum(boxes[:, :2], boxes[:, 2:]),
+    )
     inside = (points[:, None] >= low) & (points[:, None] <= high)  # [points, n, 2]
     return bool(inside.all(axis=-1).any())

@@ -29,7 +29,10 @@ def iou(prediction: np.ndarray, truth: np.ndarray, *, empty: float = math.nan) -
     """
     prediction, truth = np.asarray(prediction, bool), np.asarray(truth, bool)
     if prediction.shape != truth.shape:
-        raise EvaluationError(f"masks of shape {prediction.shape} and {truth.shape} cannot be compared; render at the size of the ground truth")
+        raise EvaluationError(
+            f"masks of shape {prediction.shape} and {truth.shape} cannot be compared; render at the"
+            " size of the ground truth"
+        )
     union = np.count_nonzero(prediction | truth)
     return np.count_nonzero(prediction & truth) / union if union else empty
 
@@ -46,7 +49,12 @@ def box_mean(image: np.ndarray, size: int = 30) -> np.ndarray:  # [H, W] float32
     rounding there, whatever the order, so it equals the literal sum.
     """
     total = cv2.boxFilter(
-        np.ascontiguousarray(image, np.float64), cv2.CV_64F, (size, size), anchor=(size // 2, size // 2), normalize=False, borderType=cv2.BORDER_REFLECT_101
+        np.ascontiguousarray(image, np.float64),
+        cv2.CV_64F,
+        (size, size),
+        anchor=(size // 2, size // 2),
+        normalize=False,
+        borderType=cv2.BORDER_REFLECT_101,
     )
     return (total * np.float64(np.float32(1 / size**2))).astype(np.float32)
 
@@ -63,7 +71,9 @@ def box_mean_cut(image: np.ndarray, size: int = 29) -> np.ndarray:  # [H, W] flo
 
 @functools.cache
 def _compiled():
-    """The kernel, compiled on first use and cached on disk, or without a cache where no folder is writable."""
+    """The kernel, compiled on first use and cached on disk, or without a cache where no folder is
+    writable.
+    """
     try:
         return numba.njit(parallel=True, cache=True)(_window_mean_single)
     except RuntimeError:
@@ -87,7 +97,9 @@ def _window_mean_single(image, half):  # [H, W] float32
     return out
 
 
-def majority(mask: np.ndarray, size: int = 7, *, last_votes: bool = False) -> np.ndarray:  # [H, W] bool
+def majority(
+    mask: np.ndarray, size: int = 7, *, last_votes: bool = False
+) -> np.ndarray:  # [H, W] bool
     """Majority vote over a window cut at the borders; ties give 0 (protocols A, B and D).
 
     With ``last_votes=False`` the last row and the last column of the image receive a result but
@@ -103,7 +115,9 @@ def majority(mask: np.ndarray, size: int = 7, *, last_votes: bool = False) -> np
 
 
 def min_max(maps: np.ndarray, *, epsilon: float = 1e-9) -> np.ndarray:  # [..., H, W]
-    """(map - min) / (max of the shifted map + epsilon), each map alone, in the dtype of the input."""
+    """(map - min) / (max of the shifted map + epsilon), each map alone, in the dtype of
+    the input.
+    """
     shifted = maps - maps.min(axis=(-2, -1), keepdims=True)
     return shifted / (shifted.max(axis=(-2, -1), keepdims=True) + epsilon)
 
@@ -120,16 +134,21 @@ def nearest_indices(size: int, target: int, *, centres: bool) -> np.ndarray:  # 
 
 
 def confusion(truth: np.ndarray, answer: np.ndarray, n: int) -> np.ndarray:  # [n, n] float64
-    """Where the pixels of each class went: row i holds the shares in % of class i that were answered as each class; -1 in either map is left out.
+    """Where the pixels of each class went: row i holds the shares in % of class i that were
+    answered as each class; -1 in either map is left out.
 
     A class without pixels has a row of zeros.
     """
     known = (truth >= 0) & (answer >= 0)
-    counts = np.bincount(truth[known].astype(np.int64) * n + answer[known], minlength=n * n).reshape(n, n)
+    counts = np.bincount(
+        truth[known].astype(np.int64) * n + answer[known], minlength=n * n
+    ).reshape(n, n)
     return 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
 
 
-def resize_nearest(image: np.ndarray, shape: tuple[int, int], *, centres: bool) -> np.ndarray:  # [h, w]
+def resize_nearest(
+    image: np.ndarray, shape: tuple[int, int], *, centres: bool
+) -> np.ndarray:  # [h, w]
     """Nearest-neighbour resize of [H, W] to ``shape`` (h, w) by ``nearest_indices``."""
     rows = nearest_indices(image.shape[0], shape[0], centres=centres)
     columns = nearest_indices(image.shape[1], shape[1], centres=centres)
@@ -137,18 +156,25 @@ def resize_nearest(image: np.ndarray, shape: tuple[int, int], *, centres: bool) 
 
 
 def as_maps(values, name: str, ndim: int) -> np.ndarray:
-    """Tensor or array -> NumPy float array with ``ndim`` axes. Raises EvaluationError on another shape or NaN."""
+    """Tensor or array -> NumPy float array with ``ndim`` axes. Raises EvaluationError on another
+    shape or NaN.
+    """
     values = values.detach().cpu().numpy() if hasattr(values, "detach") else np.asarray(values)
     if values.ndim != ndim or 0 in values.shape:
         axes = {2: "[H, W]", 3: "[levels or classes, H, W]", 4: "[classes, levels, H, W]"}[ndim]
         raise EvaluationError(f"{name}: shape {values.shape}, expected {axes} with no empty axis")
     values = values.astype(np.float64 if values.dtype == np.float64 else np.float32, copy=False)
     if not np.isfinite(values).all():
-        raise EvaluationError(f"{name}: {np.count_nonzero(~np.isfinite(values))} values are not finite; recompute the relevancy from finite features")
+        raise EvaluationError(
+            f"{name}: {np.count_nonzero(~np.isfinite(values))} values are not finite; recompute the"
+            " relevancy from finite features"
+        )
     return values
 
 
-def write_results(rows: list[dict], aggregates: dict, protocol: str, constants: dict, folder) -> tuple[Path, Path]:
+def write_results(
+    rows: list[dict], aggregates: dict, protocol: str, constants: dict, folder
+) -> tuple[Path, Path]:
     """Write ``evaluation.csv`` (the rows) and ``evaluation.json`` (everything) into ``folder``.
 
     Rows keep their order, columns the order of first appearance. Each file is written under a
@@ -163,15 +189,28 @@ def write_results(rows: list[dict], aggregates: dict, protocol: str, constants: 
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
     for row in rows:
-        writer.writerow(["" if row.get(k) is None or _is_nan(row.get(k)) else _plain(row[k]) for k in columns])
-    document = {"protocol": protocol, "constants": constants, "aggregates": aggregates, "rows": rows}
-    contents = {"evaluation.csv": text.getvalue(), "evaluation.json": json.dumps(_plain(document), indent=2, ensure_ascii=False) + "\n"}
+        writer.writerow(
+            ["" if row.get(k) is None or _is_nan(row.get(k)) else _plain(row[k]) for k in columns]
+        )
+    document = {
+        "protocol": protocol,
+        "constants": constants,
+        "aggregates": aggregates,
+        "rows": rows,
+    }
+    contents = {
+        "evaluation.csv": text.getvalue(),
+        "evaluation.json": json.dumps(_plain(document), indent=2, ensure_ascii=False) + "\n",
+    }
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in contents.items():
             atomic_write(folder / name, content.encode())
     except OSError as e:
-        raise ArtefactError(f"{folder}: results cannot be written ({e.strerror or e}); choose a folder you may write to") from e
+        raise ArtefactError(
+            f"{folder}: results cannot be written ({e.strerror or e}); choose a folder you may"
+            " write to"
+        ) from e
     return folder / "evaluation.csv", folder / "evaluation.json"
 
 
@@ -180,7 +219,13 @@ def write_results(rows: list[dict], aggregates: dict, protocol: str, constants: 
 
 def _window_sum(image: np.ndarray, size: int) -> np.ndarray:  # [H, W] float32
     """Sum of whole numbers over a centred window of odd size; pixels outside the image count 0."""
-    return cv2.boxFilter(np.ascontiguousarray(image, np.float32), cv2.CV_32F, (size, size), normalize=False, borderType=cv2.BORDER_CONSTANT)
+    return cv2.boxFilter(
+        np.ascontiguousarray(image, np.float32),
+        cv2.CV_32F,
+        (size, size),
+        normalize=False,
+        borderType=cv2.BORDER_CONSTANT,
+    )
 
 
 def _is_nan(value) -> bool:

@@ -19,9 +19,12 @@ SILHOUETTE_THRESHOLD = 0.7  # accumulated opacity at which published silhouettes
 ACCURACIES = (0.25, 0.5)  # shares of units with IoU strictly greater
 
 CONSTANTS = {
-    "protocol": "opengaussian", "source": "yanmin-wu/OpenGaussian@b70dcc6, scripts/compute_lerf_iou.py", "grey_threshold": GREY_THRESHOLD,
-    "silhouette_threshold": SILHOUETTE_THRESHOLD, "accuracies": list(ACCURACIES),
-}  # fmt: skip
+    "protocol": "opengaussian",
+    "source": "yanmin-wu/OpenGaussian@b70dcc6, scripts/compute_lerf_iou.py",
+    "grey_threshold": GREY_THRESHOLD,
+    "silhouette_threshold": SILHOUETTE_THRESHOLD,
+    "accuracies": list(ACCURACIES),
+}
 
 
 @dataclass(frozen=True)
@@ -46,16 +49,26 @@ def unit_iou(prediction: np.ndarray | None, truth: np.ndarray) -> float:
     another size.
     """
     if np.ndim(truth) != 2 or (prediction is not None and np.ndim(prediction) != 2):
-        raise EvaluationError(f"pictures of shape {np.shape(prediction)} and {np.shape(truth)}; expected grey [H, W]: convert them first")
+        raise EvaluationError(
+            f"pictures of shape {np.shape(prediction)} and {np.shape(truth)}; expected grey [H, W]:"
+            " convert them first"
+        )
     if prediction is None:
         return 0.0
-    return iou(np.asarray(prediction) > GREY_THRESHOLD, np.asarray(truth) > GREY_THRESHOLD, empty=0.0)
+    return iou(
+        np.asarray(prediction) > GREY_THRESHOLD, np.asarray(truth) > GREY_THRESHOLD, empty=0.0
+    )
 
 
-def evaluate_units(predictions: Sequence[np.ndarray | None], truths: Sequence[np.ndarray]) -> Result:
+def evaluate_units(
+    predictions: Sequence[np.ndarray | None], truths: Sequence[np.ndarray]
+) -> Result:
     """All units, predictions in the order of the ground truth, None where there is none."""
     if len(predictions) != len(truths) or not len(truths):
-        raise EvaluationError(f"{len(predictions)} predictions for {len(truths)} ground-truth pictures; give one per unit, None where there is none")
+        raise EvaluationError(
+            f"{len(predictions)} predictions for {len(truths)} ground-truth pictures; give one per"
+            " unit, None where there is none"
+        )
     ious = np.array([unit_iou(p, t) for p, t in zip(predictions, truths)], np.float64)
     low, high = (float(np.mean(ious > t)) for t in ACCURACIES)
     return Result(ious, float(np.mean(ious)), low, high)

@@ -25,7 +25,9 @@ class Argmax:
 
     name: str = "ovs3d_argmax"
     source: str = "Kunhao-Liu/3D-OVS@f77e2fc, renderer.py and dataLoader/llff.py"
-    foreground: int = 255  # grey values below are background (the published code cuts value / 255 to an integer)
+    foreground: int = (
+        255  # grey values below are background (the published code cuts value / 255 to an integer)
+    )
     centres: bool = True  # nearest neighbour with pixel centres
 
 
@@ -72,11 +74,15 @@ THRESHOLDS = np.arange(0.01, 1.0, 0.01)  # [99] float64; D's grid, whose steps a
 
 
 def protocol_named(name):
-    """The protocol of that name; a protocol object passes through. Raises EvaluationError listing the known names."""
+    """The protocol of that name; a protocol object passes through. Raises EvaluationError listing
+    the known names.
+    """
     if isinstance(name, (Argmax, LangSplat, Occam)):
         return name
     if name not in PROTOCOLS:
-        raise EvaluationError(f"protocol {name!r} is unknown for the 3D-OVS layout; use one of {', '.join(PROTOCOLS)}")
+        raise EvaluationError(
+            f"protocol {name!r} is unknown for the 3D-OVS layout; use one of {', '.join(PROTOCOLS)}"
+        )
     return PROTOCOLS[name]
 
 
@@ -92,7 +98,9 @@ class ViewResult:
     classes: tuple[str, ...]
     masks: np.ndarray  # [C, H, W] bool, predicted
     ious: np.ndarray  # [C] float64
-    accuracy: float  # share of pixels whose whole row over the classes is right (published for C only)
+    accuracy: (
+        float  # share of pixels whose whole row over the classes is right (published for C only)
+    )
     label_map: np.ndarray | None  # [H, W] int64, index into ``classes`` (C only)
     levels: np.ndarray | None = None  # [C] int64, chosen levels (not C)
     thresholds: np.ndarray | None = None  # [C] float64 (not C)
@@ -104,18 +112,26 @@ class ViewResult:
         return float(np.mean(self.ious))
 
 
-def class_mask(grey: np.ndarray, shape: tuple[int, int], *, protocol="ovs3d_argmax") -> np.ndarray:  # [h, w] bool
-    """Ground truth of one class at the evaluation size ``shape`` (h, w), by the protocol's own reading rule."""
+def class_mask(
+    grey: np.ndarray, shape: tuple[int, int], *, protocol="ovs3d_argmax"
+) -> np.ndarray:  # [h, w] bool
+    """Ground truth of one class at the evaluation size ``shape`` (h, w), by the protocol's own
+    reading rule.
+    """
     p = protocol_named(protocol)
     return resize_nearest(np.asarray(grey), shape, centres=p.centres) >= p.foreground
 
 
 def evaluation_size(width: int, height: int, factor: float) -> tuple[int, int]:
-    """(width, height) divided by the down-sampling factor and cut to integers (protocol C; the published run uses 8)."""
+    """(width, height) divided by the down-sampling factor and cut to integers (protocol C; the
+    published run uses 8).
+    """
     return int(width / factor), int(height / factor)
 
 
-def evaluate_view(scores, gt, *, protocol="ovs3d_argmax", classes=None, degenerate: str = "error") -> ViewResult:
+def evaluate_view(
+    scores, gt, *, protocol="ovs3d_argmax", classes=None, degenerate: str = "error"
+) -> ViewResult:
     """Score all classes of one view.
 
     Args:
@@ -123,10 +139,10 @@ def evaluate_view(scores, gt, *, protocol="ovs3d_argmax", classes=None, degenera
             each class. D and ``ovs3d_langsplat``: [C, L, H, W], relevancy per class and level;
             [C, H, W] is taken as one level.
         gt: {class: mask [H, W]} or [C, H, W] booleans at the size of the scores (``class_mask``).
-        protocol: a name, or one of the dataclasses above with settings of your own.
-        classes: names of the rows of ``scores`` (and of an array ``gt``); default: the keys of ``gt``
-            in their order, or "0", "1", … for an array. Ties in C go to the first name by code point,
-            or to the first row where there are no names.
+        protocol: a name, or one of the dataclasses above with settings of your own. classes: names
+        of the rows of ``scores`` (and of an array ``gt``); default: the keys of ``gt``
+            in their order, or "0", "1", … for an array. Ties in C go to the first name by code
+            point, or to the first row where there are no names.
         degenerate: D on a map on which no threshold gives an allowed share of pixels (a flat one):
             "error" stops, as the published code does; "zero" leaves the level out, and predicts an
             empty mask if no level remains (ours).
@@ -140,15 +156,25 @@ def evaluate_view(scores, gt, *, protocol="ovs3d_argmax", classes=None, degenera
     four = getattr(scores, "ndim", None) == 4
     maps = as_maps(scores, "scores", 4 if four else 3)
     if isinstance(p, Argmax) and four:
-        raise EvaluationError(f"scores: shape {maps.shape}; {p.name} compares classes at one level, so choose one and pass [classes, H, W]")
+        raise EvaluationError(
+            f"scores: shape {maps.shape}; {p.name} compares classes at one level, so choose one and"
+            " pass [classes, H, W]"
+        )
     if not isinstance(p, Argmax) and not four:
         maps = maps[:, None]
     if maps.shape[0] != len(names) or maps.shape[-2:] != truth.shape[1:]:
-        raise EvaluationError(f"scores: shape {maps.shape} does not fit ground truth {truth.shape} of classes {', '.join(names)}; give one map per class at the size of the masks")
+        raise EvaluationError(
+            f"scores: shape {maps.shape} does not fit ground truth {truth.shape} of classes"
+            f" {', '.join(names)}; give one map per class at the size of the masks"
+        )
     label_map = levels = thresholds = None
     if isinstance(p, Argmax):
         # Rows in code-point order of the names: only that decides which class wins a tie.
-        order = np.arange(len(names)) if _no_names(gt, classes) else np.array(sorted(range(len(names)), key=names.__getitem__))
+        order = (
+            np.arange(len(names))
+            if _no_names(gt, classes)
+            else np.array(sorted(range(len(names)), key=names.__getitem__))
+        )
         label_map = order[maps[order].argmax(axis=0)]
         masks = label_map == np.arange(len(names))[:, None, None]
         ious = np.array([iou(m, t, empty=0.0) for m, t in zip(masks, truth)])
@@ -166,7 +192,10 @@ def evaluate_view(scores, gt, *, protocol="ovs3d_argmax", classes=None, degenera
             except EvaluationError as e:
                 raise EvaluationError(f"class {name!r}: {e}") from e
         masks = np.stack([r.mask for r in results])
-        levels, thresholds = np.array([r.level for r in results]), np.array([r.threshold for r in results])
+        levels, thresholds = (
+            np.array([r.level for r in results]),
+            np.array([r.threshold for r in results]),
+        )
         both, either = (masks & truth).sum(axis=(1, 2)), (masks | truth).sum(axis=(1, 2))
         ious = both / (either + p.epsilon)
     accuracy = float((masks == truth).all(axis=0).mean())
@@ -181,7 +210,8 @@ class LevelCurves:
     fraction: np.ndarray  # [99] float64, share of pixels above
     mean_slope: np.ndarray  # [99] float64, absolute slope after the running median
     fraction_slope: np.ndarray  # [99]
-    regions: tuple[tuple[int, int], ...]  # (start, end) as recorded: end is one past the last member, except at the list's end
+    # (start, end) as recorded: end is one past the last member, except at the list's end
+    regions: tuple[tuple[int, int], ...]
     threshold: float
     sensitivity: float
 
@@ -204,30 +234,42 @@ def occam_curves(relevancy: np.ndarray, p: Occam = Occam()) -> LevelCurves:
     code stops as well.
     """
     values = np.sort(min_max(np.asarray(relevancy, np.float32), epsilon=p.epsilon), axis=None)
-    above = values.size - np.searchsorted(values, THRESHOLDS, side="right")  # [99] values strictly above
-    tail = np.concatenate([[0.0], np.cumsum(values[::-1], dtype=np.float64)])  # sums of the largest values
+    # [99] values strictly above
+    above = values.size - np.searchsorted(values, THRESHOLDS, side="right")
+    # sums of the largest values
+    tail = np.concatenate([[0.0], np.cumsum(values[::-1], dtype=np.float64)])
     mean = np.where(above > 0, tail[above] / np.maximum(above, 1), 0.0)
     fraction = above / values.size
     allowed = (fraction > p.smallest) & (fraction < p.largest)
     if not allowed.any():
         raise EvaluationError(
-            f"no threshold keeps between {p.smallest:g} and {p.largest:g} of the pixels (relevancy spans {np.min(relevancy):g} … {np.max(relevancy):g}); "
-            "the dynamic threshold needs a map that is not flat: use another protocol, or degenerate='zero' to score it as empty"
+            f"no threshold keeps between {p.smallest:g} and {p.largest:g} of the pixels (relevancy"
+            f" spans {np.min(relevancy):g} … {np.max(relevancy):g}); the dynamic threshold needs a"
+            " map that is not flat: use another protocol, or degenerate='zero' to score it as"
+            " empty"
         )
-    slopes = [medfilt(np.abs(np.gradient(curve, THRESHOLDS)), p.median) for curve in (mean, fraction)]
+    slopes = [
+        medfilt(np.abs(np.gradient(curve, THRESHOLDS)), p.median) for curve in (mean, fraction)
+    ]
     stable = allowed & (slopes[0] < p.stability) & (slopes[1] < p.stability)
     regions = _regions(stable, p.run)
     if regions:
         start, end = regions[-1]
         threshold = (THRESHOLDS[start] + THRESHOLDS[end]) / 2
-        sensitivity = abs(mean[end] - mean[start]) / (THRESHOLDS[end] - THRESHOLDS[start] + p.epsilon)
+        sensitivity = abs(mean[end] - mean[start]) / (
+            THRESHOLDS[end] - THRESHOLDS[start] + p.epsilon
+        )
     else:
         threshold, sensitivity = p.fallback, p.fallback_sensitivity
-    return LevelCurves(mean, fraction, slopes[0], slopes[1], regions, float(threshold), float(sensitivity))
+    return LevelCurves(
+        mean, fraction, slopes[0], slopes[1], regions, float(threshold), float(sensitivity)
+    )
 
 
 def occam_mask(relevancy, p: Occam = Occam(), *, degenerate: str = "error") -> OccamResult:
-    """Level, threshold and mask of one query from maps [L, H, W] (protocol D). Raises as ``occam_curves``."""
+    """Level, threshold and mask of one query from maps [L, H, W] (protocol D). Raises as
+    ``occam_curves``.
+    """
     if degenerate not in ("error", "zero"):
         raise EvaluationError(f"degenerate {degenerate!r} is unknown; use 'error' or 'zero'")
     maps = as_maps(relevancy, "relevancy", 3)
@@ -257,15 +299,23 @@ def _truth(gt, classes) -> tuple[tuple[str, ...], np.ndarray]:
     if isinstance(gt, Mapping):
         names = tuple(gt) if classes is None else tuple(classes)
         if set(names) != set(gt) or len(names) != len(gt):
-            raise EvaluationError(f"gt: has classes {', '.join(gt)}, scores are of {', '.join(names)}; give the same classes")
+            raise EvaluationError(
+                f"gt: has classes {', '.join(gt)}, scores are of {', '.join(names)}; give the same"
+                " classes"
+            )
         masks = [_bool(gt[n]) for n in names]
         if not masks or masks[0].ndim != 2 or len({m.shape for m in masks}) != 1:
-            raise EvaluationError(f"gt: masks of shapes {[m.shape for m in masks]}; expected [H, W], one size for all classes")
+            raise EvaluationError(
+                f"gt: masks of shapes {[m.shape for m in masks]}; expected [H, W], one size for all"
+                " classes"
+            )
         return names, np.stack(masks)
     masks = _bool(gt)
     names = tuple(str(i) for i in range(len(masks))) if classes is None else tuple(classes)
     if masks.ndim != 3 or len(names) != len(masks) or not len(masks):
-        raise EvaluationError(f"gt: shape {masks.shape} with {len(names)} classes; expected [classes, H, W]")
+        raise EvaluationError(
+            f"gt: shape {masks.shape} with {len(names)} classes; expected [classes, H, W]"
+        )
     return names, masks
 
 
@@ -279,7 +329,9 @@ def _bool(mask) -> np.ndarray:
 
 
 def _regions(stable: np.ndarray, shortest: int) -> tuple[tuple[int, int], ...]:
-    """Runs of stable thresholds as D records them: up to the first unstable one, which is one step too far."""
+    """Runs of stable thresholds as D records them: up to the first unstable one, which is one step
+    too far.
+    """
     edges = np.flatnonzero(np.diff(np.concatenate([[0], stable.astype(np.int8), [0]])))
     runs = [(int(a), int(b)) for a, b in zip(edges[::2], edges[1::2]) if b - a >= shortest]
     return tuple((a, min(b, len(stable) - 1)) for a, b in runs)

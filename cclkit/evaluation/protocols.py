@@ -1,9 +1,10 @@
-"""Every evaluation protocol by name: what it asks the field for, how it scores a view, and how scores are averaged.
+"""Every evaluation protocol by name: what it asks the field for, how it scores a view, and how
+scores are averaged.
 
-The same metric name means different computations in this field, so nothing is scored except under one of
-these names, and the constants that made a number stand beside it. A protocol runs on any scene whose
-ground truth has what it needs; where the published data set had another layout, what replaces it is ours
-and said in its constants.
+The same metric name means different computations in this field, so nothing is scored except under
+one of these names, and the constants that made a number stand beside it. A protocol runs on any
+scene whose ground truth has what it needs; where the published data set had another layout, what
+replaces it is ours and said in its constants.
 """
 
 from __future__ import annotations
@@ -23,44 +24,77 @@ from . import legaussians, lerf_ovs, opengaussian, ovs3d
 from .truth import evaluated_views, units_of
 
 READS = ("relevancy", "softmax", "cosine", "legaussians", "silhouette")
-"""What a protocol may ask a field for, given a view's name and P texts: [P, L, H, W] scores of every level,
-by the pairwise rule, the paper's softmax, plain cosine or LEGaussians' rule; "silhouette": [P, H, W] uint8
-pictures of the Gaussians that were selected in 3D."""
+"""What a protocol may ask a field for, given a view's name and P texts: [P, L, H, W] scores of
+every level, by the pairwise rule, the paper's softmax, plain cosine or LEGaussians' rule;
+"silhouette": [P, H, W] uint8 pictures of the Gaussians that were selected in 3D.
+"""
 
 Scores = Callable[[str, str, tuple[str, ...]], np.ndarray]
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """One protocol. ``score`` turns what was read and the units of a view into a row and a mask [H, W] per unit."""
+    """One protocol. ``score`` turns what was read and the units of a view into a row and a mask [H,
+    W] per unit.
+    """
 
     what: str  # what is scored, in a few words
     reads: str
-    score: Callable[[np.ndarray, Sequence[LabelledObject], EvaluationConfig], list[tuple[dict, np.ndarray]]]
+    score: Callable[
+        [np.ndarray, Sequence[LabelledObject], EvaluationConfig], list[tuple[dict, np.ndarray]]
+    ]
     constants: Callable[[EvaluationConfig], dict]
     classes: bool = False  # every pixel must have a class, background included: 3D-OVS class masks
     absent: bool = False  # a class that a view does not show counts there
     foreground: int = 255  # how class mask pictures are read; see truth.units_of
     centres: bool = True
-    over: str = "units"  # the published mean: over all units, or over the units of a view and then over views
+    # the published mean: over all units, or over the units of a view and then over views
+    over: str = "units"
 
 
 def _lerf(name: str, what: str) -> Protocol:
     def score(maps, units, config):
         rows = []
         for stack, unit in zip(maps, units):
-            r = _named(unit, lerf_ovs.evaluate_query, stack, unit.mask, unit.boxes, protocol=_lerf_constants(name, config))
-            rows.append(({"iou": r.iou, "hit": r.hit, "level": r.level, "point_level": r.point_level, "points": len(r.points)}, r.mask))
+            r = _named(
+                unit,
+                lerf_ovs.evaluate_query,
+                stack,
+                unit.mask,
+                unit.boxes,
+                protocol=_lerf_constants(name, config),
+            )
+            rows.append(
+                (
+                    {
+                        "iou": r.iou,
+                        "hit": r.hit,
+                        "level": r.level,
+                        "point_level": r.point_level,
+                        "points": len(r.points),
+                    },
+                    r.mask,
+                )
+            )
         return rows
 
     rule = {"relevancy": {"scale": SCALE, "canonical": list(CANONICAL)}, "softmax": {}}
     reads = "softmax" if name == "paper" else "relevancy"
-    return Protocol(what, reads, score, lambda config: lerf_ovs.constants(_lerf_constants(name, config)) | rule[reads])
+    return Protocol(
+        what,
+        reads,
+        score,
+        lambda config: lerf_ovs.constants(_lerf_constants(name, config)) | rule[reads],
+    )
 
 
 def _lerf_constants(name: str, config: EvaluationConfig) -> lerf_ovs.Protocol:
     p = lerf_ovs.PROTOCOLS[name]
-    return replace(p, threshold=config.paper_threshold, min_max=config.paper_min_max) if name == "paper" else p
+    return (
+        replace(p, threshold=config.paper_threshold, min_max=config.paper_min_max)
+        if name == "paper"
+        else p
+    )
 
 
 def _ovs3d(name: str, what: str) -> Protocol:
@@ -71,7 +105,12 @@ def _ovs3d(name: str, what: str) -> Protocol:
         scores = np.stack([np.asarray(m) for m in maps])
         if one_level:
             scores = scores[:, LEVELS.index(config.level)]
-        r = ovs3d.evaluate_view(scores, {u.category: u.mask for u in units}, protocol=p, degenerate="zero" if config.flat_maps == "empty" else "error")
+        r = ovs3d.evaluate_view(
+            scores,
+            {u.category: u.mask for u in units},
+            protocol=p,
+            degenerate="zero" if config.flat_maps == "empty" else "error",
+        )
         rows = [{"iou": float(iou), "accuracy": r.accuracy} for iou in r.ious]
         if not one_level:
             for i, row in enumerate(rows):
@@ -79,10 +118,25 @@ def _ovs3d(name: str, what: str) -> Protocol:
         return list(zip(rows, r.masks))
 
     def constants(config):
-        own = {"level": config.level} if one_level else {"scale": SCALE, "canonical": list(CANONICAL)}
-        return ovs3d.constants(p) | own | ({"flat_maps": config.flat_maps} if name == "ovs3d_occam" else {})
+        own = (
+            {"level": config.level} if one_level else {"scale": SCALE, "canonical": list(CANONICAL)}
+        )
+        return (
+            ovs3d.constants(p)
+            | own
+            | ({"flat_maps": config.flat_maps} if name == "ovs3d_occam" else {})
+        )
 
-    return Protocol(what, "cosine" if one_level else "relevancy", score, constants, classes=one_level, absent=True, foreground=p.foreground, centres=p.centres)
+    return Protocol(
+        what,
+        "cosine" if one_level else "relevancy",
+        score,
+        constants,
+        classes=one_level,
+        absent=True,
+        foreground=p.foreground,
+        centres=p.centres,
+    )
 
 
 def _legaussians() -> Protocol:
@@ -91,22 +145,66 @@ def _legaussians() -> Protocol:
         for stack, unit in zip(maps, units):
             mask = legaussians.mask(stack[LEVELS.index(config.level)]).numpy()
             s = _named(unit, legaussians.mask_scores, mask, unit.mask)
-            rows.append(({"iou": s.iou, "accuracy": s.accuracy, "precision": s.precision, "recall": s.recall}, mask))
+            rows.append(
+                (
+                    {
+                        "iou": s.iou,
+                        "accuracy": s.accuracy,
+                        "precision": s.precision,
+                        "recall": s.recall,
+                    },
+                    mask,
+                )
+            )
         return rows
 
-    return Protocol("text beats all canonical phrases; mean per view", "legaussians", score, lambda config: legaussians.CONSTANTS | {"canonical": list(CANONICAL), "form": "argmax", "level": config.level}, over="views")
+    return Protocol(
+        "text beats all canonical phrases; mean per view",
+        "legaussians",
+        score,
+        lambda config: (
+            legaussians.CONSTANTS
+            | {
+                "canonical": list(CANONICAL),
+                "form": "argmax",
+                "level": config.level,
+            }
+        ),
+        over="views",
+    )
 
 
 def _opengaussian() -> Protocol:
     def score(pictures, units, config):
         rows = []
         for picture, unit in zip(pictures, units):
-            value = _named(unit, opengaussian.unit_iou, np.asarray(picture), unit.mask.astype(np.uint8) * 255)
-            rows.append(({"iou": value} | {f"acc_{100 * t:03.0f}": value > t for t in opengaussian.ACCURACIES}, np.asarray(picture) > opengaussian.GREY_THRESHOLD))
+            value = _named(
+                unit, opengaussian.unit_iou, np.asarray(picture), unit.mask.astype(np.uint8) * 255
+            )
+            rows.append(
+                (
+                    {"iou": value}
+                    | {f"acc_{100 * t:03.0f}": value > t for t in opengaussian.ACCURACIES},
+                    np.asarray(picture) > opengaussian.GREY_THRESHOLD,
+                )
+            )
         return rows
 
-    ours = {"selection": "ours: Gaussians by the mean relevancy of the training pixels that they make up, at the level with the largest", "scale": SCALE, "canonical": list(CANONICAL)}
-    return Protocol("silhouettes of Gaussians selected in 3D", "silhouette", score, lambda config: opengaussian.CONSTANTS | ours | {"selection_share": config.selection_share}, foreground=opengaussian.GREY_THRESHOLD + 1)
+    ours = {
+        "selection": (
+            "ours: Gaussians by the mean relevancy of the training pixels that they make up, at the"
+            " level with the largest"
+        ),
+        "scale": SCALE,
+        "canonical": list(CANONICAL),
+    }
+    return Protocol(
+        "silhouettes of Gaussians selected in 3D",
+        "silhouette",
+        score,
+        lambda config: opengaussian.CONSTANTS | ours | {"selection_share": config.selection_share},
+        foreground=opengaussian.GREY_THRESHOLD + 1,
+    )
 
 
 PROTOCOLS: dict[str, Protocol] = {
@@ -119,22 +217,30 @@ PROTOCOLS: dict[str, Protocol] = {
     "paper": _lerf("paper", "softmax, stretch, cut at 0.5 (the last two ours)"),
     "ovs3d_langsplat": _ovs3d("ovs3d_langsplat", "relevancy above 0.4; level by the mean inside"),
 }
-"""The protocols. Two are only partly published, and what is ours in them is named in their modules: paper and ovs3d_langsplat."""
+"""The protocols. Two are only partly published, and what is ours in them is named in their modules:
+paper and ovs3d_langsplat.
+"""
 
 
 def protocol_for(scene: Scene, name: str = "auto") -> str:
-    """The name of the protocol that a scene is scored with; "auto" is the one of LangSplat's numbers for its layout.
+    """The name of the protocol that a scene is scored with; "auto" is the one of LangSplat's
+    numbers for its layout.
 
     Raises EvaluationError for an unknown name, or one that needs what the scene has not.
     """
     if name == "auto":
         return "ovs3d_langsplat" if scene.classes and not scene.labels else "langsplat"
     if name not in PROTOCOLS:
-        raise EvaluationError(f"protocol {name!r} is unknown; use one of {', '.join(PROTOCOLS)}, or 'auto'")
+        raise EvaluationError(
+            f"protocol {name!r} is unknown; use one of {', '.join(PROTOCOLS)}, or 'auto'"
+        )
     if PROTOCOLS[name].classes and not scene.classes:
         raise EvaluationError(
-            f"{scene.path}: protocol {name} lets all classes compete for every pixel and needs a mask of every class, background included; this scene "
-            f"names some objects only, so any other pixel would count as wrong: use one of {', '.join(n for n, p in PROTOCOLS.items() if not p.classes)}, or a scene in the 3D-OVS layout"
+            f"{scene.path}: protocol {name} lets all classes compete for every pixel and needs a"
+            " mask of every class, background included; this scene names some objects only, so any"
+            " other pixel would count as wrong: use one of"
+            f" {', '.join(n for n, p in PROTOCOLS.items() if not p.classes)}, or a scene in the"
+            " 3D-OVS layout"
         )
     return name
 
@@ -149,42 +255,82 @@ class Evaluation:
     aggregates: dict
 
 
-def evaluate_scene(scene: Scene, scores: Scores, config: EvaluationConfig = EvaluationConfig()) -> Evaluation:
-    """Every (view, text) of a scene under ``config.protocol``, on the views and ground truth it names.
+def evaluate_scene(
+    scene: Scene, scores: Scores, config: EvaluationConfig = EvaluationConfig()
+) -> Evaluation:
+    """Every (view, text) of a scene under ``config.protocol``, on the views and ground truth it
+    names.
 
     Args:
-        scores: called with what the protocol reads (READS), a view's NAME (never its position) and the
+        scores: called with what the protocol reads (READS), a view's NAME (never its position) and
+        the
             texts [P]; returns an array with a row per text, at the size of the view.
     Returns:
         Rows in capture order, then in the order of the view's ground truth.
     Raises:
-        EvaluationError: unknown or unfit protocol, nothing to evaluate, maps that don't fit; names view and text.
+        EvaluationError: unknown or unfit protocol, nothing to evaluate, maps that don't fit; names
+        view and text.
     """
     name = protocol_for(scene, config.protocol)
     rows = []
     for view in evaluated_views(scene, config.views, config.truth):
         for unit, row, mask in evaluate_view(scene, view, scores, config):
-            about = {"scene": scene.name, "view": view, "query": unit.category, "held_out": view in scene.held_out}
-            rows.append(about | row | {"gt_pixels": int(unit.mask.sum()), "mask_pixels": int(mask.sum())})
+            about = {
+                "scene": scene.name,
+                "view": view,
+                "query": unit.category,
+                "held_out": view in scene.held_out,
+            }
+            rows.append(
+                about | row | {"gt_pixels": int(unit.mask.sum()), "mask_pixels": int(mask.sum())}
+            )
     if not rows:
-        raise EvaluationError(f"{scene.path}: none of the {config.views} views shows anything that is asked for; use evaluation.views=all")
-    boxes = {} if scene.labels and config.truth == "labels" else {"boxes": "ours: tight boxes of the connected pieces of each mask"}
-    constants = PROTOCOLS[name].constants(config) | {"views": config.views, "truth": config.truth, "mean": PROTOCOLS[name].over} | (boxes if "hit" in rows[0] else {})
+        raise EvaluationError(
+            f"{scene.path}: none of the {config.views} views shows anything that is asked for; use"
+            " evaluation.views=all"
+        )
+    boxes = (
+        {}
+        if scene.labels and config.truth == "labels"
+        else {"boxes": "ours: tight boxes of the connected pieces of each mask"}
+    )
+    constants = (
+        PROTOCOLS[name].constants(config)
+        | {"views": config.views, "truth": config.truth, "mean": PROTOCOLS[name].over}
+        | (boxes if "hit" in rows[0] else {})
+    )
     return Evaluation(name, constants, rows, aggregate(rows, over=PROTOCOLS[name].over))
 
 
-def evaluate_view(scene: Scene, view: str, scores: Scores, config: EvaluationConfig = EvaluationConfig()) -> list[tuple[LabelledObject, dict, np.ndarray]]:
-    """One view of ``evaluate_scene``: for every unit what was asked, its scores, and the mask [H, W] that was answered. Raises as there."""
+def evaluate_view(
+    scene: Scene, view: str, scores: Scores, config: EvaluationConfig = EvaluationConfig()
+) -> list[tuple[LabelledObject, dict, np.ndarray]]:
+    """One view of ``evaluate_scene``: for every unit what was asked, its scores, and the mask [H,
+    W] that was answered. Raises as there.
+    """
     protocol = PROTOCOLS[protocol_for(scene, config.protocol)]
-    units = units_of(scene, view, config.truth, foreground=protocol.foreground, centres=protocol.centres, absent=protocol.absent and bool(scene.classes))
+    units = units_of(
+        scene,
+        view,
+        config.truth,
+        foreground=protocol.foreground,
+        centres=protocol.centres,
+        absent=protocol.absent and bool(scene.classes),
+    )
     if not units:
         return []  # dense ground truth of a view that shows nothing that is asked for
     texts = tuple(u.category for u in units)
     found = scores(protocol.reads, view, texts)
     if len(found) != len(units):
-        raise EvaluationError(f"{scene.path}: {view}: {len(found)} score maps for {len(units)} texts {texts}; return one per text")
+        raise EvaluationError(
+            f"{scene.path}: {view}: {len(found)} score maps for {len(units)} texts {texts}; return"
+            " one per text"
+        )
     try:
-        return [(unit, row, mask) for unit, (row, mask) in zip(units, protocol.score(found, units, config))]
+        return [
+            (unit, row, mask)
+            for unit, (row, mask) in zip(units, protocol.score(found, units, config))
+        ]
     except EvaluationError as e:
         raise EvaluationError(f"{scene.path}: {view}: {e}") from e
 
@@ -194,12 +340,14 @@ MEANS = ("precision", "recall", *(f"acc_{100 * t:03.0f}" for t in opengaussian.A
 
 
 def aggregate(rows: list[dict], *, over: str = "units") -> dict:
-    """Means over rows with keys "scene", "iou", and others where known: "hit" (localisation) or "accuracy" (pixels), and MEANS.
+    """Means over rows with keys "scene", "iou", and others where known: "hit" (localisation) or
+    "accuracy" (pixels), and MEANS.
 
-    ``miou`` of a scene is the plain mean over its units, not over categories or views (protocols A to D and G), or with
-    ``over="views"`` the mean over the units of each view and then over views (F); ``mean_of_scenes`` averages scenes
-    (what papers print), ``pooled`` takes all rows as one scene. A unit whose IoU is 0/0 makes ``miou`` NaN, as
-    published; ``undefined`` counts such units and ``miou_defined`` leaves them out. Raises EvaluationError without rows.
+    ``miou`` of a scene is the plain mean over its units, not over categories or views (protocols A
+    to D and G), or with ``over="views"`` the mean over the units of each view and then over views
+    (F); ``mean_of_scenes`` averages scenes (what papers print), ``pooled`` takes all rows as one
+    scene. A unit whose IoU is 0/0 makes ``miou`` NaN, as published; ``undefined`` counts such units
+    and ``miou_defined`` leaves them out. Raises EvaluationError without rows.
     """
     if not rows:
         raise EvaluationError("no rows to average; evaluate at least one labelled view")
@@ -222,7 +370,11 @@ def _means(rows: list[dict], over: str) -> dict:
 
     def mean(values: np.ndarray) -> float:  # NaN if a value is, or if there is none
         groups = [values[i] for i in views.values()]
-        return float(np.mean([g.mean() for g in groups if g.size])) if any(g.size for g in groups) else math.nan
+        return (
+            float(np.mean([g.mean() for g in groups if g.size]))
+            if any(g.size for g in groups)
+            else math.nan
+        )
 
     ious = np.array([r["iou"] for r in rows], np.float64)
     undefined = np.isnan(ious)
@@ -231,10 +383,20 @@ def _means(rows: list[dict], over: str) -> dict:
         "units": len(rows),
         "undefined": int(undefined.sum()),
         "miou": mean(ious),
-        "miou_defined": float(np.mean([ious[i].mean() for i in kept.values() if i])) if any(kept.values()) else math.nan,
+        "miou_defined": (
+            float(np.mean([ious[i].mean() for i in kept.values() if i]))
+            if any(kept.values())
+            else math.nan
+        ),
     }
-    columns = {"accuracy": "hit" if all("hit" in r for r in rows) else "accuracy"} | {k: k for k in MEANS}
-    return out | {k: mean(np.array([float(r[column]) for r in rows])) for k, column in columns.items() if all(column in r for r in rows)}
+    columns = {"accuracy": "hit" if all("hit" in r for r in rows) else "accuracy"} | {
+        k: k for k in MEANS
+    }
+    return out | {
+        k: mean(np.array([float(r[column]) for r in rows]))
+        for k, column in columns.items()
+        if all(column in r for r in rows)
+    }
 
 
 def _named(unit: LabelledObject, function: Callable, *args, **kwargs):

@@ -1,7 +1,8 @@
-"""How good tracks are, against dense ground truth: what the propagator carried, and what the labels mean.
+"""How good tracks are, against dense ground truth: what the propagator carried, and what the labels
+mean.
 
-Every mask stands for the visible ground truth region, of any granularity of its level, that it overlaps
-most. The paper has no such numbers: its data sets have no dense ground truth.
+Every mask stands for the visible ground truth region, of any granularity of its level, that it
+overlaps most. The paper has no such numbers: its data sets have no dense ground truth.
 """
 
 from __future__ import annotations
@@ -31,14 +32,22 @@ class TrackQuality:
     """Of one level of a scene."""
 
     names: list[str]  # [K] what track k+1 stands for
-    j: np.ndarray  # [K, V] IoU of the carried mask with its region; nan where that is hidden or tiny, and in the view the track starts
-    copied: np.ndarray  # [K, V] the same for the simplest of propagators: each view gets the mask of the true region one view before
-    false_alarms: float  # share of (track, view) without the region in which something is carried all the same
-    switches: int  # how often an object's label changes from one view in which it has one to the next
+    # [K, V] IoU of the carried mask with its region; nan where that is hidden or tiny, and in the
+    # view the track starts
+    j: np.ndarray
+    # [K, V] the same for the simplest of propagators: each view gets the mask of the true region
+    # one view before
+    copied: np.ndarray
+    # share of (track, view) without the region in which something is carried all the same
+    false_alarms: float
+    switches: (
+        int  # how often an object's label changes from one view in which it has one to the next
+    )
     fragments: float  # labels per object, over objects that have one
     unlabelled: dict[str, int]  # masks with label -1, by cause
     masks: int  # all masks
-    purity: float  # share of labelled masks that stand for the region most masks of their label stand for
+    # share of labelled masks that stand for the region most masks of their label stand for
+    purity: float
     purities: np.ndarray  # [labels in use] the same label by label
 
     @property
@@ -65,12 +74,16 @@ def track_quality(
     carried: Callable[[View], np.ndarray],  # view -> [K, H, W] bool
     level: str,
 ) -> TrackQuality:
-    """Quality of one level's tracks. Raises EvaluationError for an unknown level or views that don't belong together."""
+    """Quality of one level's tracks. Raises EvaluationError for an unknown level or views that
+    don't belong together.
+    """
     if level not in LEVELS:
         raise EvaluationError(f"level {level!r} is unknown; use one of {', '.join(LEVELS)}")
     missing = [v.name for v in views if v.name not in masks or v.name not in tracks]
     if missing:
-        raise EvaluationError(f"view {missing[0]!r} has no masks or no tracks; compute them for all views first")
+        raise EvaluationError(
+            f"view {missing[0]!r} has no masks or no tracks; compute them for all views first"
+        )
     n, K, V = LEVELS.index(level), len(starts), len(views)
     maps = [[truth.ids(v, g) for g in GRANULARITIES[level]] for v in views]
     stands_for: list[list[int]] = []  # per view and mask of this level: region, 0 = none
@@ -99,7 +112,11 @@ def track_quality(
             if t == starts[k] or here.sum() < MIN_AREA_PX:
                 continue
             j[k, t] = iou
-            before = region_mask(maps[t - 1], region[k]) if t > starts[k] else region_mask(maps[t + 1], region[k])
+            before = (
+                region_mask(maps[t - 1], region[k])
+                if t > starts[k]
+                else region_mask(maps[t + 1], region[k])
+            )
             copied[k, t] = _iou(before, here)
     lost = {key for key, iou in on_region.items() if iou < LOST_IOU}
     tracked = set(region[region > 0].tolist())
@@ -107,8 +124,12 @@ def track_quality(
     for t in range(V):
         for i, y in zip(stands_for[t], label[t]):
             if y == -1:
-                unlabelled[CAUSES[0] if i not in tracked else CAUSES[1] if (t, i) in lost else CAUSES[2]] += 1
-    pairs = Counter((int(y), i) for i_s, y_s in zip(stands_for, label) for i, y in zip(i_s, y_s) if y > 0)
+                unlabelled[
+                    CAUSES[0] if i not in tracked else CAUSES[1] if (t, i) in lost else CAUSES[2]
+                ] += 1
+    pairs = Counter(
+        (int(y), i) for i_s, y_s in zip(stands_for, label) for i, y in zip(i_s, y_s) if y > 0
+    )
     per_label: dict[int, Counter] = {}
     per_region: dict[int, set[int]] = {}
     for (y, i), count in pairs.items():
@@ -118,15 +139,25 @@ def track_quality(
     purities = np.array([max(c.values()) / sum(c.values()) for _, c in sorted(per_label.items())])
     total = sum(pairs.values())
     return TrackQuality(
-        names=[truth.names.get(int(i), "nothing") for i in region], j=j, copied=copied, false_alarms=alarms / absent if absent else 0.0,
-        switches=_switches(stands_for, label), fragments=float(np.mean([len(y) for y in per_region.values()])) if per_region else float("nan"),
-        unlabelled=unlabelled, masks=sum(len(x) for x in label),
-        purity=sum(max(c.values()) for c in per_label.values()) / total if total else float("nan"), purities=purities,
-    )  # fmt: skip
+        names=[truth.names.get(int(i), "nothing") for i in region],
+        j=j,
+        copied=copied,
+        false_alarms=alarms / absent if absent else 0.0,
+        switches=_switches(stands_for, label),
+        fragments=(
+            float(np.mean([len(y) for y in per_region.values()])) if per_region else float("nan")
+        ),
+        unlabelled=unlabelled,
+        masks=sum(len(x) for x in label),
+        purity=sum(max(c.values()) for c in per_label.values()) / total if total else float("nan"),
+        purities=purities,
+    )
 
 
 def best_region(mask: np.ndarray, maps: Sequence[np.ndarray]) -> tuple[int, float]:
-    """The region of some id maps [H, W] that a mask [H, W] overlaps most by IoU, and that IoU; (0, 0.0) if none."""
+    """The region of some id maps [H, W] that a mask [H, W] overlaps most by IoU, and that IoU; (0,
+    0.0) if none.
+    """
     best, best_iou, size = 0, 0.0, int(mask.sum())
     for m in maps:
         ids, inter = np.unique(m[mask], return_counts=True)
@@ -146,7 +177,9 @@ def _iou(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _switches(stands_for: Sequence[Sequence[int]], label: Sequence[np.ndarray]) -> int:
-    """Label changes of every region over the views; where several of its masks are labelled, the commonest label counts."""
+    """Label changes of every region over the views; where several of its masks are labelled, the
+    commonest label counts.
+    """
     last: dict[int, int] = {}
     count = 0
     for regions, labels in zip(stands_for, label):

@@ -1,4 +1,6 @@
-"""Single clicks, answered from more than one look: what a person who clicks gets, and what click scores measure."""
+"""Single clicks, answered from more than one look: what a person who clicks gets, and what click
+scores measure.
+"""
 
 from __future__ import annotations
 
@@ -20,36 +22,58 @@ EDGE_PX = 2
 class SamClicks:
     """Masks of single clicks by the model and the crop layers of an adapter.
 
-    Like everything mode, a click looks at the crops of every crop layer too, in which small things are large: logits and
-    predicted IoU are means over the image and the crops that hold the mask whole. Without crop layers, and with all pieces, it is SAM's own click.
+    Like everything mode, a click looks at the crops of every crop layer too, in which small things
+    are large: logits and predicted IoU are means over the image and the crops that hold the mask
+    whole. Without crop layers, and with all pieces, it is SAM's own click.
     """
 
     def __init__(self, masks: SamMasks):
         self.masks = masks
         self._seen, self._looks = b"", []
 
-    def click(self, image: np.ndarray, points: np.ndarray, *, one_piece: bool = True) -> tuple[np.ndarray, np.ndarray]:
-        """The three masks [P, 3, H, W] bool and predicted IoUs [P, 3] of single clicks [P, 2] (x, y in pixels) into an image [H, W, 3] uint8.
+    def click(
+        self, image: np.ndarray, points: np.ndarray, *, one_piece: bool = True
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The three masks [P, 3, H, W] bool and predicted IoUs [P, 3] of single clicks [P, 2] (x, y
+        in pixels) into an image [H, W, 3] uint8.
 
-        ``one_piece`` keeps of a mask what hangs together with the clicked pixel, because a small SAM adds look-alikes
-        elsewhere; things that something in front divides lose by it. A mask that does not hold its click is left as it is.
-        Embeddings are kept until another picture is clicked on: encoding takes nearly all of the time.
+        ``one_piece`` keeps of a mask what hangs together with the clicked pixel, because a small
+        SAM adds look-alikes elsewhere; things that something in front divides lose by it. A mask
+        that does not hold its click is left as it is. Embeddings are kept until another picture is
+        clicked on: encoding takes nearly all of the time.
 
         Raises MaskError for a click outside of the image.
         """
         points, (h, w) = np.asarray(points, float).reshape(-1, 2), image.shape[:2]
         for x, y in points[~((points >= 0) & (points < (w, h))).all(1)]:
-            raise MaskError(f"a click at x={x:g}, y={y:g} lies outside of the picture; expected 0 <= x < {w} and 0 <= y < {h}")
-        logits, looks = np.zeros((len(points), OUTPUTS, h, w), np.float32), np.zeros((len(points), OUTPUTS, h, w), np.uint8)
-        scores, asked = np.zeros((len(points), OUTPUTS), np.float32), np.zeros((len(points), OUTPUTS), np.uint8)
+            raise MaskError(
+                f"a click at x={x:g}, y={y:g} lies outside of the picture; expected 0 <= x < {w}"
+                f" and 0 <= y < {h}"
+            )
+        logits, looks = (
+            np.zeros((len(points), OUTPUTS, h, w), np.float32),
+            np.zeros((len(points), OUTPUTS, h, w), np.uint8),
+        )
+        scores, asked = (
+            np.zeros((len(points), OUTPUTS), np.float32),
+            np.zeros((len(points), OUTPUTS), np.uint8),
+        )
         for (x0, y0, x1, y1), predictor in self._look_at(image):
             inside = np.flatnonzero(((points >= (x0, y0)) & (points < (x1, y1))).all(1))
             if not len(inside):
                 continue
             here, crop = points[inside] - (x0, y0), (x0 > 0, y0 > 0, x1 < w, y1 < h)
             with torch.no_grad(), self.masks._autocast():
-                at = torch.as_tensor(predictor.transform.apply_coords(here, (y1 - y0, x1 - x0)), device=self.masks.device)
-                said, predicted, _ = predictor.predict_torch(at[:, None], torch.ones(len(at), 1, device=self.masks.device), multimask_output=True, return_logits=True)
+                at = torch.as_tensor(
+                    predictor.transform.apply_coords(here, (y1 - y0, x1 - x0)),
+                    device=self.masks.device,
+                )
+                said, predicted, _ = predictor.predict_torch(
+                    at[:, None],
+                    torch.ones(len(at), 1, device=self.masks.device),
+                    multimask_output=True,
+                    return_logits=True,
+                )
             said, predicted = said.float().cpu().numpy(), predicted.float().cpu().numpy()
             masks = said > predictor.model.mask_threshold
             use = _not_cut(piece_under(masks, here) if one_piece else masks, crop)
@@ -64,9 +88,17 @@ class SamClicks:
 
     def _look_at(self, image: np.ndarray) -> list[tuple[tuple[int, int, int, int], SamPredictor]]:
         """The image and its crops, x0 y0 x1 y1 each, with predictors that hold their embeddings."""
-        if (seen := hashlib.sha256(str(image.shape).encode() + image.tobytes()).digest()) != self._seen:
-            g, self._seen, self._looks = self.masks.generator, b"", []  # an interruption must not leave these with the old digest
-            boxes, _ = generate_crop_boxes(image.shape[:2], g.crop_n_layers, g.crop_overlap_ratio)  # the image itself comes first
+        if (
+            seen := hashlib.sha256(str(image.shape).encode() + image.tobytes()).digest()
+        ) != self._seen:
+            # an interruption must not leave these with the old digest
+            g, self._seen, self._looks = (
+                self.masks.generator,
+                b"",
+                [],
+            )
+            # the image itself comes first
+            boxes, _ = generate_crop_boxes(image.shape[:2], g.crop_n_layers, g.crop_overlap_ratio)
             for x0, y0, x1, y1 in boxes:
                 predictor = SamPredictor(g.predictor.model)
                 with torch.no_grad(), self.masks._autocast():
@@ -77,7 +109,9 @@ class SamClicks:
 
 
 def piece_under(masks: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Of masks [P, K, H, W] bool the 4-connected pieces that hold their clicks [P, 2]; all of a mask that does not hold its click."""
+    """Of masks [P, K, H, W] bool the 4-connected pieces that hold their clicks [P, 2]; all of a
+    mask that does not hold its click.
+    """
     out = masks.copy()
     for own, (x, y) in zip(out, points.astype(int)):
         for k in np.flatnonzero(own[:, y, x]):
@@ -87,8 +121,15 @@ def piece_under(masks: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 
 def _not_cut(masks: np.ndarray, crop: tuple[bool, bool, bool, bool]) -> np.ndarray:
-    """Which masks [P, 3, H, W] stay away from the edges (left, top, right, bottom) that lie within the image, bool [P, 3]."""
-    edges = (masks[..., :EDGE_PX], masks[..., :EDGE_PX, :], masks[..., -EDGE_PX:], masks[..., -EDGE_PX:, :])
+    """Which masks [P, 3, H, W] stay away from the edges (left, top, right, bottom) that lie within
+    the image, bool [P, 3].
+    """
+    edges = (
+        masks[..., :EDGE_PX],
+        masks[..., :EDGE_PX, :],
+        masks[..., -EDGE_PX:],
+        masks[..., -EDGE_PX:, :],
+    )
     cut = np.zeros(masks.shape[:2], bool)
     for inner, edge in zip(crop, edges):
         cut |= inner & edge.any((2, 3))

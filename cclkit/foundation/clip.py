@@ -14,7 +14,14 @@ from ..scenes.scene import View
 from .mini_clip import PIXEL_MEAN, PIXEL_STD
 from .models import load_clip
 
-ENSEMBLE = ("{}", "a {}", "the {}", "a photo of a {}", "a picture of the {}", "a close photo of a {}")
+ENSEMBLE = (
+    "{}",
+    "a {}",
+    "the {}",
+    "a photo of a {}",
+    "a picture of the {}",
+    "a close photo of a {}",
+)
 """Prompts averaged under front_end.clip.prompts=ensemble."""
 
 
@@ -22,7 +29,12 @@ class ClipEncoder:
     """Unit features of masked crops and of texts, from an open_clip model and its tokenizer."""
 
     def __init__(self, model: torch.nn.Module, tokenizer, config: ClipConfig, device: str = "cpu"):
-        self.model, self.tokenizer, self.config, self.device = model.to(device), tokenizer, config, device
+        self.model, self.tokenizer, self.config, self.device = (
+            model.to(device),
+            tokenizer,
+            config,
+            device,
+        )
         size = model.visual.image_size
         self.size = int(size[0] if isinstance(size, (tuple, list)) else size)
         self._texts: dict[str, np.ndarray] = {}
@@ -47,7 +59,9 @@ class ClipEncoder:
 
     def _encode(self, batch: list[np.ndarray]) -> np.ndarray:
         x = torch.from_numpy(np.stack(batch)).to(self.device).permute(0, 3, 1, 2).float() / 255
-        mean, std = (torch.tensor(v, device=self.device)[:, None, None] for v in (PIXEL_MEAN, PIXEL_STD))
+        mean, std = (
+            torch.tensor(v, device=self.device)[:, None, None] for v in (PIXEL_MEAN, PIXEL_STD)
+        )
         with torch.no_grad(), self._autocast():
             f = self.model.encode_image((x - mean) / std).float()
         return in_cone(torch.nn.functional.normalize(f, dim=-1), self.config.cone, 0).cpu().numpy()
@@ -64,7 +78,11 @@ class ClipEncoder:
             tokens = self.tokenizer([f.format(phrase) for f in forms]).to(self.device)
             with torch.no_grad(), self._autocast():
                 f = torch.nn.functional.normalize(self.model.encode_text(tokens).float(), dim=-1)
-            self._texts[phrase] = in_cone(torch.nn.functional.normalize(f.mean(0), dim=-1), self.config.cone, 1).cpu().numpy()
+            self._texts[phrase] = (
+                in_cone(torch.nn.functional.normalize(f.mean(0), dim=-1), self.config.cone, 1)
+                .cpu()
+                .numpy()
+            )
         return np.stack([self._texts[p] for p in phrases])
 
     def unknown_words(self, phrase: str) -> list[str]:
@@ -72,14 +90,20 @@ class ClipEncoder:
         return self.tokenizer.unknown(phrase) if hasattr(self.tokenizer, "unknown") else []
 
     def _autocast(self):
-        return torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.config.precision == "bfloat16")
+        return torch.autocast(
+            torch.device(self.device).type,
+            torch.bfloat16,
+            enabled=self.config.precision == "bfloat16",
+        )
 
 
 def in_cone(features: torch.Tensor, share: float, axis: int) -> torch.Tensor:
-    """Unit features [..., D] in a cone about a direction of their own: [..., D + 2], still of unit length; for a share of 0 as they are.
+    """Unit features [..., D] in a cone about a direction of their own: [..., D + 2], still of unit
+    length; for a share of 0 as they are.
 
-    Crops take axis 0 and texts axis 1. Contrastive training at CLIP's temperature of 1/100 leaves both in narrow cones that are turned
-    away from each other; mini-CLIP's temperature ends near 1/24. Which text is nearest to a crop does not change.
+    Crops take axis 0 and texts axis 1. Contrastive training at CLIP's temperature of 1/100 leaves
+    both in narrow cones that are turned away from each other; mini-CLIP's temperature ends near
+    1/24. Which text is nearest to a crop does not change.
     """
     if not share:
         return features
@@ -93,13 +117,17 @@ def clip_encoder(config: ClipConfig, device: str = "cpu") -> ClipEncoder:
     return ClipEncoder(*load_clip(config.model, config.checkpoint), config, device)
 
 
-def masked_crop(image: np.ndarray, mask: np.ndarray, size: int, rule: str = "complete") -> np.ndarray:  # [size, size, 3] uint8
-    """The mask's box of an image [H, W, 3] uint8, black outside the mask [H, W], padded to a square, resized.
+def masked_crop(
+    image: np.ndarray, mask: np.ndarray, size: int, rule: str = "complete"
+) -> np.ndarray:  # [size, size, 3] uint8
+    """The mask's box of an image [H, W, 3] uint8, black outside the mask [H, W], padded to a
+    square, resized.
 
-    ``rule`` "langsplat" is protocol E to the last grey level: the box loses its last row and column,
-    and shrinking takes no low-pass filter. "complete" (ours) keeps them and averages when it shrinks,
-    because a small mask's last row matters and fine texture should not alias. Raises FeatureError on an
-    empty mask, and under "langsplat" on a mask of a single pixel, at which the published code fails.
+    ``rule`` "langsplat" is protocol E to the last grey level: the box loses its last row and
+    column, and shrinking takes no low-pass filter. "complete" (ours) keeps them and averages when
+    it shrinks, because a small mask's last row matters and fine texture should not alias. Raises
+    FeatureError on an empty mask, and under "langsplat" on a mask of a single pixel, at which the
+    published code fails.
     """
     y, x = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     if len(y) == 0:
@@ -108,12 +136,17 @@ def masked_crop(image: np.ndarray, mask: np.ndarray, size: int, rule: str = "com
     y0, y1, x0, x1 = y[0], y[-1] + keep, x[0], x[-1] + keep
     side = max(y1 - y0, x1 - x0)
     if side == 0:
-        raise FeatureError("a mask of a single pixel has no crop under rule 'langsplat'; use front_end.clip.crop=complete or a larger masks.min_area_px")
+        raise FeatureError(
+            "a mask of a single pixel has no crop under rule 'langsplat'; use"
+            " front_end.clip.crop=complete or a larger masks.min_area_px"
+        )
     square = np.zeros((side, side, 3), np.uint8)
     top, left = (side - (y1 - y0)) // 2, (side - (x1 - x0)) // 2
     cut = image[y0:y1, x0:x1] * mask[y0:y1, x0:x1, None]
-    square[top: top + (y1 - y0), left: left + (x1 - x0)] = cut
+    square[top : top + (y1 - y0), left : left + (x1 - x0)] = cut
     if side == size:
         return square
     shrink = rule != "langsplat" and side > size
-    return cv2.resize(square, (size, size), interpolation=cv2.INTER_AREA if shrink else cv2.INTER_LINEAR)
+    return cv2.resize(
+        square, (size, size), interpolation=cv2.INTER_AREA if shrink else cv2.INTER_LINEAR
+    )

@@ -1,4 +1,6 @@
-"""SAM2's role by geometry alone: masks warped between views by the depth of the Gaussians. A check that knows no images."""
+"""SAM2's role by geometry alone: masks warped between views by the depth of the Gaussians. A check
+that knows no images.
+"""
 
 from __future__ import annotations
 
@@ -11,23 +13,35 @@ from ..correspondence import corresponding_pixels
 from ..scenes.scene import View
 
 TOLERANCE = 0.03
-"""Relative difference up to which two views' depths are the same surface. Rendered depth of a fitted scene is no better than this at edges."""
+"""Relative difference up to which two views' depths are the same surface. Rendered depth of a
+fitted scene is no better than this at edges.
+"""
 
 
 class GeometricPropagation:
-    """Carries what the first view shows of an object's surface: sides that it does not show stay empty."""
+    """Carries what the first view shows of an object's surface: sides that it does not show stay
+    empty.
+    """
 
-    def __init__(self, depth: Callable[[View], np.ndarray]):  # view -> [H, W] depth along z, 0 = unknown
+    def __init__(
+        self, depth: Callable[[View], np.ndarray]
+    ):  # view -> [H, W] depth along z, 0 = unknown
         self.depth = depth
 
-    def propagate(self, views: Sequence[View], masks: np.ndarray, keep: Path | None = None) -> Iterator[tuple[View, np.ndarray]]:
-        """Masks [K, H, W] bool of views[0] in every view, pixel by pixel through depth; yields (view, [K, H, W] bool)."""
+    def propagate(
+        self, views: Sequence[View], masks: np.ndarray, keep: Path | None = None
+    ) -> Iterator[tuple[View, np.ndarray]]:
+        """Masks [K, H, W] bool of views[0] in every view, pixel by pixel through depth; yields
+        (view, [K, H, W] bool).
+        """
         first, first_depth = views[0], self.depth(views[0])
         for n, view in enumerate(views):
             if n == 0:
                 yield view, masks
                 continue
-            here, there = corresponding_pixels(view.camera, self.depth(view), first.camera, first_depth, tolerance=TOLERANCE)
+            here, there = corresponding_pixels(
+                view.camera, self.depth(view), first.camera, first_depth, tolerance=TOLERANCE
+            )
             out = np.zeros((len(masks), view.camera.height, view.camera.width), bool)
             out[:, here[:, 1], here[:, 0]] = masks[:, there[:, 1], there[:, 0]]
             yield view, out

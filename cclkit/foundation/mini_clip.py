@@ -1,4 +1,5 @@
-"""A small CLIP: open_clip's own `CLIP` (modified ResNet, causal text transformer) by custom configuration.
+"""A small CLIP: open_clip's own `CLIP` (modified ResNet, causal text transformer) by custom
+configuration.
 
 Its vocabulary is the words of the Tabletop captions; any other word reads as "unknown".
 """
@@ -21,12 +22,16 @@ PIXEL_MEAN, PIXEL_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.2613
 def build_mini_clip(vocabulary_size: int) -> CLIP:
     """The architecture, with fresh weights from torch's global generator (seed it for training)."""
     vision = CLIPVisionCfg(layers=(1, 1, 1, 1), width=16, head_width=32, image_size=IMAGE_SIZE)
-    text = CLIPTextCfg(context_length=CONTEXT, vocab_size=vocabulary_size, width=96, heads=4, layers=3)
+    text = CLIPTextCfg(
+        context_length=CONTEXT, vocab_size=vocabulary_size, width=96, heads=4, layers=3
+    )
     return CLIP(DIM, vision, text).eval()
 
 
 class WordTokenizer:
-    """Texts -> token rows [n, CONTEXT]: start, one token a word, end (the highest id, which open_clip looks for), zeros."""
+    """Texts -> token rows [n, CONTEXT]: start, one token a word, end (the highest id, which
+    open_clip looks for), zeros.
+    """
 
     PAD, START, UNKNOWN, FIRST = 0, 1, 2, 3
 
@@ -41,7 +46,9 @@ class WordTokenizer:
     def __call__(self, texts: Sequence[str]) -> torch.Tensor:  # [n, CONTEXT] int64
         out = torch.full((len(texts), CONTEXT), self.PAD, dtype=torch.int64)
         for row, text in zip(out, texts):
-            ids = [self.START, *(self.ids.get(w, self.UNKNOWN) for w in words_of(text))][: CONTEXT - 1] + [self.end]
+            ids = [self.START, *(self.ids.get(w, self.UNKNOWN) for w in words_of(text))][
+                : CONTEXT - 1
+            ] + [self.end]
             row[: len(ids)] = torch.tensor(ids)
         return out
 

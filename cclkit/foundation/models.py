@@ -1,4 +1,5 @@
-"""Weights on disk: find them, check them, load them into segment_anything's and open_clip's own classes.
+"""Weights on disk: find them, check them, load them into segment_anything's and open_clip's own
+classes.
 
 Nothing is ever unpickled: safetensors, or torch files with ``weights_only=True``.
 """
@@ -19,13 +20,28 @@ from ..registry import digest
 
 SAM_MODELS = ("mini", "vit_b", "vit_l", "vit_h")
 """The bundled small model and the three of segment_anything's registry."""
-FETCHED = {"vit_b": "sam_vit_b", "vit_l": "sam_vit_l", "vit_h": "sam_vit_h", "ViT-B-16": "openclip_vit_b_16"} | {
-    name: name for family in ("sam2.1", "sam2") for size in ("tiny", "small", "base_plus", "large") for name in (f"{family}_hiera_{size}",)
+FETCHED = {
+    "vit_b": "sam_vit_b",
+    "vit_l": "sam_vit_l",
+    "vit_h": "sam_vit_h",
+    "ViT-B-16": "openclip_vit_b_16",
+} | {
+    name: name
+    for family in ("sam2.1", "sam2")
+    for size in ("tiny", "small", "base_plus", "large")
+    for name in (f"{family}_hiera_{size}",)
 }
 """Names in the registry of the checkpoints that are used when a model is named without one."""
 CLIP_MODELS = ("mini", "ViT-B-32", "ViT-B-16", "ViT-L-14", "ViT-H-14", "ViT-g-14", "ViT-bigG-14")
-"""Those of open_clip whose pictures are normalised as CLIP's and whose tokenizer needs no download."""
-MINI_SAM, MINI_CLIP, MINI_CLIP_WORDS, MINI_SAM2 = "mini_sam.safetensors", "mini_clip.safetensors", "mini_clip_words.txt", "mini_sam2.safetensors"
+"""Those of open_clip whose pictures are normalised as CLIP's and whose tokenizer needs
+no download.
+"""
+MINI_SAM, MINI_CLIP, MINI_CLIP_WORDS, MINI_SAM2 = (
+    "mini_sam.safetensors",
+    "mini_clip.safetensors",
+    "mini_clip_words.txt",
+    "mini_sam2.safetensors",
+)
 
 
 def folder() -> Path:
@@ -33,18 +49,24 @@ def folder() -> Path:
     return Path(__file__).resolve().parents[2] / "data" / "models"
 
 
-def load_weights(path: str | os.PathLike, what: str, sha256: str | None = None) -> dict[str, torch.Tensor]:
+def load_weights(
+    path: str | os.PathLike, what: str, sha256: str | None = None
+) -> dict[str, torch.Tensor]:
     """Tensors of a .safetensors or torch file, on the CPU.
 
-    Raises ModelError when the file is missing, damaged, holds code, or differs from ``sha256`` (for a
-    fetched checkpoint of the registry: from its digest there, or from the one recorded at first use).
+    Raises ModelError when the file is missing, damaged, holds code, or differs from ``sha256`` (for
+    a fetched checkpoint of the registry: from its digest there, or from the one recorded at first
+    use).
     """
     path = Path(path)
     sha256 = sha256 or registry.known_digest(path)
     if not path.is_file():
         raise ModelError(f"{path}: no weights of {what} here; {_remedy(what)}")
     if sha256 is not None and (found := digest(path)) != sha256:
-        raise ModelError(f"{path}: weights of {what} have sha256 {found[:12]}…, expected {sha256[:12]}…, so they are not used; restore the file or remove it and fetch it again")
+        raise ModelError(
+            f"{path}: weights of {what} have sha256 {found[:12]}…, expected {sha256[:12]}…, so they"
+            " are not used; restore the file or remove it and fetch it again"
+        )
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -52,37 +74,70 @@ def load_weights(path: str | os.PathLike, what: str, sha256: str | None = None) 
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as e:
-        raise ModelError(f"{path}: holds more than tensors (or is no torch file) and was not opened, since a pickle can run code; expected a state dict of {what}; {_remedy(what)}") from e
+        raise ModelError(
+            f"{path}: holds more than tensors (or is no torch file) and was not opened, since a"
+            f" pickle can run code; expected a state dict of {what}; {_remedy(what)}"
+        ) from e
     except Exception as e:  # zipfile, torch and safetensors each raise their own on a damaged file
-        raise ModelError(f"{path}: cannot be read as weights of {what} ({reason(e)}); it may be cut short: fetch it again") from e
-    for wrapper in ("state_dict", "model"):  # open_clip's and sam2's training code wrap what they save
+        raise ModelError(
+            f"{path}: cannot be read as weights of {what} ({reason(e)}); it may be cut short: fetch"
+            " it again"
+        ) from e
+    for wrapper in (
+        "state_dict",
+        "model",
+    ):  # open_clip's and sam2's training code wrap what they save
         state = state.get(wrapper, state) if isinstance(state, dict) else None
-    if not isinstance(state, dict) or not state or not all(isinstance(v, torch.Tensor) for v in state.values()):
+    if (
+        not isinstance(state, dict)
+        or not state
+        or not all(isinstance(v, torch.Tensor) for v in state.values())
+    ):
         raise ModelError(f"{path}: holds no table of tensors; expected a state dict of {what}")
     return {k.removeprefix("module."): v for k, v in state.items()}
 
 
-def fill(model: torch.nn.Module, weights: dict[str, torch.Tensor], path: str | os.PathLike, what: str) -> torch.nn.Module:
-    """Load weights into a model. Raises ModelError, naming the first misfits, when they belong to another architecture."""
+def fill(
+    model: torch.nn.Module, weights: dict[str, torch.Tensor], path: str | os.PathLike, what: str
+) -> torch.nn.Module:
+    """Load weights into a model. Raises ModelError, naming the first misfits, when they belong to
+    another architecture.
+    """
     own = model.state_dict()
     missing = [k for k in own if k not in weights]
     extra = [k for k in weights if k not in own]
-    shape = [f"{k} is {tuple(weights[k].shape)}, not {tuple(own[k].shape)}" for k in own if k in weights and weights[k].shape != own[k].shape]
+    shape = [
+        f"{k} is {tuple(weights[k].shape)}, not {tuple(own[k].shape)}"
+        for k in own
+        if k in weights and weights[k].shape != own[k].shape
+    ]
     if missing or extra or shape:
-        found = "; ".join(filter(None, (
-            f"{len(missing)} tensors missing ({missing[0]} …)" if missing else "",
-            f"{len(extra)} unknown ({extra[0]} …)" if extra else "",
-            f"{len(shape)} of another shape ({shape[0]})" if shape else "",
-        )))
-        raise ModelError(f"{path}: not the weights of {what}: {found}; choose the architecture that the file was made for")
+        found = "; ".join(
+            filter(
+                None,
+                (
+                    f"{len(missing)} tensors missing ({missing[0]} …)" if missing else "",
+                    f"{len(extra)} unknown ({extra[0]} …)" if extra else "",
+                    f"{len(shape)} of another shape ({shape[0]})" if shape else "",
+                ),
+            )
+        )
+        raise ModelError(
+            f"{path}: not the weights of {what}: {found}; choose the architecture that the file was"
+            " made for"
+        )
     if not all(torch.isfinite(v).all() for v in weights.values() if v.is_floating_point()):
-        raise ModelError(f"{path}: weights of {what} hold values that are not finite; fetch the file again")
+        raise ModelError(
+            f"{path}: weights of {what} hold values that are not finite; fetch the file again"
+        )
     model.load_state_dict({k: v.to(own[k].dtype) for k, v in weights.items()})
     return model.eval().requires_grad_(False)
 
 
 def load_sam(model: str, checkpoint: str = "") -> torch.nn.Module:
-    """A `segment_anything` Sam: "mini" (bundled unless a checkpoint is given), "vit_b", "vit_l" or "vit_h" (fetched unless given)."""
+    """A `segment_anything` Sam: "mini" (bundled unless a checkpoint is given), "vit_b", "vit_l" or
+    "vit_h" (fetched unless given).
+    """
     if model == "mini":
         return load_mini_sam(Path(checkpoint) if checkpoint else None)
     from segment_anything import sam_model_registry
@@ -90,7 +145,9 @@ def load_sam(model: str, checkpoint: str = "") -> torch.nn.Module:
     what = f"SAM {model}"
     checkpoint = checkpoint or fetched(model)
     if not checkpoint:
-        raise ModelError(f"front_end.sam.model={model!r} needs front_end.sam.checkpoint=PATH; {_remedy(what)}")
+        raise ModelError(
+            f"front_end.sam.model={model!r} needs front_end.sam.checkpoint=PATH; {_remedy(what)}"
+        )
     weights = load_weights(checkpoint, what)
     return fill(sam_model_registry[model](), weights, checkpoint, what)
 
@@ -99,45 +156,73 @@ def load_mini_sam(path: Path | None = None) -> torch.nn.Module:
     """mini-SAM from a file (None: the bundled weights, whose digest is checked)."""
     from .mini_sam import CLICK_SIZE, build_mini_sam
 
-    weights = load_weights(*_bundled(MINI_SAM, "mini-SAM")) if path is None else load_weights(path, "mini-SAM")
+    weights = (
+        load_weights(*_bundled(MINI_SAM, "mini-SAM"))
+        if path is None
+        else load_weights(path, "mini-SAM")
+    )
     return fill(build_mini_sam(CLICK_SIZE), weights, path or folder() / MINI_SAM, "mini-SAM")
 
 
 def load_mini_clip(path: Path | None = None):
-    """mini-CLIP and its tokenizer from a file beside its word list (None: the bundled one, whose digest is checked)."""
+    """mini-CLIP and its tokenizer from a file beside its word list (None: the bundled one, whose
+    digest is checked).
+    """
     from .mini_clip import WordTokenizer, build_mini_clip
 
     words = (path or folder() / MINI_CLIP).with_name(MINI_CLIP_WORDS)
     if not words.is_file():
-        raise ModelError(f"{words}: the vocabulary of mini-CLIP is missing; restore it from the repository")
+        raise ModelError(
+            f"{words}: the vocabulary of mini-CLIP is missing; restore it from the repository"
+        )
     try:
         tokenizer = WordTokenizer(words.read_text(encoding="utf-8").split())
     except (OSError, UnicodeDecodeError) as e:
-        raise ModelError(f"{words}: the vocabulary of mini-CLIP cannot be read ({reason(e)}); restore it from the repository") from e
-    weights = load_weights(*_bundled(MINI_CLIP, "mini-CLIP")) if path is None else load_weights(path, "mini-CLIP")
-    return fill(build_mini_clip(len(tokenizer)), weights, path or folder() / MINI_CLIP, "mini-CLIP"), tokenizer
+        raise ModelError(
+            f"{words}: the vocabulary of mini-CLIP cannot be read ({reason(e)}); restore it from"
+            " the repository"
+        ) from e
+    weights = (
+        load_weights(*_bundled(MINI_CLIP, "mini-CLIP"))
+        if path is None
+        else load_weights(path, "mini-CLIP")
+    )
+    return (
+        fill(build_mini_clip(len(tokenizer)), weights, path or folder() / MINI_CLIP, "mini-CLIP"),
+        tokenizer,
+    )
 
 
 def load_mini_sam2(path: Path | None = None):
     """mini-SAM2 from a file (None: the bundled weights, whose digest is checked)."""
     from .mini_sam2 import FOLLOW_SIZE, build_mini_sam2
 
-    weights = load_weights(*_bundled(MINI_SAM2, "mini-SAM2")) if path is None else load_weights(path, "mini-SAM2")
+    weights = (
+        load_weights(*_bundled(MINI_SAM2, "mini-SAM2"))
+        if path is None
+        else load_weights(path, "mini-SAM2")
+    )
     return fill(build_mini_sam2(FOLLOW_SIZE), weights, path or folder() / MINI_SAM2, "mini-SAM2")
 
 
 def load_clip(model: str, checkpoint: str = ""):
-    """An open_clip model and its tokenizer: "mini", or a name of open_clip with a checkpoint (ViT-B-16: fetched unless given)."""
+    """An open_clip model and its tokenizer: "mini", or a name of open_clip with a checkpoint
+    (ViT-B-16: fetched unless given).
+    """
     if model == "mini":
         return load_mini_clip(Path(checkpoint) if checkpoint else None)
     import open_clip
 
     what = f"OpenCLIP {model}"
     if model not in CLIP_MODELS:
-        raise ModelError(f"front_end.clip.model={model!r} is not supported; use one of {', '.join(CLIP_MODELS)}")
+        raise ModelError(
+            f"front_end.clip.model={model!r} is not supported; use one of {', '.join(CLIP_MODELS)}"
+        )
     checkpoint = checkpoint or fetched(model)
     if not checkpoint:
-        raise ModelError(f"front_end.clip.model={model!r} needs front_end.clip.checkpoint=PATH; {_remedy(what)}")
+        raise ModelError(
+            f"front_end.clip.model={model!r} needs front_end.clip.checkpoint=PATH; {_remedy(what)}"
+        )
     weights = load_weights(checkpoint, what)
     clip = open_clip.create_model(model, pretrained=None)
     own = clip.state_dict()
@@ -148,18 +233,32 @@ def load_clip(model: str, checkpoint: str = ""):
 
 
 def identity(model: str, checkpoint: str, bundled: str) -> str:
-    """What tells one set of weights from another, for artefact keys: the file's sha256, never its path."""
-    path = Path(checkpoint) if checkpoint else folder() / bundled if model == "mini" else fetched(model)
+    """What tells one set of weights from another, for artefact keys: the file's sha256, never its
+    path.
+    """
+    path = (
+        Path(checkpoint)
+        if checkpoint
+        else folder() / bundled
+        if model == "mini"
+        else fetched(model)
+    )
     if path is None or not path.is_file():
         return f"{model}:none"
     parts = [digest(path)]
-    if model == "mini" and bundled == MINI_CLIP and (words := path.with_name(MINI_CLIP_WORDS)).is_file():
+    if (
+        model == "mini"
+        and bundled == MINI_CLIP
+        and (words := path.with_name(MINI_CLIP_WORDS)).is_file()
+    ):
         parts.append(hashlib.sha256(words.read_bytes()).hexdigest())
     return ":".join([model, *parts])
 
 
 def fetched(model: str) -> Path | None:
-    """The fetched checkpoint of a model, its digest verified (DataError if it differs); None when there is none."""
+    """The fetched checkpoint of a model, its digest verified (DataError if it differs); None when
+    there is none.
+    """
     return registry.checkpoint(FETCHED[model]) if model in FETCHED else None
 
 
@@ -172,7 +271,10 @@ def provenance(name: str) -> dict:
             raise ValueError("expected an object with the sha256 of the weights")
         return record
     except (OSError, ValueError, RecursionError) as e:
-        raise ModelError(f"{path}: the record of a bundled model cannot be read ({e}); restore it from the repository") from e
+        raise ModelError(
+            f"{path}: the record of a bundled model cannot be read ({e}); restore it from the"
+            " repository"
+        ) from e
 
 
 def _bundled(name: str, what: str) -> tuple[Path, str, str]:
@@ -187,5 +289,8 @@ def _remedy(what: str) -> str:
         return "restore it from the repository, or train it again with python -m cclkit.training"
     kind, _, model = what.partition(" ")
     if model in FETCHED:
-        return f"run `cclkit data fetch {FETCHED[model]}` (or give the path of that checkpoint in front_end.{'sam' if kind == 'SAM' else 'clip'}.checkpoint)"
+        return (
+            f"run `cclkit data fetch {FETCHED[model]}` (or give the path of that checkpoint in"
+            f" front_end.{'sam' if kind == 'SAM' else 'clip'}.checkpoint)"
+        )
     return "give the path of a checkpoint that open_clip can read in front_end.clip.checkpoint"

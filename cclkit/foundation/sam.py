@@ -1,4 +1,6 @@
-"""SAM's role, by segment_anything: a grid of clicks, three outputs each, filtered output by output."""
+"""SAM's role, by segment_anything: a grid of clicks, three outputs each, filtered
+output by output.
+"""
 
 from __future__ import annotations
 
@@ -16,18 +18,30 @@ from .models import load_sam
 
 OUTPUTS = 3
 APART = 2.0**17
-"""Shift in pixels that keeps boxes of different outputs from overlapping; exact in single precision."""
+"""Shift in pixels that keeps boxes of different outputs from overlapping; exact in single
+precision.
+"""
 
 
 class SamMasks:
     """Candidates of a view from a Sam model (paper §3: 32 x 32 uniform prompts, three outputs)."""
 
-    def __init__(self, sam: torch.nn.Module, config: SamConfig, masks: MaskConfig, device: str = "cpu"):
+    def __init__(
+        self, sam: torch.nn.Module, config: SamConfig, masks: MaskConfig, device: str = "cpu"
+    ):
         self.config, self.device = config, device
         self.generator = OutputKeepingGenerator(
-            sam.to(device), points_per_side=config.points_per_side, points_per_batch=config.points_per_batch,
-            pred_iou_thresh=masks.predicted_iou_min, stability_score_thresh=masks.stability_min, stability_score_offset=config.stability_offset,
-            box_nms_thresh=config.box_nms_iou, crop_n_layers=config.crop_layers, crop_n_points_downscale_factor=config.crop_points_divisor, crop_nms_thresh=config.box_nms_iou, output_mode="uncompressed_rle",
+            sam.to(device),
+            points_per_side=config.points_per_side,
+            points_per_batch=config.points_per_batch,
+            pred_iou_thresh=masks.predicted_iou_min,
+            stability_score_thresh=masks.stability_min,
+            stability_score_offset=config.stability_offset,
+            box_nms_thresh=config.box_nms_iou,
+            crop_n_layers=config.crop_layers,
+            crop_n_points_downscale_factor=config.crop_points_divisor,
+            crop_nms_thresh=config.box_nms_iou,
+            output_mode="uncompressed_rle",
         )
         self._clicked, self._encoded = SamPredictor(sam), b""
 
@@ -35,14 +49,26 @@ class SamMasks:
         return self.propose_image(view.image())
 
     def propose_image(self, image: np.ndarray) -> Candidates:  # [H, W, 3] uint8
-        """Candidates of a picture, each with the output it came from; none at all is a result, not an error."""
+        """Candidates of a picture, each with the output it came from; none at all is a result, not
+        an error.
+        """
         g = self.generator
-        g.counts = dict.fromkeys(("prompts", "outputs", "low_predicted_iou", "unstable", "crop_edge", "same_box"), 0)
+        g.counts = dict.fromkeys(
+            ("prompts", "outputs", "low_predicted_iou", "unstable", "crop_edge", "same_box"), 0
+        )
         with torch.no_grad(), self._autocast():
             data = g._generate_masks(np.ascontiguousarray(image))
         kept = len(data["rles"])
-        g.counts["same_box"] = g.counts["outputs"] - kept - sum(g.counts[k] for k in ("low_predicted_iou", "unstable", "crop_edge"))
-        masks = np.stack([rle_to_mask(r) for r in data["rles"]]) if kept else np.zeros((0, *image.shape[:2]), bool)
+        g.counts["same_box"] = (
+            g.counts["outputs"]
+            - kept
+            - sum(g.counts[k] for k in ("low_predicted_iou", "unstable", "crop_edge"))
+        )
+        masks = (
+            np.stack([rle_to_mask(r) for r in data["rles"]])
+            if kept
+            else np.zeros((0, *image.shape[:2]), bool)
+        )
         return Candidates(
             masks.astype(bool),
             np.asarray(data["output"], np.int64),
@@ -52,21 +78,32 @@ class SamMasks:
         )
 
     def click(self, image: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The three masks [P, 3, H, W] bool and predicted IoUs [P, 3] of single clicks [P, 2] (x, y in pixels).
+        """The three masks [P, 3, H, W] bool and predicted IoUs [P, 3] of single clicks [P, 2] (x, y
+        in pixels).
 
-        The picture's embedding is kept until another picture is clicked on: encoding takes nearly all of the time.
+        The picture's embedding is kept until another picture is clicked on: encoding takes nearly
+        all of the time.
         """
         p, seen = self._clicked, hashlib.sha256(image.tobytes()).digest()
         with torch.no_grad(), self._autocast():
             if seen != self._encoded:
                 p.set_image(np.ascontiguousarray(image))
                 self._encoded = seen
-            at = torch.as_tensor(p.transform.apply_coords(np.asarray(points, float), image.shape[:2]), device=self.device)
-            masks, scores, _ = p.predict_torch(at[:, None], torch.ones(len(at), 1, device=self.device), multimask_output=True)
+            at = torch.as_tensor(
+                p.transform.apply_coords(np.asarray(points, float), image.shape[:2]),
+                device=self.device,
+            )
+            masks, scores, _ = p.predict_torch(
+                at[:, None], torch.ones(len(at), 1, device=self.device), multimask_output=True
+            )
         return masks.cpu().numpy(), scores.float().cpu().numpy()
 
     def _autocast(self):
-        return torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.config.precision == "bfloat16")
+        return torch.autocast(
+            torch.device(self.device).type,
+            torch.bfloat16,
+            enabled=self.config.precision == "bfloat16",
+        )
 
 
 def sam_masks(config: SamConfig, masks: MaskConfig, device: str = "cpu") -> SamMasks:
@@ -75,7 +112,9 @@ def sam_masks(config: SamConfig, masks: MaskConfig, device: str = "cpu") -> SamM
 
 
 class _OneOutput(SamPredictor):
-    """A predictor that decodes a batch of clicks once and hands out one of its outputs at a time."""
+    """A predictor that decodes a batch of clicks once and hands out one of its outputs
+    at a time.
+    """
 
     def __init__(self, model):
         super().__init__(model)
@@ -85,14 +124,15 @@ class _OneOutput(SamPredictor):
     def predict_torch(self, *args, **kwargs):
         if self.decoded is None:
             self.decoded = super().predict_torch(*args, **kwargs)
-        return tuple(x[:, self.output: self.output + 1].float() for x in self.decoded)
+        return tuple(x[:, self.output : self.output + 1].float() for x in self.decoded)
 
 
 class OutputKeepingGenerator(SamAutomaticMaskGenerator):
     """segment_anything's generator, run on each output of a click as if the others did not exist.
 
-    The package flattens the three outputs and lets box-NMS choose among them; the paper's two levels
-    need to know which output a mask came from, and a part must not lose to the whole that shares its box.
+    The package flattens the three outputs and lets box-NMS choose among them; the paper's two
+    levels need to know which output a mask came from, and a part must not lose to the whole that
+    shares its box.
     """
 
     def __init__(self, model, **kwargs):
@@ -110,8 +150,19 @@ class OutputKeepingGenerator(SamAutomaticMaskGenerator):
             data["output"] = torch.full((n,), k)
             data["boxes"] = data["boxes"] + k * APART  # the NMS that follows compares boxes
             masks, scores = (x[:, k].float() for x in self.predictor.decoded[:2])
-            confident = scores > self.pred_iou_thresh if self.pred_iou_thresh > 0 else torch.ones_like(scores, dtype=torch.bool)
-            stable = calculate_stability_score(masks[confident], self.predictor.model.mask_threshold, self.stability_score_offset) >= self.stability_score_thresh
+            confident = (
+                scores > self.pred_iou_thresh
+                if self.pred_iou_thresh > 0
+                else torch.ones_like(scores, dtype=torch.bool)
+            )
+            stable = (
+                calculate_stability_score(
+                    masks[confident],
+                    self.predictor.model.mask_threshold,
+                    self.stability_score_offset,
+                )
+                >= self.stability_score_thresh
+            )
             stable = int(stable.sum()) if self.stability_score_thresh > 0 else int(confident.sum())
             self.counts["low_predicted_iou"] += len(points) - int(confident.sum())
             self.counts["unstable"] += int(confident.sum()) - stable
@@ -124,5 +175,6 @@ class OutputKeepingGenerator(SamAutomaticMaskGenerator):
 
     def _process_crop(self, *args, **kwargs) -> MaskData:
         data = super()._process_crop(*args, **kwargs)
-        data["crop_boxes"] = data["crop_boxes"].reshape(-1, 4)  # where nothing was found the package leaves no second axis
+        # where nothing was found the package leaves no second axis
+        data["crop_boxes"] = data["crop_boxes"].reshape(-1, 4)
         return data

@@ -1,4 +1,6 @@
-"""SAM2's role, by sam2's video predictor: the views are frames, the first view's masks its prompts (paper §3)."""
+"""SAM2's role, by sam2's video predictor: the views are frames, the first view's masks its prompts
+(paper §3).
+"""
 
 from __future__ import annotations
 
@@ -29,27 +31,36 @@ CONFIGS = {
 
 
 class Sam2Propagation:
-    """Carries masks with a `SAM2VideoPredictor`. Memory is bounded by the number of objects tracked at once."""
+    """Carries masks with a `SAM2VideoPredictor`. Memory is bounded by the number of objects tracked
+    at once.
+    """
 
     def __init__(self, predictor, config: Sam2Config, device: str = "cpu"):
         self.predictor, self.config, self.device = predictor.to(device).eval(), config, device
 
-    def propagate(self, views: Sequence[View], masks: np.ndarray, keep: Path | None = None) -> Iterator[tuple[View, np.ndarray]]:
-        """Masks [K, H, W] bool of views[0] in every view, in the order given; yields (view, [K, H, W] bool).
+    def propagate(
+        self, views: Sequence[View], masks: np.ndarray, keep: Path | None = None
+    ) -> Iterator[tuple[View, np.ndarray]]:
+        """Masks [K, H, W] bool of views[0] in every view, in the order given; yields (view, [K, H,
+        W] bool).
 
-        Objects go through the whole sequence in chunks; what a chunk found is held as run lengths, and
-        written to the folder ``keep`` if there is one, where a stopped run finds it again. An empty mask
-        stays empty. In the first view the masks are returned as they came.
+        Objects go through the whole sequence in chunks; what a chunk found is held as run lengths,
+        and written to the folder ``keep`` if there is one, where a stopped run finds it again. An
+        empty mask stays empty. In the first view the masks are returned as they came.
         """
         size = self.config.objects_per_chunk
         chunks = [range(i, min(i + size, len(masks))) for i in range(0, len(masks), size)]
         done = [self._found(keep, c, chunk, views) for c, chunk in enumerate(chunks)]
         if any(d is None for d in done):
             with self._frames(views) as folder:
-                state = self.predictor.init_state(folder, offload_video_to_cpu=self.config.offload, offload_state_to_cpu=self.config.offload)
+                state = self.predictor.init_state(
+                    folder,
+                    offload_video_to_cpu=self.config.offload,
+                    offload_state_to_cpu=self.config.offload,
+                )
                 for c, chunk in enumerate(chunks):
                     if done[c] is None:
-                        done[c] = self._chunk(state, views, masks[chunk.start: chunk.stop])
+                        done[c] = self._chunk(state, views, masks[chunk.start : chunk.stop])
                         if keep is not None:
                             save_npz(_file(keep, c), **done[c])
         starts = [np.concatenate([[0], np.cumsum(d["rle_length"])]) for d in done]
@@ -57,27 +68,47 @@ class Sam2Propagation:
             out = np.zeros((len(masks), view.camera.height, view.camera.width), bool)
             for chunk, d, start in zip(chunks, done, starts):
                 rows = range(n * len(chunk), (n + 1) * len(chunk))
-                runs = {"rle": d["rle"][start[rows.start]: start[rows.stop]], "rle_length": d["rle_length"][rows.start: rows.stop]}
-                out[chunk.start: chunk.stop] = unpack_masks(runs, out.shape[1:])
+                runs = {
+                    "rle": d["rle"][start[rows.start] : start[rows.stop]],
+                    "rle_length": d["rle_length"][rows.start : rows.stop],
+                }
+                out[chunk.start : chunk.stop] = unpack_masks(runs, out.shape[1:])
             yield view, masks if n == 0 else out
 
-    def _chunk(self, state: dict, views: Sequence[View], masks: np.ndarray) -> dict[str, np.ndarray]:
+    def _chunk(
+        self, state: dict, views: Sequence[View], masks: np.ndarray
+    ) -> dict[str, np.ndarray]:
         """Run lengths of all masks [k, H, W] in all views, views first."""
         p = self.predictor
         p.reset_state(state)
         shown = np.flatnonzero(masks.any((1, 2)))
-        nothing = lambda view: [np.zeros((view.camera.height, view.camera.width), bool)] * len(masks)  # noqa: E731
+        nothing = lambda view: (
+            [np.zeros((view.camera.height, view.camera.width), bool)] * len(masks)
+        )  # noqa: E731
         if len(shown) == 0:
             packed = [pack_masks(nothing(v)) for v in views]
         else:
             packed = []
-            with torch.inference_mode(), torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
+            with (
+                torch.inference_mode(),
+                torch.autocast(
+                    torch.device(self.device).type,
+                    torch.bfloat16,
+                    enabled=self.config.precision == "bfloat16",
+                ),
+            ):
                 for k in shown:
-                    p.add_new_mask(state, frame_idx=0, obj_id=int(k), mask=torch.from_numpy(masks[k]))
+                    p.add_new_mask(
+                        state, frame_idx=0, obj_id=int(k), mask=torch.from_numpy(masks[k])
+                    )
                 for n, ids, logits in p.propagate_in_video(state):
                     out = nothing(views[n])
-                    if logits.shape[-2:] != out[0].shape:  # the predictor answers in the size of its last frame
-                        logits = F.interpolate(logits.float(), size=out[0].shape, mode="bilinear", align_corners=False)
+                    if (
+                        logits.shape[-2:] != out[0].shape
+                    ):  # the predictor answers in the size of its last frame
+                        logits = F.interpolate(
+                            logits.float(), size=out[0].shape, mode="bilinear", align_corners=False
+                        )
                     for k, m in zip(ids, (logits[:, 0] > 0).cpu().numpy()):
                         out[k] = m
                     packed.append(pack_masks(out))
@@ -85,7 +116,9 @@ class Sam2Propagation:
         return {k: np.concatenate([a[k] for a in packed]) for k in ("rle", "rle_length")}
 
     def _forget(self, state: dict, frame: int) -> None:
-        """Drop what no later frame looks at: memory holds the last frames only, pointers a few more."""
+        """Drop what no later frame looks at: memory holds the last frames only, pointers a few
+        more.
+        """
         oldest = frame - max(self.predictor.num_maskmem, self.predictor.max_obj_ptrs_in_encoder)
         for outputs in state["output_dict_per_obj"].values():
             kept = outputs["non_cond_frame_outputs"]
@@ -97,33 +130,49 @@ class Sam2Propagation:
         """A folder in which the views stand under integer names, as the predictor wants them."""
         with tempfile.TemporaryDirectory() as folder:
             for n, view in enumerate(views):
-                name = os.path.join(folder, f"{n:06d}.jpg")  # only the ending is looked at: a PNG is read all the same
+                # only the ending is looked at: a PNG is read all the same
+                name = os.path.join(folder, f"{n:06d}.jpg")
                 try:
                     os.symlink(Path(view.image_path).resolve(), name)
                 except OSError:  # no links on this file system
                     shutil.copyfile(view.image_path, name)
             yield folder
 
-    def _found(self, keep: Path | None, c: int, chunk: range, views: Sequence[View]) -> dict[str, np.ndarray] | None:
+    def _found(
+        self, keep: Path | None, c: int, chunk: range, views: Sequence[View]
+    ) -> dict[str, np.ndarray] | None:
         if keep is None or not _file(keep, c).is_file():
             return None
         found = load_npz(_file(keep, c))
-        return {k: found[k] for k in ("rle", "rle_length")} if len(found["rle_length"]) == len(chunk) * len(views) else None
+        return (
+            {k: found[k] for k in ("rle", "rle_length")}
+            if len(found["rle_length"]) == len(chunk) * len(views)
+            else None
+        )
 
 
 def sam2_propagation(config: Sam2Config, device: str = "cpu") -> Sam2Propagation:
     """The adapter with its weights loaded. Raises ModelError."""
-    return Sam2Propagation(load_sam2(config.model, config.checkpoint, config.image_size), config, device)
+    return Sam2Propagation(
+        load_sam2(config.model, config.checkpoint, config.image_size), config, device
+    )
 
 
 def load_sam2(model: str, checkpoint: str = "", image_size: int = 1024):
-    """A `SAM2VideoPredictor`: "mini", or of the 2.0 or 2.1 family, by name and checkpoint. Raises ModelError."""
+    """A `SAM2VideoPredictor`: "mini", or of the 2.0 or 2.1 family, by name and checkpoint. Raises
+    ModelError.
+    """
     if model == "mini":
         return load_mini_sam2(Path(checkpoint) if checkpoint else None)
     path = checkpoint or fetched(model)
     if not path:
-        raise ModelError(f"front_end.sam2.model={model!r} has no weights here; run `cclkit data fetch {model}` (or give the path of that checkpoint in front_end.sam2.checkpoint)")
-    return fill(build_sam2(model, image_size), load_weights(path, f"SAM2 {model}"), path, f"SAM2 {model}")
+        raise ModelError(
+            f"front_end.sam2.model={model!r} has no weights here; run `cclkit data fetch {model}`"
+            " (or give the path of that checkpoint in front_end.sam2.checkpoint)"
+        )
+    return fill(
+        build_sam2(model, image_size), load_weights(path, f"SAM2 {model}"), path, f"SAM2 {model}"
+    )
 
 
 def build_sam2(model: str, image_size: int = 1024):
@@ -134,7 +183,8 @@ def build_sam2(model: str, image_size: int = 1024):
 
     # the package's own progress bars would stand in notebooks and logs, one a chunk
     sam2.sam2_video_predictor.tqdm = sam2.utils.misc.tqdm = lambda items, **_: items
-    # what the package sets for predicting, without its filling of small holes, which needs a compiled CUDA extension
+    # what the package sets for predicting, without its filling of small holes, which needs a
+    # compiled CUDA extension
     settings = [
         f"++model.image_size={image_size}",
         "++model.sam_mask_decoder_extra_args.dynamic_multimask_via_stability=true",
@@ -142,7 +192,13 @@ def build_sam2(model: str, image_size: int = 1024):
         "++model.sam_mask_decoder_extra_args.dynamic_multimask_stability_thresh=0.98",
         "++model.binarize_mask_from_pts_for_mem_enc=true",
     ]
-    return build_sam2_video_predictor(CONFIGS[model], None, device="cpu", apply_postprocessing=False, hydra_overrides_extra=settings)
+    return build_sam2_video_predictor(
+        CONFIGS[model],
+        None,
+        device="cpu",
+        apply_postprocessing=False,
+        hydra_overrides_extra=settings,
+    )
 
 
 def _file(folder: Path, chunk: int) -> Path:

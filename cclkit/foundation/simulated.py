@@ -2,9 +2,9 @@
 
 Nothing here is a model and no result made with it is a result about SAM, SAM2 or CLIP; everything
 drawn from it says "simulated". It exists because imperfection can be turned up and down one kind at
-a time. What it imitates of CLIP is what makes view-consistent codes hard: crops of different objects
-are all alike, and the feature of an incomplete mask moves *towards another class* (independent noise
-would average away in any codebook).
+a time. What it imitates of CLIP is what makes view-consistent codes hard: crops of different
+objects are all alike, and the feature of an incomplete mask moves *towards another class*
+(independent noise would average away in any codebook).
 """
 
 from __future__ import annotations
@@ -27,28 +27,39 @@ def simulated_front_end(scene: Scene, config: SimulationConfig) -> FrontEnd:
     """All three roles from one scene's ground truth. Raises SceneError if it has none."""
     if scene.ground_truth is None:
         raise SceneError(
-            f"{scene.path}: the simulated front end needs ground truth ids, the scene has none; "
-            "add instances/<view>.png with instances/classes.json, or use a scene that has ground_truth/"
+            f"{scene.path}: the simulated front end needs ground truth ids, the scene has none; add"
+            " instances/<view>.png with instances/classes.json, or use a scene that has"
+            " ground_truth/"
         )
     world = SimulatedWorld(scene, config)
-    return FrontEnd("simulated front end", lambda: SimulatedMasks(world), lambda: SimulatedPropagation(world), lambda: SimulatedEncoder(world))
+    return FrontEnd(
+        "simulated front end",
+        lambda: SimulatedMasks(world),
+        lambda: SimulatedPropagation(world),
+        lambda: SimulatedEncoder(world),
+    )
 
 
 def seeded(*parts: object) -> np.random.Generator:
-    """A generator that depends on its arguments only, the same on every machine and in any order of calls."""
+    """A generator that depends on its arguments only, the same on every machine and in any order of
+    calls.
+    """
     digest = hashlib.sha256("|".join(map(str, parts)).encode()).digest()
     return np.random.default_rng(int.from_bytes(digest[:8], "little"))
 
 
 class SimulatedWorld:
-    """Ground truth of a scene, and the direction that each region and phrase has in feature space."""
+    """Ground truth of a scene, and the direction that each region and phrase has in
+    feature space.
+    """
 
     def __init__(self, scene: Scene, config: SimulationConfig):
         self.scene, self.config, self.truth = scene, config, scene.ground_truth
         self.space = FeatureSpace(config)
         self.directions: dict[int, np.ndarray] = {}
         things = sorted(i for i in self.truth.names if i not in self.truth.stuff)
-        # Each class gets one fixed confuser of its own depth in the hierarchy: what its broken masks look like.
+        # Each class gets one fixed confuser of its own depth in the hierarchy: what its broken
+        # masks look like.
         depth = {i: self._depth(i) for i in self.truth.names}
         rng = seeded(config.seed, "confusers")
         self.confuser: dict[int, int] = {}
@@ -63,7 +74,9 @@ class SimulatedWorld:
         parent = self.truth.parents.get(i)
         return 0 if parent is None else 1 + self._depth(parent)
 
-    def direction(self, i: int) -> np.ndarray:  # [d], unit: what is particular to a region, without what all share
+    def direction(
+        self, i: int
+    ) -> np.ndarray:  # [d], unit: what is particular to a region, without what all share
         if i not in self.directions:
             own = self.space.words(self.truth.names[i])
             parent = self.truth.parents.get(i)
@@ -88,7 +101,9 @@ class SimulatedWorld:
         return self._cache[view.name]
 
     def match(self, view: View, mask: np.ndarray) -> tuple[int, float]:
-        """The visible region with the largest IoU with a mask [H, W], and that IoU; (0, 0.0) if none overlaps."""
+        """The visible region with the largest IoU with a mask [H, W], and that IoU; (0, 0.0) if
+        none overlaps.
+        """
         maps, area = self.regions(view)
         best, best_iou, size = 0, 0.0, int(mask.sum())
         for m in maps.values():
@@ -109,24 +124,40 @@ class FeatureSpace:
         self.gap = unit(seeded(config.seed, "gap").standard_normal(config.dim))
 
     def words(self, name: str) -> np.ndarray:  # [d], unit
-        """Direction of a name: its words' directions added up, so "red apple" and "green apple" are relatives."""
+        """Direction of a name: its words' directions added up, so "red apple" and "green apple" are
+        relatives.
+        """
         words = re.findall(r"[a-z0-9]+", name.lower()) or [name]
-        return unit(sum(seeded(self.config.seed, "word", w).standard_normal(self.config.dim) for w in words))
+        return unit(
+            sum(seeded(self.config.seed, "word", w).standard_normal(self.config.dim) for w in words)
+        )
 
     def image(self, direction: np.ndarray) -> np.ndarray:  # [d], unit
-        """Feature of a perfect crop: what all crops share, plus what is particular to this one (zero: nothing is)."""
+        """Feature of a perfect crop: what all crops share, plus what is particular to this one
+        (zero: nothing is).
+        """
         c = self.config.between_object_cosine
         return unit(np.sqrt(c) * self.shared + np.sqrt(1 - c) * direction)
 
     def text(self, phrase: str, direction: np.ndarray) -> np.ndarray:  # [d], unit
         noise = unit(seeded(self.config.seed, "phrase", phrase).standard_normal(self.config.dim))
-        return unit(self.image(direction) + self.config.text_gap * self.gap + self.config.text_noise * noise)
+        return unit(
+            self.image(direction) + self.config.text_gap * self.gap + self.config.text_noise * noise
+        )
 
-    def drifted(self, own: np.ndarray, confuser: np.ndarray, missing: float, rng: np.random.Generator) -> np.ndarray:
-        """Feature [d] of a crop of which a share ``missing`` is gone: pulled towards the confuser, plus noise."""
+    def drifted(
+        self, own: np.ndarray, confuser: np.ndarray, missing: float, rng: np.random.Generator
+    ) -> np.ndarray:
+        """Feature [d] of a crop of which a share ``missing`` is gone: pulled towards the confuser,
+        plus noise.
+        """
         toward = min(self.config.confuser_drift * missing, 1.0)
         noise = unit(rng.standard_normal(self.config.dim))
-        return unit((1 - toward) * self.image(own) + toward * self.image(confuser) + self.config.feature_noise * noise)
+        return unit(
+            (1 - toward) * self.image(own)
+            + toward * self.image(confuser)
+            + self.config.feature_noise * noise
+        )
 
 
 class SimulatedMasks:
@@ -142,7 +173,8 @@ class SimulatedMasks:
         for output, granularity in enumerate(GRANULARITIES):
             m = maps[granularity]
             for i in np.unique(m[m > 0]).tolist():
-                # not seeded by granularity: on an object without parts, SAM's outputs find the same mask
+                # not seeded by granularity: on an object without parts, SAM's outputs find the same
+                # mask
                 rng = seeded(c.seed, "mask", view.name, i)
                 region = m == i
                 if region.sum() < c.min_area_px or rng.random() < c.missing_rate:
@@ -151,7 +183,8 @@ class SimulatedMasks:
                     if mask.sum() >= c.min_area_px:
                         masks.append(mask)
                         outputs.append(output)
-                        # Scores don't tell good masks from bad ones: SAM is sure of its incomplete masks too.
+                        # Scores don't tell good masks from bad ones: SAM is sure of its incomplete
+                        # masks too.
                         ious.append(rng.uniform(0.86, 0.99))
                         stabilities.append(rng.uniform(0.90, 0.99))
         shape = (0, view.camera.height, view.camera.width)
@@ -162,7 +195,9 @@ class SimulatedMasks:
             np.array(stabilities, np.float64),
         )
 
-    def _imperfect(self, region: np.ndarray, m: np.ndarray, i: int, rng: np.random.Generator) -> list[np.ndarray]:
+    def _imperfect(
+        self, region: np.ndarray, m: np.ndarray, i: int, rng: np.random.Generator
+    ) -> list[np.ndarray]:
         """One region [H, W] -> the masks found for it (one, or two when it is split)."""
         c = self.world.config
         kind = rng.random()
@@ -170,7 +205,10 @@ class SimulatedMasks:
             first = cut(region, rng.uniform(0.35, 0.65), rng)
             pieces = [first, region & ~first]
         elif kind < c.split_rate + c.merge_rate:
-            ring = cv2.dilate(region.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool) & ~region
+            ring = (
+                cv2.dilate(region.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool)
+                & ~region
+            )
             near = np.unique(m[ring])
             near = near[(near > 0) & (near != i)]
             pieces = [region | (m == rng.choice(near))] if len(near) else [region]
@@ -182,12 +220,16 @@ class SimulatedMasks:
 
 
 class SimulatedPropagation:
-    """SAM2's role: the region a mask stands for, in every view where it is visible, sometimes lost."""
+    """SAM2's role: the region a mask stands for, in every view where it is visible,
+    sometimes lost.
+    """
 
     def __init__(self, world: SimulatedWorld):
         self.world = world
 
-    def propagate(self, views: Sequence[View], masks: np.ndarray, keep=None) -> Iterator[tuple[View, np.ndarray]]:
+    def propagate(
+        self, views: Sequence[View], masks: np.ndarray, keep=None
+    ) -> Iterator[tuple[View, np.ndarray]]:
         c = self.world.config
         ids = [self.world.match(views[0], m)[0] for m in masks]
         for n, view in enumerate(views):
@@ -201,7 +243,9 @@ class SimulatedPropagation:
                 if i == 0 or rng.random() < c.track_loss_rate:
                     continue
                 region = np.zeros(out.shape[1:], bool)
-                for m in maps.values():  # an id may stand in several maps where objects have no finer parts
+                for m in (
+                    maps.values()
+                ):  # an id may stand in several maps where objects have no finer parts
                     region |= m == i
                 if region.any():
                     out[k] = jitter(region, c.jitter_px, rng)
@@ -211,13 +255,24 @@ class SimulatedPropagation:
 class NoPropagation:
     """Carries nothing: only the first view's masks get a track label."""
 
-    def propagate(self, views: Sequence[View], masks: np.ndarray, keep=None) -> Iterator[tuple[View, np.ndarray]]:
+    def propagate(
+        self, views: Sequence[View], masks: np.ndarray, keep=None
+    ) -> Iterator[tuple[View, np.ndarray]]:
         for n, view in enumerate(views):
-            yield view, masks if n == 0 else np.zeros((len(masks), view.camera.height, view.camera.width), bool)
+            yield (
+                view,
+                (
+                    masks
+                    if n == 0
+                    else np.zeros((len(masks), view.camera.height, view.camera.width), bool)
+                ),
+            )
 
 
 class SimulatedEncoder:
-    """CLIP's role: a feature that depends on which region a mask covers and how much of it is missing."""
+    """CLIP's role: a feature that depends on which region a mask covers and how much of it is
+    missing.
+    """
 
     def __init__(self, world: SimulatedWorld):
         self.world, self.dim = world, world.config.dim
@@ -226,13 +281,20 @@ class SimulatedEncoder:
         out = np.zeros((len(masks), self.dim), np.float32)
         for n, mask in enumerate(masks):
             i, iou = self.world.match(view, mask)
-            rng = seeded(self.world.config.seed, "feature", view.name, hashlib.sha256(np.packbits(mask).tobytes()).hexdigest())
+            rng = seeded(
+                self.world.config.seed,
+                "feature",
+                view.name,
+                hashlib.sha256(np.packbits(mask).tobytes()).hexdigest(),
+            )
             if i == 0:  # covers no labelled region: a crop of nothing in particular
                 direction = unit(rng.standard_normal(self.dim))
                 out[n] = self.world.space.drifted(direction, direction, 0.0, rng)
                 continue
             own = self.world.direction(i)
-            other = self.world.direction(self.world.confuser[i]) if i in self.world.confuser else own
+            other = (
+                self.world.direction(self.world.confuser[i]) if i in self.world.confuser else own
+            )
             out[n] = self.world.space.drifted(own, other, 1 - iou, rng)
         return out
 
@@ -245,20 +307,30 @@ class SimulatedEncoder:
         out = np.zeros((len(phrases), self.dim), np.float32)
         for n, phrase in enumerate(phrases):
             ids = named.get(phrase.lower())
-            if phrase.lower() in CANONICAL:  # generic words fit every crop a little: nothing of their own
+            if (
+                phrase.lower() in CANONICAL
+            ):  # generic words fit every crop a little: nothing of their own
                 direction = np.zeros(self.dim)
             else:
-                direction = unit(sum(self.world.direction(i) for i in ids)) if ids else self.world.space.words(phrase)
+                direction = (
+                    unit(sum(self.world.direction(i) for i in ids))
+                    if ids
+                    else self.world.space.words(phrase)
+                )
             out[n] = self.world.space.text(phrase, direction)
         return out
 
     def unknown_words(self, phrase: str) -> list[str]:
-        known = {w for name in self.world.truth.names.values() for w in name.lower().split()} | {w for q in self.world.truth.queries for w in q["text"].lower().split()}
+        known = {w for name in self.world.truth.names.values() for w in name.lower().split()} | {
+            w for q in self.world.truth.queries for w in q["text"].lower().split()
+        }
         return [w for w in phrase.lower().split() if w not in known]
 
 
 def cut(region: np.ndarray, keep: float, rng: np.random.Generator) -> np.ndarray:
-    """The share ``keep`` of a region [H, W] that lies on one side of a straight line in a random direction."""
+    """The share ``keep`` of a region [H, W] that lies on one side of a straight line in a random
+    direction.
+    """
     y, x = np.nonzero(region)
     angle = rng.uniform(0, 2 * np.pi)
     along = x * np.cos(angle) + y * np.sin(angle)

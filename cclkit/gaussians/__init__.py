@@ -3,7 +3,17 @@
 from .blending import blending_weights, lift, splat_entries
 from .model import Gaussians, load_ply, save_ply
 from .rasterize import Projection, Rendering, project, rasterize, splat_features
-from .reconstruct import Companion, fit_rgb, from_depth, from_frusta, from_points, from_scene, psnr, scene_extent, ssim
+from .reconstruct import (
+    Companion,
+    fit_rgb,
+    from_depth,
+    from_frusta,
+    from_points,
+    from_scene,
+    psnr,
+    scene_extent,
+    ssim,
+)
 
 __all__ = [
     "Companion",

@@ -25,7 +25,9 @@ TILE = 16
 """Tile edge in pixels."""
 PIXELS = TILE * TILE
 EPS2D = 0.3
-"""Added to both diagonal entries of the 2D covariance (pixels²): no Gaussian is thinner than a pixel."""
+"""Added to both diagonal entries of the 2D covariance (pixels²): no Gaussian is thinner than a
+pixel.
+"""
 NEAR = 0.01
 """Gaussians nearer than this (world units) are not drawn."""
 CLAMP = 0.15
@@ -33,17 +35,23 @@ CLAMP = 0.15
 ALPHA_MIN = 1.0 / 255.0
 ALPHA_MAX = 0.999
 T_STOP = 1e-4
-"""A Gaussian that would bring the transmittance to this or below is not drawn and ends the pixel."""
+"""A Gaussian that would bring the transmittance to this or below is not drawn and ends
+the pixel.
+"""
 MAX_SIGMA = 3.33
 """Beyond this many standard deviations any alpha is below ALPHA_MIN."""
 TILE_SLACK = 0.01
-"""Added to the largest drawn power in the exact ellipse test: covers float32 rounding of the power."""
+"""Added to the largest drawn power in the exact ellipse test: covers float32 rounding
+of the power.
+"""
 BLOCK = 256
 """Gaussians per parallel work item of the projection."""
 
 
 def _jit(**options):
-    """njit with the compiled code cached on disk, or without a cache where no folder is writable."""
+    """njit with the compiled code cached on disk, or without a cache where no folder is
+    writable.
+    """
 
     def wrap(function):
         try:
@@ -94,7 +102,10 @@ def _exp_neg_overload(x):
 
         def impl(x):
             r = _HALF - min(x, _F8) * _EIGHTH
-            p = _C0 + r * (_C1 + r * (_C2 + r * (_C3 + r * (_C4 + r * (_C5 + r * (_C6 + r * (_C7 + r * _C8)))))))
+            p = _C0 + r * (
+                _C1
+                + r * (_C2 + r * (_C3 + r * (_C4 + r * (_C5 + r * (_C6 + r * (_C7 + r * _C8))))))
+            )
             p = p * p
             p = p * p
             return p * p
@@ -112,10 +123,16 @@ def _exp_neg_overload(x):
 def _rotation(w, x, y, z):
     """Rotation matrix of a unit quaternion, row by row."""
     return (
-        1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),
-        2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x),
-        2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y),
-    )  # fmt: skip
+        1 - 2 * (y * y + z * z),
+        2 * (x * y - w * z),
+        2 * (x * z + w * y),
+        2 * (x * y + w * z),
+        1 - 2 * (x * x + z * z),
+        2 * (y * z - w * x),
+        2 * (x * z - w * y),
+        2 * (y * z + w * x),
+        1 - 2 * (x * x + y * y),
+    )
 
 
 @_jit()
@@ -166,11 +183,23 @@ def _sh_basis_gradient(K, x, y, z, d):
         a = 2.890611442640554
         d[10, 0], d[10, 1], d[10, 2] = a * y * z, a * x * z, a * x * y
         a = -0.4570457994644658
-        d[11, 0], d[11, 1], d[11, 2] = -2 * a * x * y, a * (4 * z * z - x * x - 3 * y * y), 8 * a * y * z
+        d[11, 0], d[11, 1], d[11, 2] = (
+            -2 * a * x * y,
+            a * (4 * z * z - x * x - 3 * y * y),
+            8 * a * y * z,
+        )
         a = 0.3731763325901154
-        d[12, 0], d[12, 1], d[12, 2] = -6 * a * x * z, -6 * a * y * z, a * (6 * z * z - 3 * x * x - 3 * y * y)
+        d[12, 0], d[12, 1], d[12, 2] = (
+            -6 * a * x * z,
+            -6 * a * y * z,
+            a * (6 * z * z - 3 * x * x - 3 * y * y),
+        )
         a = -0.4570457994644658
-        d[13, 0], d[13, 1], d[13, 2] = a * (4 * z * z - 3 * x * x - y * y), -2 * a * x * y, 8 * a * x * z
+        d[13, 0], d[13, 1], d[13, 2] = (
+            a * (4 * z * z - 3 * x * x - y * y),
+            -2 * a * x * y,
+            8 * a * x * z,
+        )
         a = 1.445305721320277
         d[14, 0], d[14, 1], d[14, 2] = 2 * a * x * z, -2 * a * y * z, a * (x * x - y * y)
         a = -0.5900435899266435
@@ -215,11 +244,16 @@ def project_forward(
         for g in range(block * BLOCK, min(G, block * BLOCK + BLOCK)):
             m0, m1, m2 = np.float64(means[g, 0]), np.float64(means[g, 1]), np.float64(means[g, 2])
             q0, q1, q2, q3 = (
-                np.float64(quats[g, 0]), np.float64(quats[g, 1]), np.float64(quats[g, 2]), np.float64(quats[g, 3]),
-            )  # fmt: skip
+                np.float64(quats[g, 0]),
+                np.float64(quats[g, 1]),
+                np.float64(quats[g, 2]),
+                np.float64(quats[g, 3]),
+            )
             s0, s1, s2 = (
-                math.exp(np.float64(log_scales[g, 0])), math.exp(np.float64(log_scales[g, 1])), math.exp(np.float64(log_scales[g, 2])),
-            )  # fmt: skip
+                math.exp(np.float64(log_scales[g, 0])),
+                math.exp(np.float64(log_scales[g, 1])),
+                math.exp(np.float64(log_scales[g, 2])),
+            )
             n = math.sqrt(q0 * q0 + q1 * q1 + q2 * q2 + q3 * q3)
             opacity = 1.0 / (1.0 + math.exp(-np.float64(logits[g])))
             total = m0 + m1 + m2 + n + s0 + s1 + s2 + np.float64(logits[g])
@@ -310,7 +344,9 @@ def project_backward(
     part,
     parts,
 ):
-    """Chain rule of project_forward, in reverse order of its lines. Invisible Gaussians get zeros."""
+    """Chain rule of project_forward, in reverse order of its lines. Invisible Gaussians
+    get zeros.
+    """
     G = means.shape[0]
     fx, fy, cx, cy = intrinsics[0], intrinsics[1], intrinsics[2], intrinsics[3]
     ex = -(R[0, 0] * t[0] + R[1, 0] * t[1] + R[2, 0] * t[2])
@@ -321,7 +357,13 @@ def project_backward(
     for block in range(part, (G + BLOCK - 1) // BLOCK, parts):
         basis = np.empty(16)
         dbasis = np.empty((16, 3))
-        U, V, gV, gU, gR = np.empty((3, 3)), np.empty((2, 3)), np.empty((2, 3)), np.empty((3, 3)), np.empty((3, 3))
+        U, V, gV, gU, gR = (
+            np.empty((3, 3)),
+            np.empty((2, 3)),
+            np.empty((2, 3)),
+            np.empty((3, 3)),
+            np.empty((3, 3)),
+        )
         rot = np.empty((3, 3))
         s = np.empty(3)
         for g in range(block * BLOCK, min(G, block * BLOCK + BLOCK)):
@@ -329,8 +371,11 @@ def project_backward(
                 continue
             m0, m1, m2 = np.float64(means[g, 0]), np.float64(means[g, 1]), np.float64(means[g, 2])
             q0, q1, q2, q3 = (
-                np.float64(quats[g, 0]), np.float64(quats[g, 1]), np.float64(quats[g, 2]), np.float64(quats[g, 3]),
-            )  # fmt: skip
+                np.float64(quats[g, 0]),
+                np.float64(quats[g, 1]),
+                np.float64(quats[g, 2]),
+                np.float64(quats[g, 3]),
+            )
             n = math.sqrt(q0 * q0 + q1 * q1 + q2 * q2 + q3 * q3)
             q0, q1, q2, q3 = q0 / n, q1 / n, q2 / n, q3 / n
             x = R[0, 0] * m0 + R[0, 1] * m1 + R[0, 2] * m2 + t[0]
@@ -343,7 +388,9 @@ def project_backward(
             for j in range(3):
                 s[j] = math.exp(np.float64(log_scales[g, j]))
                 for i in range(3):
-                    U[i, j] = (R[i, 0] * rot[0, j] + R[i, 1] * rot[1, j] + R[i, 2] * rot[2, j]) * s[j]
+                    U[i, j] = (R[i, 0] * rot[0, j] + R[i, 1] * rot[1, j] + R[i, 2] * rot[2, j]) * s[
+                        j
+                    ]
             u = min(max(x / z, u_min), u_max)
             v = min(max(y / z, v_min), v_max)
             a = c = EPS2D
@@ -362,7 +409,11 @@ def project_backward(
             o_logits[g] = np.float64(g_opacities[g]) * opacity * (1.0 - opacity)
 
             # conic = inverse of the covariance: d cov = -Q (d Q) Q
-            gA, gB, gC = np.float64(g_conics[g, 0]), 0.5 * np.float64(g_conics[g, 1]), np.float64(g_conics[g, 2])
+            gA, gB, gC = (
+                np.float64(g_conics[g, 0]),
+                0.5 * np.float64(g_conics[g, 1]),
+                np.float64(g_conics[g, 2]),
+            )
             h00, h01 = gA * A + gB * B, gA * B + gB * C
             h10, h11 = gB * A + gC * B, gB * B + gC * C
             ga = -(A * h00 + B * h10)
@@ -401,20 +452,29 @@ def project_backward(
                 o_log_scales[g, j] = g_s * s[j]
                 for i in range(3):
                     gR[i, j] *= s[j]
-            p0 = 2.0 * (q1 * (gR[2, 1] - gR[1, 2]) + q2 * (gR[0, 2] - gR[2, 0]) + q3 * (gR[1, 0] - gR[0, 1]))
+            p0 = 2.0 * (
+                q1 * (gR[2, 1] - gR[1, 2]) + q2 * (gR[0, 2] - gR[2, 0]) + q3 * (gR[1, 0] - gR[0, 1])
+            )
             p1 = 2.0 * (
-                q2 * (gR[0, 1] + gR[1, 0]) + q3 * (gR[0, 2] + gR[2, 0]) + q0 * (gR[2, 1] - gR[1, 2])
+                q2 * (gR[0, 1] + gR[1, 0])
+                + q3 * (gR[0, 2] + gR[2, 0])
+                + q0 * (gR[2, 1] - gR[1, 2])
                 - 2.0 * q1 * (gR[1, 1] + gR[2, 2])
-            )  # fmt: skip
+            )
             p2 = 2.0 * (
-                q1 * (gR[0, 1] + gR[1, 0]) + q3 * (gR[1, 2] + gR[2, 1]) + q0 * (gR[0, 2] - gR[2, 0])
+                q1 * (gR[0, 1] + gR[1, 0])
+                + q3 * (gR[1, 2] + gR[2, 1])
+                + q0 * (gR[0, 2] - gR[2, 0])
                 - 2.0 * q2 * (gR[0, 0] + gR[2, 2])
-            )  # fmt: skip
+            )
             p3 = 2.0 * (
-                q1 * (gR[0, 2] + gR[2, 0]) + q2 * (gR[1, 2] + gR[2, 1]) + q0 * (gR[1, 0] - gR[0, 1])
+                q1 * (gR[0, 2] + gR[2, 0])
+                + q2 * (gR[1, 2] + gR[2, 1])
+                + q0 * (gR[1, 0] - gR[0, 1])
                 - 2.0 * q3 * (gR[0, 0] + gR[1, 1])
-            )  # fmt: skip
-            along = p0 * q0 + p1 * q1 + p2 * q2 + p3 * q3  # the length of a quaternion has no effect
+            )
+            # the length of a quaternion has no effect
+            along = p0 * q0 + p1 * q1 + p2 * q2 + p3 * q3
             o_quats[g, 0] = (p0 - along * q0) / n
             o_quats[g, 1] = (p1 - along * q1) / n
             o_quats[g, 2] = (p2 - along * q2) / n
@@ -487,7 +547,9 @@ def tile_scan(
     part,
     parts,
 ):
-    """Count (fill False) or list (fill True) the tiles in which a Gaussian has alpha >= ALPHA_MIN."""
+    """Count (fill False) or list (fill True) the tiles in which a Gaussian has alpha >=
+    ALPHA_MIN.
+    """
     G = means2d.shape[0]
     tiles_x, tiles_y = (width + TILE - 1) // TILE, (height + TILE - 1) // TILE
     for block in range(part, (G + BLOCK - 1) // BLOCK, parts):
@@ -529,7 +591,9 @@ def tile_sort(
     tile_gaussian,  # [n] int32 out: Gaussians of each tile, nearest first
     tile_slot,  # [n] int64 out: where that pair's gradient is written
 ):
-    """Counting sort of the slots by tile; walking Gaussians by depth makes every list depth-sorted."""
+    """Counting sort of the slots by tile; walking Gaussians by depth makes every list
+    depth-sorted.
+    """
     next_free = np.zeros(n_tiles + 1, np.int64)
     for i in range(slot_tile.shape[0]):
         next_free[slot_tile[i] + 1] += 1
@@ -547,12 +611,15 @@ def tile_sort(
 
 # --------------------------------------------------------------------------- blending
 # No fastmath here: forward, backward and the weights must take the same decisions (skip, stop)
-# bit for bit. Only sums over pixels (below) may be reordered by the compiler, the same way each time.
+# bit for bit. Only sums over pixels (below) may be reordered by the compiler, the same way each
+# time.
 #
 # The state of a tile lives in ONE flat buffer, plane after plane of 256 pixels, indexed by unsigned
 # integers: only then can LLVM prove that the planes do not overlap and no index is negative, and
 # vectorise the loops over pixels (8x faster than separate arrays).
-_PX, _PY, _T, _LIVE, _W, _ALPHA, _BEFORE, _Q, _H, _BEHIND, _CHANNELS = [np.uint64(PIXELS * i) for i in range(11)]
+_PX, _PY, _T, _LIVE, _W, _ALPHA, _BEFORE, _Q, _H, _BEHIND, _CHANNELS = [
+    np.uint64(PIXELS * i) for i in range(11)
+]
 """Planes: pixel centre, transmittance, 1 while the pixel is open, alpha T, alpha, and (backward) T
 before, g·f, -dL/dpower, the sum behind; then one plane per channel."""
 
@@ -600,7 +667,9 @@ def _moments(b, mx, my, lo, hi):
 
 @_jit()
 def _begin_tile(tile, width, height, constants, b):
-    """Pixel centres, transmittance 1, and live = 1 for the pixels of a tile that are in the image."""
+    """Pixel centres, transmittance 1, and live = 1 for the pixels of a tile that are in
+    the image.
+    """
     one, half = constants[3], constants[4]
     tiles_x = (width + TILE - 1) // TILE
     x0, y0 = (tile % tiles_x) * TILE, (tile // tiles_x) * TILE
@@ -626,8 +695,16 @@ def _rows(my, reach, y0, rows):
 
 @_jit()
 def _weights(mx, my, A, B, C, opacity, constants, lo, hi, b):
-    """Blend one Gaussian: ALPHA and W = alpha T where it is drawn, else 0; T and LIVE are brought up to date."""
-    alpha_min, alpha_max, stop, one, half = constants[0], constants[1], constants[2], constants[3], constants[4]
+    """Blend one Gaussian: ALPHA and W = alpha T where it is drawn, else 0; T and LIVE are brought
+    up to date.
+    """
+    alpha_min, alpha_max, stop, one, half = (
+        constants[0],
+        constants[1],
+        constants[2],
+        constants[3],
+        constants[4],
+    )
     zero = one - one
     hA = half * A
     hC = half * C
@@ -667,7 +744,9 @@ def blend_forward(
     parts,
 ):
     channels = features.shape[1]
-    for tile in range(part, tile_start.shape[0] - 1, parts):  # interleaved: a fair share of busy regions
+    for tile in range(
+        part, tile_start.shape[0] - 1, parts
+    ):  # interleaved: a fair share of busy regions
         b = np.zeros(PIXELS * (10 + channels), means2d.dtype)
         everything = np.uint64(PIXELS)
         nothing = np.uint64(0)
@@ -676,7 +755,16 @@ def blend_forward(
             g = tile_gaussian[p]
             lo, hi = _rows(means2d[g, 1], reach[g], y0, rows)
             _weights(
-                means2d[g, 0], means2d[g, 1], conics[g, 0], conics[g, 1], conics[g, 2], opacities[g], constants, lo, hi, b
+                means2d[g, 0],
+                means2d[g, 1],
+                conics[g, 0],
+                conics[g, 1],
+                conics[g, 2],
+                opacities[g],
+                constants,
+                lo,
+                hi,
+                b,
             )
             for c in range(channels):
                 f = features[g, c]
@@ -711,17 +799,21 @@ def blend_backward(
     g_image,  # [H, W, C] gradient of image
     g_alpha,  # [H, W] gradient of 1 - remaining
     geometry,  # bool: False = gradients of features only
-    slots,  # [n, 6 + C] out, zero on entry: gradients per (Gaussian, tile): mean2d, conic, opacity, features
+    # [n, 6 + C] out, zero on entry: gradients per (Gaussian, tile): mean2d, conic, opacity,
+    # features
+    slots,
     part,
     parts,
 ):
     """Walks the lists front to back like the forward pass, so that T is the same bit for bit.
 
-    With w = alpha T, q = g·f, and S = sum of w q over the Gaussians behind:
-    dL/dalpha = T q - (S - g_alpha T_final) / (1 - alpha). S starts as g·image and loses w q per step.
+    With w = alpha T, q = g·f, and S = sum of w q over the Gaussians behind: dL/dalpha = T q - (S -
+    g_alpha T_final) / (1 - alpha). S starts as g·image and loses w q per step.
     """
     channels = features.shape[1]
-    for tile in range(part, tile_start.shape[0] - 1, parts):  # interleaved: a fair share of busy regions
+    for tile in range(
+        part, tile_start.shape[0] - 1, parts
+    ):  # interleaved: a fair share of busy regions
         alpha_max, one, half = constants[1], constants[3], constants[4]
         zero = one - one
         b = np.zeros(PIXELS * (10 + channels), means2d.dtype)
@@ -762,7 +854,8 @@ def blend_backward(
                         behind = b[j + _BEHIND] - b[j + _W] * q
                         b[j + _BEHIND] = behind
                         d_alpha = b[j + _BEFORE] * q - behind / (one - alpha)
-                        # alpha = opacity exp(-power): d alpha / d power = -alpha, and 0 where alpha is capped
+                        # alpha = opacity exp(-power): d alpha / d power = -alpha, and 0 where alpha
+                        # is capped
                         b[j + _H] = -d_alpha * alpha if alpha < alpha_max else zero
                     s, sx, sy, sxx, sxy, syy = _moments(b, mx, my, lo, hi)
                     slots[slot, 0] = A * sx + B * sy
@@ -801,7 +894,8 @@ def top_weights(
     width,
     pixels,  # [P] int64, y * width + x
     order,  # [P] int64: the pixels tile by tile, rows of a tile from the top
-    first,  # [tiles + 1] int64: the pixels of tile i are order[first[i]:first[i + 1]], at most PIXELS
+    # [tiles + 1] int64: the pixels of tile i are order[first[i]:first[i + 1]], at most PIXELS
+    first,
     k,
     ids,  # [P, k] int32 out, zero on entry
     weights,  # [P, k] float32 out, zero on entry
@@ -812,7 +906,9 @@ def top_weights(
     """The k largest alpha T of some pixels, largest first; of equals, the nearer first."""
     one, half = constants[3], constants[4]
     tiles_x = (width + TILE - 1) // TILE
-    for tile in range(part, tile_start.shape[0] - 1, parts):  # interleaved: a fair share of busy regions
+    for tile in range(
+        part, tile_start.shape[0] - 1, parts
+    ):  # interleaved: a fair share of busy regions
         own = order[first[tile] : first[tile + 1]]
         if len(own) == 0:
             continue
@@ -834,7 +930,16 @@ def top_weights(
             lo, hi = _rows(means2d[g, 1], reach[g], y0, TILE)
             lo, hi = np.uint64(row[lo // np.uint64(TILE)]), np.uint64(row[hi // np.uint64(TILE)])
             _weights(
-                means2d[g, 0], means2d[g, 1], conics[g, 0], conics[g, 1], conics[g, 2], opacities[g], constants, lo, hi, b
+                means2d[g, 0],
+                means2d[g, 1],
+                conics[g, 0],
+                conics[g, 1],
+                conics[g, 2],
+                opacities[g],
+                constants,
+                lo,
+                hi,
+                b,
             )
             for n in range(np.int64(lo), np.int64(hi)):
                 w = np.float32(b[np.uint64(n) + _W])
@@ -855,19 +960,28 @@ def top_weights(
                 break
 
 
-# --------------------------------------------------------------------------- gradient of cached pixels
+# --------------------------------------------------------------------------- gradient of cached
+# pixels
 @_jit(nogil=True)
-def scatter_rows(ids, weights, upstream, total, part, parts):  # [P, K], [P, K], [P, C] -> total [G, C]
+def scatter_rows(
+    ids, weights, upstream, total, part, parts
+):  # [P, K], [P, K], [P, C] -> total [G, C]
     """total[i] += weight times the pixel's gradient, for every entry of Gaussian i.
 
-    Every part reads all entries and serves its own share of the Gaussians, so a sum has one order on any number of threads.
+    Every part reads all entries and serves its own share of the Gaussians, so a sum has one order
+    on any number of threads.
     """
     low, high = len(total) * part // parts, len(total) * (part + 1) // parts
     P, K = ids.shape
     own = np.empty(K, np.int32)
     for p in range(P):
         n = 0
-        for k in range(K):  # first which entries, without a branch: guessing it wrong every other time took longer than the sums
+        for k in range(
+            K
+            # first which entries, without a branch: guessing it wrong every other time took longer
+            # than
+            # the sums
+        ):
             own[n] = k
             n += (ids[p, k] >= low) & (ids[p, k] < high)
         for k in own[:n]:

@@ -42,49 +42,75 @@ class Gaussians:
         """Highest SH degree stored: 0..3. Raises GaussiansError if K is none of 1, 4, 9, 16."""
         k = self.sh.shape[1] if self.sh.ndim == 3 else None
         if k not in SH_SIZES:
-            raise GaussiansError(f"sh has shape {tuple(self.sh.shape)}, expected [G, K, 3] with K in {SH_SIZES}; pad it with zeros")
+            raise GaussiansError(
+                f"sh has shape {tuple(self.sh.shape)}, expected [G, K, 3] with K in {SH_SIZES}; pad"
+                " it with zeros"
+            )
         return SH_SIZES.index(k)
 
-    def to(self, device=None, dtype: torch.dtype | None = None) -> "Gaussians":
+    def to(self, device=None, dtype: torch.dtype | None = None) -> Gaussians:
         """The same Gaussians on another device or in another float type (differentiable)."""
-        return Gaussians(*(getattr(self, f.name).to(device=device, dtype=dtype) for f in fields(self)))
+        return Gaussians(
+            *(getattr(self, f.name).to(device=device, dtype=dtype) for f in fields(self))
+        )
 
-    def detach(self) -> "Gaussians":
+    def detach(self) -> Gaussians:
         """The same Gaussians, cut from any autograd graph (no copy)."""
         return Gaussians(*(getattr(self, f.name).detach() for f in fields(self)))
 
-    def select(self, keep: Tensor | np.ndarray) -> "Gaussians":  # keep: [G] bool
-        """The Gaussians for which ``keep`` is true, in order. Raises GaussiansError if there is not one value for each."""
+    def select(self, keep: Tensor | np.ndarray) -> Gaussians:  # keep: [G] bool
+        """The Gaussians for which ``keep`` is true, in order. Raises GaussiansError if there is not
+        one value for each.
+        """
         keep = torch.as_tensor(keep, device=self.means.device)
         if keep.dtype != torch.bool or keep.shape != (len(self),):
-            raise GaussiansError(f"keep is {keep.dtype} of shape {tuple(keep.shape)}, expected bool of ({len(self)},): one value for each Gaussian")
+            raise GaussiansError(
+                f"keep is {keep.dtype} of shape {tuple(keep.shape)}, expected bool of"
+                f" ({len(self)},): one value for each Gaussian"
+            )
         return Gaussians(*(getattr(self, f.name)[keep] for f in fields(self)))
 
-    def with_sh(self, sh: Tensor) -> "Gaussians":  # sh: [G, K, 3]
+    def with_sh(self, sh: Tensor) -> Gaussians:  # sh: [G, K, 3]
         """The same geometry with other colours."""
         return replace(self, sh=sh)
 
     def check_shapes(self) -> None:
-        """Raise GaussiansError if shapes, dtypes or devices do not fit together (cheap, no data read)."""
+        """Raise GaussiansError if shapes, dtypes or devices do not fit together (cheap, no data
+        read).
+        """
         G = self.means.shape[0] if self.means.ndim else -1
-        for name, tail in (("means", (3,)), ("quats", (4,)), ("log_scales", (3,)), ("logit_opacities", ())):
+        for name, tail in (
+            ("means", (3,)),
+            ("quats", (4,)),
+            ("log_scales", (3,)),
+            ("logit_opacities", ()),
+        ):
             shape = tuple(getattr(self, name).shape)
             if shape != (G, *tail):
-                raise GaussiansError(f"{name} has shape {shape}, expected {(G, *tail)}; G is the length of means")
+                raise GaussiansError(
+                    f"{name} has shape {shape}, expected {(G, *tail)}; G is the length of means"
+                )
         if self.sh.ndim != 3 or self.sh.shape[0] != G or self.sh.shape[2] != 3:
-            raise GaussiansError(f"sh has shape {tuple(self.sh.shape)}, expected ({G}, K, 3) with K in {SH_SIZES}")
-        self.sh_degree  # raises on another K
+            raise GaussiansError(
+                f"sh has shape {tuple(self.sh.shape)}, expected ({G}, K, 3) with K in {SH_SIZES}"
+            )
+        _ = self.sh_degree  # raises on another K
         for f in fields(self):
             t = getattr(self, f.name)
             if t.dtype != self.means.dtype or t.dtype not in (torch.float32, torch.float64):
                 raise GaussiansError(
-                    f"{f.name} is {t.dtype} and means {self.means.dtype}, expected float32 in all; use .to(dtype=torch.float32)"
+                    f"{f.name} is {t.dtype} and means {self.means.dtype}, expected float32 in all;"
+                    " use .to(dtype=torch.float32)"
                 )
             if t.device != self.means.device:
-                raise GaussiansError(f"{f.name} is on {t.device}, means on {self.means.device}; use .to(device)")
+                raise GaussiansError(
+                    f"{f.name} is on {t.device}, means on {self.means.device}; use .to(device)"
+                )
 
-    def validate(self) -> "Gaussians":
-        """Return self, or raise GaussiansError naming what is wrong: shapes, NaN, inf, zero quaternions."""
+    def validate(self) -> Gaussians:
+        """Return self, or raise GaussiansError naming what is wrong: shapes, NaN, inf, zero
+        quaternions.
+        """
         self.check_shapes()
         for f in fields(self):
             t = getattr(self, f.name).detach()
@@ -92,8 +118,8 @@ class Gaussians:
             if bool(bad.any()):
                 first = int(torch.nonzero(bad)[0])
                 raise GaussiansError(
-                    f"{f.name} holds NaN or inf in {int(bad.sum())} of {len(self)} Gaussians, first at index {first}; "
-                    "lower the learning rates, or remove these Gaussians"
+                    f"{f.name} holds NaN or inf in {int(bad.sum())} of {len(self)} Gaussians, first"
+                    f" at index {first}; lower the learning rates, or remove these Gaussians"
                 )
         zero = self.quats.detach().norm(dim=1) == 0
         if bool(zero.any()):
@@ -142,7 +168,10 @@ def save_ply(gaussians: Gaussians, path: str | Path) -> Path:
         os.replace(temporary, path)
     except OSError as e:
         temporary.unlink(missing_ok=True)
-        raise GaussiansError(f"{path}: cannot be written ({e.strerror or e}); free space, or choose a folder that exists and is writable") from e
+        raise GaussiansError(
+            f"{path}: cannot be written ({e.strerror or e}); free space, or choose a folder that"
+            " exists and is writable"
+        ) from e
     return path
 
 
@@ -158,11 +187,17 @@ def load_ply(path: str | Path) -> Gaussians:
     n_rest = sum(1 for n in have if n.startswith("f_rest_"))
     n_sh = n_rest // 3 + 1
     if n_rest % 3 or n_sh not in SH_SIZES:
-        raise GaussiansError(f"{path}: has {n_rest} f_rest_* columns, expected 0, 9, 24 or 45 (SH degree 0..3); {remedy}")
+        raise GaussiansError(
+            f"{path}: has {n_rest} f_rest_* columns, expected 0, 9, 24 or 45 (SH degree 0..3);"
+            f" {remedy}"
+        )
     wanted = [n for n in _property_names(n_sh) if n not in ("nx", "ny", "nz")]
     missing = [n for n in wanted if n not in have]
     if missing:
-        raise GaussiansError(f"{path}: lacks the columns {', '.join(missing)}, has {', '.join(have) or 'none'}; {remedy}")
+        raise GaussiansError(
+            f"{path}: lacks the columns {', '.join(missing)}, has {', '.join(have) or 'none'};"
+            f" {remedy}"
+        )
 
     columns = {n: vertex[n].astype(np.float32) for n in wanted}
 

@@ -4,7 +4,8 @@ Two back ends with the same rules (gsplat's, v1.5): ``cpu`` (numba, see ``_cpu.p
 (``gsplat.rasterization``). Also the split form for frozen geometry: ``project`` once per view,
 then ``splat_features`` (differentiable in the features only) or ``blending_weights``.
 
-Source of the method: Kerbl et al. 2023 (3D Gaussian Splatting); Zwicker et al. 2001 (EWA splatting).
+Source of the method: Kerbl et al. 2023 (3D Gaussian Splatting); Zwicker et al. 2001 (EWA
+splatting).
 """
 
 from __future__ import annotations
@@ -37,14 +38,16 @@ class Rendering:
 
 @dataclass
 class Projection:
-    """Gaussians as one camera sees them: frozen, detached, on the CPU. Feeds splat_features and blending_weights."""
+    """Gaussians as one camera sees them: frozen, detached, on the CPU. Feeds splat_features and
+    blending_weights.
+    """
 
     means2d: Tensor  # [G, 2] pixels
     conics: Tensor  # [G, 3] inverse 2D covariance: xx, xy, yy
     opacities: Tensor  # [G]
     depths: Tensor  # [G] camera z
     radii: Tensor  # [G, 2] int32 pixels, 0 = not visible
-    tiles: "Tiles"
+    tiles: Tiles
     width: int
     height: int
 
@@ -103,7 +106,10 @@ def rasterize(
         image, alpha, depth, info = _rasterize_cuda(gaussians, camera, features, n_basis)
     elif backend == "cpu":
         if gaussians.means.device.type != "cpu":
-            raise GaussiansError(f"backend 'cpu' got tensors on {gaussians.means.device}; use .to('cpu') or backend='cuda'")
+            raise GaussiansError(
+                f"backend 'cpu' got tensors on {gaussians.means.device}; use .to('cpu') or"
+                " backend='cuda'"
+            )
         image, alpha, depth, info = _rasterize_cpu(gaussians, camera, features, n_basis)
     else:
         raise GaussiansError(f"backend {backend!r} is unknown; use 'auto', 'cpu' or 'cuda'")
@@ -111,7 +117,9 @@ def rasterize(
     if background is not None:
         background = torch.as_tensor(background, dtype=color.dtype, device=color.device)
         if background.shape != (3,):
-            raise GaussiansError(f"background has shape {tuple(background.shape)}, expected (3,): one colour")
+            raise GaussiansError(
+                f"background has shape {tuple(background.shape)}, expected (3,): one colour"
+            )
         color = color + (1 - alpha)[..., None] * background
     return Rendering(color, alpha, depth, None if features is None else image[..., 3:], info)
 
@@ -125,7 +133,13 @@ def project(gaussians: Gaussians, camera: Camera) -> Projection:
     gaussians.check_shapes()
     _check_camera(camera)
     means2d, conics, opacities, depths, _, radii = _Project.apply(
-        gaussians.means, gaussians.quats, gaussians.log_scales, gaussians.logit_opacities, gaussians.sh, 1, camera
+        gaussians.means,
+        gaussians.quats,
+        gaussians.log_scales,
+        gaussians.logit_opacities,
+        gaussians.sh,
+        1,
+        camera,
     )
     tiles = _build_tiles(means2d, conics, opacities, depths, radii, camera)
     return Projection(means2d, conics, opacities, depths, radii, tiles, camera.width, camera.height)
@@ -139,13 +153,18 @@ def splat_features(projection: Projection, features: Tensor) -> Tensor:  # [G, C
     means2d = projection.means2d
     if features.ndim != 2 or len(features) != len(projection) or features.device.type != "cpu":
         raise GaussiansError(
-            f"features have shape {tuple(features.shape)} on {features.device}, expected ({len(projection)}, C) on cpu: "
-            "one row per Gaussian of the projection"
+            f"features have shape {tuple(features.shape)} on {features.device}, expected"
+            f" ({len(projection)}, C) on cpu: one row per Gaussian of the projection"
         )
     image, _ = _Splat.apply(
-        means2d, projection.conics, projection.opacities, features.to(means2d.dtype), projection.tiles,
-        projection.width, projection.height,
-    )  # fmt: skip
+        means2d,
+        projection.conics,
+        projection.opacities,
+        features.to(means2d.dtype),
+        projection.tiles,
+        projection.width,
+        projection.height,
+    )
     return image
 
 
@@ -154,7 +173,9 @@ def _n_basis(gaussians: Gaussians, sh_degree: int | None) -> int:
     if sh_degree is None:
         return gaussians.sh.shape[1]
     if sh_degree not in range(gaussians.sh_degree + 1):
-        raise GaussiansError(f"sh_degree is {sh_degree}, these Gaussians store degree 0..{gaussians.sh_degree}")
+        raise GaussiansError(
+            f"sh_degree is {sh_degree}, these Gaussians store degree 0..{gaussians.sh_degree}"
+        )
     return SH_SIZES[sh_degree]
 
 
@@ -162,11 +183,14 @@ def _check_features(features: Tensor | None, gaussians: Gaussians) -> Tensor | N
     if features is None:
         return None
     if features.ndim != 2 or features.shape[0] != len(gaussians):
-        raise GaussiansError(f"features have shape {tuple(features.shape)}, expected ({len(gaussians)}, C): one row per Gaussian")
+        raise GaussiansError(
+            f"features have shape {tuple(features.shape)}, expected ({len(gaussians)}, C): one row"
+            " per Gaussian"
+        )
     if features.dtype != gaussians.means.dtype or features.device != gaussians.means.device:
         raise GaussiansError(
-            f"features are {features.dtype} on {features.device}, the Gaussians {gaussians.means.dtype} on "
-            f"{gaussians.means.device}; use .to()"
+            f"features are {features.dtype} on {features.device}, the Gaussians"
+            f" {gaussians.means.dtype} on {gaussians.means.device}; use .to()"
         )
     return features
 
@@ -174,16 +198,25 @@ def _check_features(features: Tensor | None, gaussians: Gaussians) -> Tensor | N
 def _check_camera(camera: Camera) -> None:
     if camera.width < 1 or camera.height < 1 or not (camera.K[0, 0] > 0 and camera.K[1, 1] > 0):
         raise GaussiansError(
-            f"camera of {camera.width}x{camera.height} pixels with focal lengths {camera.K[0, 0]}, {camera.K[1, 1]}; all must be positive"
+            f"camera of {camera.width}x{camera.height} pixels with focal lengths {camera.K[0, 0]},"
+            f" {camera.K[1, 1]}; all must be positive"
         )
     if not (np.isfinite(camera.K).all() and np.isfinite(camera.world_to_camera).all()):
-        raise GaussiansError("camera holds NaN or inf in K or world_to_camera; read the camera model again")
+        raise GaussiansError(
+            "camera holds NaN or inf in K or world_to_camera; read the camera model again"
+        )
 
 
 # --------------------------------------------------------------------------- CPU
 def _rasterize_cpu(gaussians: Gaussians, camera: Camera, features: Tensor | None, n_basis: int):
     means2d, conics, opacities, depths, colors, radii = _Project.apply(
-        gaussians.means, gaussians.quats, gaussians.log_scales, gaussians.logit_opacities, gaussians.sh, n_basis, camera
+        gaussians.means,
+        gaussians.quats,
+        gaussians.log_scales,
+        gaussians.logit_opacities,
+        gaussians.sh,
+        n_basis,
+        camera,
     )
     tiles = _build_tiles(means2d, conics, opacities, depths, radii, camera)
     info = {
@@ -196,10 +229,18 @@ def _rasterize_cpu(gaussians: Gaussians, camera: Camera, features: Tensor | None
         "n_intersections": tiles.intersections,
     }
     # one pass for colour, features and depth: the weights are computed once
-    channels = [colors, depths[:, None]] if features is None else [colors, features, depths[:, None]]
+    channels = (
+        [colors, depths[:, None]] if features is None else [colors, features, depths[:, None]]
+    )
     # the graph runs through info["means2d"], so that its gradient can be read after backward
     image, alpha = _Splat.apply(
-        info["means2d"][0], conics, opacities, torch.cat(channels, dim=1), tiles, camera.width, camera.height
+        info["means2d"][0],
+        conics,
+        opacities,
+        torch.cat(channels, dim=1),
+        tiles,
+        camera.width,
+        camera.height,
     )
     depth = image[..., -1] / alpha.clamp_min(DEPTH_EPS)
     return image[..., :-1], alpha, depth, info
@@ -221,7 +262,9 @@ def _constants(dtype) -> np.ndarray:
 
 
 class _Project(torch.autograd.Function):
-    """Gaussians -> means2d [G, 2], conics [G, 3], opacities [G], depths [G], colors [G, 3], radii [G, 2] int32."""
+    """Gaussians -> means2d [G, 2], conics [G, 3], opacities [G], depths [G], colors [G, 3], radii
+    [G, 2] int32.
+    """
 
     @staticmethod
     def forward(ctx, means, quats, log_scales, logits, sh, n_basis, camera):
@@ -231,13 +274,21 @@ class _Project(torch.autograd.Function):
         radii = torch.empty((G, 2), dtype=torch.int32)
         bad = np.empty(G, np.uint8)
         _cpu.run(
-            _cpu.project_forward, *arrays, n_basis, *_camera_arrays(camera), camera.width, camera.height,
-            *(t.numpy() for t in out), radii.numpy(), bad,
-        )  # fmt: skip
+            _cpu.project_forward,
+            *arrays,
+            n_basis,
+            *_camera_arrays(camera),
+            camera.width,
+            camera.height,
+            *(t.numpy() for t in out),
+            radii.numpy(),
+            bad,
+        )
         if bad.any():
             Gaussians(means, quats, log_scales, logits, sh).validate()
             raise GaussiansError(
-                f"Gaussian {int(bad.argmax())} of {G} overflows (log_scales up to {float(log_scales.max()):.3g}); remove it"
+                f"Gaussian {int(bad.argmax())} of {G} overflows (log_scales up to"
+                f" {float(log_scales.max()):.3g}); remove it"
             )
         ctx.save_for_backward(means, quats, log_scales, logits, sh, radii)
         ctx.n_basis, ctx.camera = n_basis, camera
@@ -250,9 +301,16 @@ class _Project(torch.autograd.Function):
         *inputs, radii = ctx.saved_tensors
         out = [torch.zeros(t.shape, dtype=t.dtype) for t in inputs]
         _cpu.run(
-            _cpu.project_backward, *(_array(t) for t in inputs), ctx.n_basis, *_camera_arrays(ctx.camera), ctx.camera.width, ctx.camera.height,
-            _array(radii), *(_array(g) for g in grads[:5]), *(t.numpy() for t in out),
-        )  # fmt: skip
+            _cpu.project_backward,
+            *(_array(t) for t in inputs),
+            ctx.n_basis,
+            *_camera_arrays(ctx.camera),
+            ctx.camera.width,
+            ctx.camera.height,
+            _array(radii),
+            *(_array(g) for g in grads[:5]),
+            *(t.numpy() for t in out),
+        )
         return (*out, None, None)
 
 
@@ -264,14 +322,21 @@ def _build_tiles(means2d, conics, opacities, depths, radii, camera: Camera) -> T
     slot_start = np.zeros(G + 1, np.int64)
     count = np.empty(G, np.int64)
     reach = np.zeros(G, m.dtype)
-    _cpu.run(_cpu.tile_scan, m, q, o, r, w, h, slot_start, count, reach, np.empty(0, np.int32), False)
+    _cpu.run(
+        _cpu.tile_scan, m, q, o, r, w, h, slot_start, count, reach, np.empty(0, np.int32), False
+    )
     np.cumsum(count, out=slot_start[1:])
     n = int(slot_start[-1])
     slot_tile = np.empty(n, np.int32)
     _cpu.run(_cpu.tile_scan, m, q, o, r, w, h, slot_start, count, reach, slot_tile, True)
     visible = np.flatnonzero(count)
-    order = visible[np.argsort(z[visible], kind="stable")]  # equal depths keep the order of the Gaussians
-    start, gaussian, slot = np.empty(n_tiles + 1, np.int64), np.empty(n, np.int32), np.empty(n, np.int64)
+    # equal depths keep the order of the Gaussians
+    order = visible[np.argsort(z[visible], kind="stable")]
+    start, gaussian, slot = (
+        np.empty(n_tiles + 1, np.int64),
+        np.empty(n, np.int32),
+        np.empty(n, np.int64),
+    )
     _cpu.tile_sort(order, slot_start, slot_tile, n_tiles, start, gaussian, slot)
     return Tiles(start, gaussian, slot, slot_start, reach)
 
@@ -285,9 +350,18 @@ class _Splat(torch.autograd.Function):
         remaining = torch.empty((height, width), dtype=means2d.dtype)
         inputs = [t.detach().contiguous() for t in (means2d, conics, opacities, features)]
         _cpu.run(
-            _cpu.blend_forward, tiles.start, tiles.gaussian, *(t.numpy() for t in inputs[:3]), tiles.reach, inputs[3].numpy(),
-            _constants(tiles.reach.dtype), width, height, image.numpy(), remaining.numpy(),
-        )  # fmt: skip
+            _cpu.blend_forward,
+            tiles.start,
+            tiles.gaussian,
+            *(t.numpy() for t in inputs[:3]),
+            tiles.reach,
+            inputs[3].numpy(),
+            _constants(tiles.reach.dtype),
+            width,
+            height,
+            image.numpy(),
+            remaining.numpy(),
+        )
         ctx.save_for_backward(*inputs, image, remaining)
         ctx.tiles = tiles
         return image, 1 - remaining
@@ -301,10 +375,23 @@ class _Splat(torch.autograd.Function):
         geometry = any(ctx.needs_input_grad[:3])
         slots = np.zeros((tiles.intersections, 6 + channels), tiles.reach.dtype)
         _cpu.run(
-            _cpu.blend_backward, tiles.start, tiles.gaussian, tiles.slot, *(t.numpy() for t in inputs[:3]), tiles.reach,
-            inputs[3].numpy(), _constants(tiles.reach.dtype), width, height, image.numpy(), remaining.numpy(),
-            _array(g_image), _array(g_alpha), geometry, slots,
-        )  # fmt: skip
+            _cpu.blend_backward,
+            tiles.start,
+            tiles.gaussian,
+            tiles.slot,
+            *(t.numpy() for t in inputs[:3]),
+            tiles.reach,
+            inputs[3].numpy(),
+            _constants(tiles.reach.dtype),
+            width,
+            height,
+            image.numpy(),
+            remaining.numpy(),
+            _array(g_image),
+            _array(g_alpha),
+            geometry,
+            slots,
+        )
         total = torch.empty((G, 6 + channels), dtype=inputs[0].dtype)
         _cpu.run(_cpu.reduce_slots, tiles.slot_start, slots, total.numpy())
         if not geometry:
@@ -315,14 +402,21 @@ class _Splat(torch.autograd.Function):
 # --------------------------------------------------------------------------- CUDA
 def _to_cuda(gaussians: Gaussians, features: Tensor | None):
     if not torch.cuda.is_available():
-        raise DependencyError("backend 'cuda' needs a CUDA device and a CUDA build of torch, neither found; use backend='cpu'")
+        raise DependencyError(
+            "backend 'cuda' needs a CUDA device and a CUDA build of torch, neither found; use"
+            " backend='cpu'"
+        )
     if gaussians.means.is_cuda:
         return gaussians, features
     return gaussians.to("cuda"), None if features is None else features.to("cuda")
 
 
-def _cuda_arguments(gaussians: Gaussians, camera: Camera, channels: Tensor) -> dict:  # channels: [G, C]
-    """Keyword arguments of gsplat.rasterization; apart so that a test can check them without CUDA."""
+def _cuda_arguments(
+    gaussians: Gaussians, camera: Camera, channels: Tensor
+) -> dict:  # channels: [G, C]
+    """Keyword arguments of gsplat.rasterization; apart so that a test can check them
+    without CUDA.
+    """
     like = {"dtype": torch.float32, "device": gaussians.means.device}
     return {
         "means": gaussians.means,
@@ -347,11 +441,16 @@ def _rasterize_cuda(gaussians: Gaussians, camera: Camera, features: Tensor | Non
     import gsplat  # lazy: slow to import, and not needed on the CPU
 
     if gaussians.means.dtype != torch.float32:
-        raise GaussiansError(f"backend 'cuda' needs float32 Gaussians, got {gaussians.means.dtype}; use .to(dtype=torch.float32)")
+        raise GaussiansError(
+            f"backend 'cuda' needs float32 Gaussians, got {gaussians.means.dtype}; use"
+            " .to(dtype=torch.float32)"
+        )
     centre = torch.as_tensor(camera.centre, dtype=torch.float32, device=gaussians.means.device)
     # SH here rather than inside gsplat.rasterization: colours and features then blend in one pass,
     # and the gradient of means2d (which drives densification) holds both, as on the CPU
-    colors = gsplat.spherical_harmonics(SH_SIZES.index(n_basis), gaussians.means - centre, gaussians.sh[:, :n_basis].contiguous())
+    colors = gsplat.spherical_harmonics(
+        SH_SIZES.index(n_basis), gaussians.means - centre, gaussians.sh[:, :n_basis].contiguous()
+    )
     colors = (colors + 0.5).clamp_min(0)
     channels = colors if features is None else torch.cat([colors, features], dim=1)
     image, alpha, meta = gsplat.rasterization(**_cuda_arguments(gaussians, camera, channels))

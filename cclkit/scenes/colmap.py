@@ -15,8 +15,8 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from ..errors import SceneError
-from .scene import Camera, View
 from .common import check_pose, image_size, natural_key
+from .scene import Camera, View
 
 PINHOLES = ("PINHOLE", "SIMPLE_PINHOLE")
 """Models without distortion: the only ones a rasteriser of pinhole views can reproduce."""
@@ -38,7 +38,9 @@ class Model:
 
 
 def find_model(scene: Path) -> Path | None:
-    """``sparse/0`` or, as ``colmap image_undistorter`` writes it, ``sparse``; None if neither holds a model."""
+    """``sparse/0`` or, as ``colmap image_undistorter`` writes it, ``sparse``; None if neither holds
+    a model.
+    """
     for folder in (scene / "sparse" / "0", scene / "sparse"):
         if any((folder / f"{name}{ext}").is_file() for name in FILES for ext in (".bin", ".txt")):
             return folder
@@ -50,17 +52,22 @@ def read_model(folder: Path) -> Model:
 
     Raises SceneError: a file of the model is missing, cut off or damaged; nothing is registered.
     """
-    import torch  # noqa: F401  before pycolmap: loaded the other way round, the two corrupt the heap (torch 2.14, pycolmap 4.2)
     import pycolmap  # heavy, and only this function needs it
+    import torch  # noqa: F401  before pycolmap: loaded the other way round, the two corrupt the heap (torch 2.14, pycolmap 4.2)
 
-    ext = next((e for e in (".bin", ".txt") if all((folder / f"{n}{e}").is_file() for n in FILES)), None)
+    ext = next(
+        (e for e in (".bin", ".txt") if all((folder / f"{n}{e}").is_file() for n in FILES)), None
+    )
     if ext is None:
         found = sorted(p.name for p in folder.iterdir())
         raise SceneError(
-            f"{folder}: incomplete COLMAP model, found {', '.join(found) or 'nothing'}; expected cameras, images and points3D, "
-            "all .bin or all .txt: copy the missing file or export the model again (colmap model_converter)"
+            f"{folder}: incomplete COLMAP model, found {', '.join(found) or 'nothing'}; expected"
+            " cameras, images and points3D, all .bin or all .txt: copy the missing file or export"
+            " the model again (colmap model_converter)"
         )
-    files = [folder / f"{n}{ext}" for n in FILES] + [p for n in OPTIONAL_FILES if (p := folder / f"{n}{ext}").is_file()]
+    files = [folder / f"{n}{ext}" for n in FILES] + [
+        p for n in OPTIONAL_FILES if (p := folder / f"{n}{ext}").is_file()
+    ]
     if ext == ".bin":
         for path in files:
             _check_binary(path)
@@ -68,15 +75,22 @@ def read_model(folder: Path) -> Model:
         reconstruction = pycolmap.Reconstruction()
         (reconstruction.read_binary if ext == ".bin" else reconstruction.read_text)(str(folder))
         cameras = {
-            int(i): (c.model.name, int(c.width), int(c.height), np.array(c.params, np.float64)) for i, c in reconstruction.cameras.items()
+            int(i): (c.model.name, int(c.width), int(c.height), np.array(c.params, np.float64))
+            for i, c in reconstruction.cameras.items()
         }
         poses = {}
         for image in reconstruction.images.values():
             if not image.has_pose:
                 continue
             if image.name in poses:
-                raise SceneError(f"{files[1]}: two images are named {image.name!r}; names must be unique, rename one and register it again")
-            poses[image.name] = (int(image.camera_id), np.vstack([image.cam_from_world().matrix(), [0, 0, 0, 1]]))
+                raise SceneError(
+                    f"{files[1]}: two images are named {image.name!r}; names must be unique, rename"
+                    " one and register it again"
+                )
+            poses[image.name] = (
+                int(image.camera_id),
+                np.vstack([image.cam_from_world().matrix(), [0, 0, 0, 1]]),
+            )
         ids = sorted(reconstruction.points3D)
         points = np.array([reconstruction.points3D[i].xyz for i in ids], np.float64).reshape(-1, 3)
         colors = np.array([reconstruction.points3D[i].color for i in ids], np.uint8).reshape(-1, 3)
@@ -84,9 +98,14 @@ def read_model(folder: Path) -> Model:
         raise
     except Exception as e:  # pycolmap passes C++ exceptions on as several Python types
         first = (str(e).strip().splitlines() or [type(e).__name__])[0]
-        raise SceneError(f"{folder}: COLMAP model cannot be read ({first}); copy it again or export it anew (colmap model_converter)") from e
+        raise SceneError(
+            f"{folder}: COLMAP model cannot be read ({first}); copy it again or export it anew"
+            " (colmap model_converter)"
+        ) from e
     if not poses:
-        raise SceneError(f"{files[1]}: no registered image; run colmap mapper until images are registered")
+        raise SceneError(
+            f"{files[1]}: no registered image; run colmap mapper until images are registered"
+        )
     return Model(folder, tuple(files), poses, cameras, points, colors)
 
 
@@ -100,18 +119,28 @@ def read_views(model: Model, images: Path) -> tuple[View, ...]:
     for name in sorted(model.poses, key=natural_key):
         camera_id, pose = model.poses[name]
         if camera_id not in model.cameras:
-            raise SceneError(f"{model.files[1]}: image {name!r} uses camera {camera_id}, which {model.files[0].name} does not hold; export the model again")
+            raise SceneError(
+                f"{model.files[1]}: image {name!r} uses camera {camera_id}, which"
+                f" {model.files[0].name} does not hold; export the model again"
+            )
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-            raise SceneError(f"{model.files[1]}: image name {name!r} points outside {images}; use names relative to the image folder")
+            raise SceneError(
+                f"{model.files[1]}: image name {name!r} points outside {images}; use names relative"
+                " to the image folder"
+            )
         path = images / name
         if not path.is_file():
-            raise SceneError(f"{path}: the COLMAP model {model.folder} names this image, but it is not there; restore the image or remove it from the model")
+            raise SceneError(
+                f"{path}: the COLMAP model {model.folder} names this image, but it is not there;"
+                " restore the image or remove it from the model"
+            )
         K, width, height = _intrinsics(model, camera_id, images)
         size = image_size(path)
         if size != (width, height):
             raise SceneError(
-                f"{path}: image is {size[0]}x{size[1]}, its COLMAP camera {width}x{height}; use the images the model was made from, "
-                "or resize both (colmap image_undistorter --max_image_size)"
+                f"{path}: image is {size[0]}x{size[1]}, its COLMAP camera {width}x{height}; use the"
+                " images the model was made from, or resize both (colmap image_undistorter"
+                " --max_image_size)"
             )
         pose = check_pose(pose, f"{model.files[1]}: image {name!r}")
         views.append(View(name, path, Camera(K, pose, width, height)))
@@ -131,13 +160,18 @@ def _intrinsics(model: Model, camera_id: int, images: Path) -> tuple[np.ndarray,
     kind, width, height, params = model.cameras[camera_id]
     if kind not in PINHOLES:
         raise SceneError(
-            f"{model.files[0]}: camera {camera_id} has the distorted model {kind}; expected {' or '.join(PINHOLES)}. Undistort with: "
-            f"colmap image_undistorter --image_path {images} --input_path {model.folder} "
-            f"--output_path {images.parent.name}_undistorted --output_type COLMAP"
+            f"{model.files[0]}: camera {camera_id} has the distorted model {kind}; expected"
+            f" {' or '.join(PINHOLES)}. Undistort with: colmap image_undistorter --image_path"
+            f" {images} --input_path {model.folder} --output_path {images.parent.name}_undistorted"
+            " --output_type COLMAP"
         )
     fx, fy, cx, cy = params if kind == "PINHOLE" else (params[0], params[0], params[1], params[2])
     if not np.isfinite(params).all() or fx <= 0 or fy <= 0 or width <= 0 or height <= 0:
-        raise SceneError(f"{model.files[0]}: camera {camera_id} has {width}x{height} pixels and parameters {params.tolist()}; expected finite values, size and focal lengths > 0: calibrate again")
+        raise SceneError(
+            f"{model.files[0]}: camera {camera_id} has {width}x{height} pixels and parameters"
+            f" {params.tolist()}; expected finite values, size and focal lengths > 0: calibrate"
+            " again"
+        )
     return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]], np.float64), width, height
 
 
@@ -149,7 +183,8 @@ class _Walker:
 
     def fail(self, what: str):
         raise SceneError(
-            f"{self.path}: truncated or damaged, {what} at byte {self.at} of {self.size}; copy the file again or export the model anew (colmap model_converter)"
+            f"{self.path}: truncated or damaged, {what} at byte {self.at} of {self.size}; copy the"
+            " file again or export the model anew (colmap model_converter)"
         )
 
     def skip(self, count: int, what: str) -> None:
@@ -167,17 +202,22 @@ class _Walker:
         if end < 0:
             self.fail("an image name without its end")
         try:
-            self.data[self.at:end].decode()
+            self.data[self.at : end].decode()
         except UnicodeDecodeError:
             self.fail("an image name that is not text")
         self.at = end + 1
 
 
 def _check_binary(path: Path) -> None:
-    """Walk every record of one .bin file; SceneError unless they end exactly where the file ends."""
+    """Walk every record of one .bin file; SceneError unless they end exactly where the
+    file ends.
+    """
     with open(path, "rb") as f:
         if path.stat().st_size < 8:
-            raise SceneError(f"{path}: truncated or damaged, {path.stat().st_size} bytes; copy the file again or export the model anew (colmap model_converter)")
+            raise SceneError(
+                f"{path}: truncated or damaged, {path.stat().st_size} bytes; copy the file again or"
+                " export the model anew (colmap model_converter)"
+            )
         with mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as data:
             w = _Walker(path, data)
             (count,) = w.take("<Q", "the number of records")
@@ -188,8 +228,8 @@ def _check_binary(path: Path) -> None:
 
 
 def _camera_record(w: _Walker) -> None:
-    import torch  # noqa: F401  see read_model
     import pycolmap
+    import torch  # noqa: F401  see read_model
 
     _, model, width, height = w.take("<iiQQ", "a camera")
     known = {int(m.value): m for m in pycolmap.CameraModelId.__members__.values() if m.value >= 0}
@@ -217,7 +257,7 @@ def _rig_record(w: _Walker) -> None:
     if sensors:
         w.skip(8, "the reference sensor")
     for _ in range(max(0, sensors - 1)):
-        (_, _, has_pose) = w.take("<iIB", "a sensor")
+        _, _, has_pose = w.take("<iIB", "a sensor")
         w.skip(56 if has_pose else 0, "a sensor's pose")
 
 
@@ -227,4 +267,10 @@ def _frame_record(w: _Walker) -> None:
     w.skip(16 * images, "a frame's images")
 
 
-_RECORDS = {"cameras": _camera_record, "images": _image_record, "points3D": _point_record, "rigs": _rig_record, "frames": _frame_record}
+_RECORDS = {
+    "cameras": _camera_record,
+    "images": _image_record,
+    "points3D": _point_record,
+    "rigs": _rig_record,
+    "frames": _frame_record,
+}

@@ -14,7 +14,9 @@ from PIL import Image
 from ..errors import SceneError, reason
 
 IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
-"""What is decoded, whatever a file is called: Pillow would start an interpreter for some others (EPS)."""
+"""What is decoded, whatever a file is called: Pillow would start an interpreter for some others
+(EPS).
+"""
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 
@@ -22,15 +24,25 @@ T = TypeVar("T")
 
 
 def natural_key(name: str) -> list:
-    """Sort key with numbers by value: frame_2 before frame_10. The name itself settles equal numbers (01, 1)."""
-    return [(0, int(p), "") if p.isdecimal() else (1, 0, p) for p in re.split(r"(\d+)", name) if p] + [(2, 0, name)]
+    """Sort key with numbers by value: frame_2 before frame_10. The name itself settles equal
+    numbers (01, 1).
+    """
+    return [
+        (0, int(p), "") if p.isdecimal() else (1, 0, p) for p in re.split(r"(\d+)", name) if p
+    ] + [(2, 0, name)]
 
 
 def image_files(folder: Path) -> list[Path]:
-    """Images directly in ``folder``, sorted by code point, as published loaders list them; [] if there is no folder."""
+    """Images directly in ``folder``, sorted by code point, as published loaders list them; [] if
+    there is no folder.
+    """
     if not folder.is_dir():
         return []
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
+    return sorted(
+        p
+        for p in folder.iterdir()
+        if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")
+    )
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -48,7 +60,9 @@ def open_image(path: Path, use: Callable[[Image.Image], T]) -> T:
     except SceneError:
         raise
     except Exception as e:  # decoders raise whatever they like on a damaged file
-        raise SceneError(f"{path}: cannot be read as an image ({reason(e)}); restore the file") from e
+        raise SceneError(
+            f"{path}: cannot be read as an image ({reason(e)}); restore the file"
+        ) from e
 
 
 def check_pose(pose: np.ndarray, where: str) -> np.ndarray:  # [4, 4] float64
@@ -59,13 +73,17 @@ def check_pose(pose: np.ndarray, where: str) -> np.ndarray:  # [4, 4] float64
     """
     pose = np.array(pose, np.float64)
     if not np.isfinite(pose).all():
-        raise SceneError(f"{where}: the pose is not finite (NaN or infinite); remove the view from the model or register it again")
+        raise SceneError(
+            f"{where}: the pose is not finite (NaN or infinite); remove the view from the model or"
+            " register it again"
+        )
     R = pose[:3, :3]
-    error = np.abs(R @ R.T - np.eye(3)).max() if np.abs(R).max() < 2 else np.inf  # larger entries could overflow
+    # larger entries could overflow
+    error = np.abs(R @ R.T - np.eye(3)).max() if np.abs(R).max() < 2 else np.inf
     if error > 1e-3 or np.linalg.det(R) <= 0:
         raise SceneError(
-            f"{where}: the rotation is not orthonormal with determinant +1 (largest deviation {error:.2g}); "
-            "check the order and sign of its columns, or register the view again"
+            f"{where}: the rotation is not orthonormal with determinant +1 (largest deviation"
+            f" {error:.2g}); check the order and sign of its columns, or register the view again"
         )
     if error > 1e-12:
         u, _, vt = np.linalg.svd(R)

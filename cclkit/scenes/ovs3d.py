@@ -18,35 +18,48 @@ from .common import check_pose, image_files, image_size, natural_key
 from .scene import Camera, View
 
 SAME_SHAPE = 0.02
-"""Allowed relative difference of aspect ratios: whole-pixel rounding of small images, nothing more."""
+"""Allowed relative difference of aspect ratios: whole-pixel rounding of small images,
+nothing more.
+"""
 
 
 def read_llff(path: Path, images: Path) -> tuple[View, ...]:
-    """Views of ``poses_bounds.npy``, [N, 17] float: per image a 3x5 matrix [R | t | hwf], then near and far.
+    """Views of ``poses_bounds.npy``, [N, 17] float: per image a 3x5 matrix [R | t | hwf], then near
+    and far.
 
-    LLFF's camera-to-world columns are (down, right, backwards); OpenCV's are (right, down, forward).
-    The focal length belongs to the height and width in the file and is rescaled to the actual image.
-    Row n belongs to the n-th image sorted by code point, as LLFF lists them. The principal point is
-    the image centre, which the format cannot express otherwise.
+    LLFF's camera-to-world columns are (down, right, backwards); OpenCV's are (right, down,
+    forward). The focal length belongs to the height and width in the file and is rescaled to the
+    actual image. Row n belongs to the n-th image sorted by code point, as LLFF lists them. The
+    principal point is the image centre, which the format cannot express otherwise.
 
-    Raises SceneError: unreadable or of another shape, as many poses as images not given, a bad pose.
+    Raises SceneError: unreadable or of another shape, as many poses as images not given, a bad
+    pose.
     """
     try:
         rows = read_array(path)
     except ValueError as e:
         raise SceneError(f"{path}: cannot be read as a NumPy array ({e}); restore the file") from e
     if rows.ndim != 2 or rows.shape[1] != 17 or not np.issubdtype(rows.dtype, np.floating):
-        raise SceneError(f"{path}: array of shape {rows.shape} and type {rows.dtype}, expected [images, 17] floats (LLFF: 3x5 pose, near, far); restore the file")
+        raise SceneError(
+            f"{path}: array of shape {rows.shape} and type {rows.dtype}, expected [images, 17]"
+            " floats (LLFF: 3x5 pose, near, far); restore the file"
+        )
     paths = image_files(images)
     if len(paths) != len(rows):
-        raise SceneError(f"{path}: {len(rows)} poses but {len(paths)} images in {images}; LLFF pairs them in sorted order, so restore the missing images or remove the extra ones")
+        raise SceneError(
+            f"{path}: {len(rows)} poses but {len(paths)} images in {images}; LLFF pairs them in"
+            " sorted order, so restore the missing images or remove the extra ones"
+        )
     views = []
     for row, image in zip(rows.astype(np.float64), paths):
         where = f"{path}: pose of {image.name}"
         matrix = row[:15].reshape(3, 5)
         down, right, backwards, centre, (height, width, focal) = matrix.T
         if not np.isfinite(matrix).all() or min(height, width, focal) <= 0:
-            raise SceneError(f"{where}: values are not finite, or height, width, focal {height:g}, {width:g}, {focal:g} not positive; remove the view or run LLFF's imgs2poses again")
+            raise SceneError(
+                f"{where}: values are not finite, or height, width, focal {height:g}, {width:g},"
+                f" {focal:g} not positive; remove the view or run LLFF's imgs2poses again"
+            )
         camera_to_world = np.eye(4)
         camera_to_world[:3] = np.stack([right, down, -backwards, centre], axis=1)
         R = check_pose(camera_to_world, where)[:3, :3]
@@ -55,13 +68,18 @@ def read_llff(path: Path, images: Path) -> tuple[View, ...]:
         world_to_camera[:3, 3] = -R.T @ centre
         w, h = image_size(image)
         if abs((w / h) / (width / height) - 1) > SAME_SHAPE:
-            raise SceneError(f"{image}: image is {w}x{h}, its pose was made for {width:g}x{height:g}, another shape; use the images the poses were made from")
+            raise SceneError(
+                f"{image}: image is {w}x{h}, its pose was made for {width:g}x{height:g}, another"
+                " shape; use the images the poses were made from"
+            )
         K = np.array([[focal * w / width, 0, w / 2], [0, focal * h / height, h / 2], [0, 0, 1]])
         views.append(View(image.name, image, Camera(K, world_to_camera, w, h)))
     return tuple(sorted(views, key=lambda v: natural_key(v.name)))
 
 
-def read_segmentations(folder: Path, views: tuple[View, ...]) -> tuple[tuple[str, ...], dict[str, dict[str, Path]], tuple[Path, ...]]:
+def read_segmentations(
+    folder: Path, views: tuple[View, ...]
+) -> tuple[tuple[str, ...], dict[str, dict[str, Path]], tuple[Path, ...]]:
     """Classes as in ``classes.txt``, mask files by view name and class, and all files used.
 
     Folders NN are matched to views by name of the image, then by its number, then, if neither
@@ -76,22 +94,37 @@ def read_segmentations(folder: Path, views: tuple[View, ...]) -> tuple[tuple[str
     try:
         lines = listing.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, ValueError) as e:
-        raise SceneError(f"{listing}: cannot be read ({e}); expected one class text per line: restore the file") from e
+        raise SceneError(
+            f"{listing}: cannot be read ({e}); expected one class text per line: restore the file"
+        ) from e
     classes = tuple(line.strip() for line in lines if line.strip())
     loose = [_loose(c) for c in classes]
     if not classes or len(set(loose)) != len(loose):
         what = "no class" if not classes else "the same class twice"
-        raise SceneError(f"{listing}: holds {what}; expected one class text per line, each once: correct the file")
+        raise SceneError(
+            f"{listing}: holds {what}; expected one class text per line, each once: correct the"
+            " file"
+        )
     if wrong := [c for c in classes if set(c) & set("/\\\0") or len(c.encode()) > 200]:
-        raise SceneError(f"{listing}: class {wrong[0][:80]!r} cannot be the name of a mask file; correct the file")
-    folders = sorted((p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")), key=lambda p: natural_key(p.name))
+        raise SceneError(
+            f"{listing}: class {wrong[0][:80]!r} cannot be the name of a mask file; correct the"
+            " file"
+        )
+    folders = sorted(
+        (p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")),
+        key=lambda p: natural_key(p.name),
+    )
     if not folders:
-        raise SceneError(f"{folder}: no labelled view; expected folders NN with one PNG per class: restore them")
+        raise SceneError(
+            f"{folder}: no labelled view; expected folders NN with one PNG per class: restore them"
+        )
     masks: dict[str, dict[str, Path]] = {}
     files, skipped = [listing], []
     for sub, view in zip(folders, _match(folders, views)):
         if view.name in masks:
-            raise SceneError(f"{sub}: a second folder of masks for view {view.name!r}; keep one of them")
+            raise SceneError(
+                f"{sub}: a second folder of masks for view {view.name!r}; keep one of them"
+            )
         found: dict[str, list[Path]] = {}
         for path in sorted(sub.glob("*.[pP][nN][gG]")):
             found.setdefault(_loose(path.stem), []).append(path)
@@ -103,19 +136,31 @@ def read_segmentations(folder: Path, views: tuple[View, ...]) -> tuple[tuple[str
             if len(candidates) != 1:
                 expected = sub / f"{name}.png"
                 if not candidates:
-                    raise SceneError(f"{expected}: no mask of class {name!r} for view {view.name}; restore the file, or remove the class from {listing}")
-                raise SceneError(f"{expected}: {len(candidates)} files fit class {name!r} ({', '.join(p.name for p in candidates)}); keep one")
+                    raise SceneError(
+                        f"{expected}: no mask of class {name!r} for view {view.name}; restore the"
+                        f" file, or remove the class from {listing}"
+                    )
+                raise SceneError(
+                    f"{expected}: {len(candidates)} files fit class {name!r}"
+                    f" ({', '.join(p.name for p in candidates)}); keep one"
+                )
             w, h = image_size(candidates[0])
             # Another size is fine, since protocols resize masks; another shape is another picture.
             if abs((w / h) / (view.camera.width / view.camera.height) - 1) > SAME_SHAPE:
                 raise SceneError(
-                    f"{candidates[0]}: mask is {w}x{h}, its view {view.name} {view.camera.width}x{view.camera.height}, another shape; restore the mask of this view"
+                    f"{candidates[0]}: mask is {w}x{h}, its view {view.name}"
+                    f" {view.camera.width}x{view.camera.height}, another shape; restore the mask of"
+                    " this view"
                 )
             masks[view.name][name] = candidates[0]
         files.extend(masks[view.name].values())
         skipped.extend(f"{sub.name}/{p.name}" for group in found.values() for p in group)
     if skipped:
-        warnings.warn(f"{folder}: {len(skipped)} masks belong to no class of classes.txt and are skipped: {', '.join(skipped)}", stacklevel=2)
+        warnings.warn(
+            f"{folder}: {len(skipped)} masks belong to no class of classes.txt and are skipped:"
+            f" {', '.join(skipped)}",
+            stacklevel=2,
+        )
     return classes, masks, tuple(files)
 
 
@@ -139,5 +184,12 @@ def _match(folders: list[Path], views: tuple[View, ...]) -> list[View]:
         in_order = sorted(views, key=lambda v: v.name)
         if max(numbers) < len(in_order):
             return [in_order[n] for n in numbers]
-    wrong = next(f for f, n in zip(folders, numbers) if f.name not in by_stem and (n is None or n >= len(views)))
-    raise SceneError(f"{wrong}: matches no view by name, and no index 0..{len(views) - 1}; name mask folders after their images")
+    wrong = next(
+        f
+        for f, n in zip(folders, numbers)
+        if f.name not in by_stem and (n is None or n >= len(views))
+    )
+    raise SceneError(
+        f"{wrong}: matches no view by name, and no index 0..{len(views) - 1}; name mask folders"
+        " after their images"
+    )

@@ -50,25 +50,36 @@ class Camera:
         cam = points @ self.world_to_camera[:3, :3].T + self.world_to_camera[:3, 3]
         z = cam[:, 2]
         safe = np.where(np.abs(z) < 1e-12, 1e-12, z)
-        xy = cam[:, :2] / safe[:, None] * [self.K[0, 0], self.K[1, 1]] + [self.K[0, 2], self.K[1, 2]]
+        xy = cam[:, :2] / safe[:, None] * [self.K[0, 0], self.K[1, 1]] + [
+            self.K[0, 2],
+            self.K[1, 2],
+        ]
         return xy, z
 
     def backproject(self, depth: np.ndarray) -> np.ndarray:
         """Depth along z [H, W] (0 = none) -> world points [H, W, 3] of the pixel centres."""
         y, x = np.mgrid[: self.height, : self.width] + 0.5
-        rays = np.stack([(x - self.K[0, 2]) / self.K[0, 0], (y - self.K[1, 2]) / self.K[1, 1], np.ones_like(x)], -1)
+        rays = np.stack(
+            [(x - self.K[0, 2]) / self.K[0, 0], (y - self.K[1, 2]) / self.K[1, 1], np.ones_like(x)],
+            -1,
+        )
         c2w = self.camera_to_world
         return (rays * depth[..., None]) @ c2w[:3, :3].T + c2w[:3, 3]
 
-    def between(self, other: "Camera", t: float) -> "Camera":
-        """The camera a share ``t`` of the way to another one: centres and intrinsics linearly, rotation along the shortest arc."""
-        turn = Slerp([0, 1], Rotation.from_matrix([self.world_to_camera[:3, :3], other.world_to_camera[:3, :3]]))
+    def between(self, other: Camera, t: float) -> Camera:
+        """The camera a share ``t`` of the way to another one: centres and intrinsics linearly,
+        rotation along the shortest arc.
+        """
+        turn = Slerp(
+            [0, 1],
+            Rotation.from_matrix([self.world_to_camera[:3, :3], other.world_to_camera[:3, :3]]),
+        )
         pose = np.eye(4)
         pose[:3, :3] = turn(t).as_matrix()
         pose[:3, 3] = -pose[:3, :3] @ ((1 - t) * self.centre + t * other.centre)
         return Camera((1 - t) * self.K + t * other.K, pose, self.width, self.height)
 
-    def scaled(self, factor: float) -> "Camera":
+    def scaled(self, factor: float) -> Camera:
         """The same view at another resolution; the principal point scales with the pixel grid."""
         w, h = int(round(self.width * factor)), int(round(self.height * factor))
         K = self.K.copy()
@@ -94,8 +105,9 @@ class View:
         rgb = open_image(self.image_path, lambda im: np.asarray(im.convert("RGB")))
         if rgb.shape[:2] != (self.camera.height, self.camera.width):
             raise SceneError(
-                f"{self.image_path}: image is {rgb.shape[1]}x{rgb.shape[0]}, its camera says "
-                f"{self.camera.width}x{self.camera.height}; use the images the camera model was made from"
+                f"{self.image_path}: image is {rgb.shape[1]}x{rgb.shape[0]}, its camera says"
+                f" {self.camera.width}x{self.camera.height}; use the images the camera model was"
+                " made from"
             )
         return rgb
 
@@ -117,7 +129,8 @@ class GroundTruth:
     absent falls back to the next coarser one, as SAM's finer outputs do on objects without parts.
     """
 
-    folders: dict[str, Path]  # granularity -> folder of <stem>.png (uint8/uint16 ids, 0 = unlabelled)
+    # granularity -> folder of <stem>.png (uint8/uint16 ids, 0 = unlabelled)
+    folders: dict[str, Path]
     names: dict[int, str]
     parents: dict[int, int] = field(default_factory=dict)
     stuff: frozenset[int] = frozenset()  # ids of background surfaces (table, wall)
@@ -126,12 +139,16 @@ class GroundTruth:
     def ids(self, view: View, granularity: str) -> np.ndarray:  # [H, W] int32, 0 = unlabelled
         """Id map of one view. Raises SceneError when the file is missing or of another size."""
         if granularity not in GRANULARITIES:
-            raise SceneError(f"granularity {granularity!r} is unknown; use one of {', '.join(GRANULARITIES)}")
-        for g in GRANULARITIES[GRANULARITIES.index(granularity):]:
+            raise SceneError(
+                f"granularity {granularity!r} is unknown; use one of {', '.join(GRANULARITIES)}"
+            )
+        for g in GRANULARITIES[GRANULARITIES.index(granularity) :]:
             if g in self.folders:
                 path = self.folders[g] / f"{view.stem}.png"
                 return read_id_map(path, (view.camera.height, view.camera.width))
-        raise SceneError(f"no id maps at granularity {granularity!r} or coarser; has {sorted(self.folders)}")
+        raise SceneError(
+            f"no id maps at granularity {granularity!r} or coarser; has {sorted(self.folders)}"
+        )
 
 
 @dataclass(frozen=True)
@@ -144,19 +161,26 @@ class Scene:
     views: tuple[View, ...]  # sorted by capture order (numeric name)
     points: np.ndarray  # [P, 3] float64; may be empty
     point_colors: np.ndarray  # [P, 3] uint8
-    labels: dict[str, tuple[LabelledObject, ...]] = field(default_factory=dict)  # view name -> units, LERF-OVS
+    # view name -> units, LERF-OVS
+    labels: dict[str, tuple[LabelledObject, ...]] = field(default_factory=dict)
     classes: tuple[str, ...] = ()  # 3D-OVS, as in classes.txt
-    class_masks: dict[str, dict[str, Path]] = field(default_factory=dict)  # view name -> class -> mask PNG, 3D-OVS
+    # view name -> class -> mask PNG, 3D-OVS
+    class_masks: dict[str, dict[str, Path]] = field(default_factory=dict)
     depth_folder: Path | None = None
     ground_truth: GroundTruth | None = None
     held_out: frozenset[str] = frozenset()  # views never used for training
-    files: tuple[Path, ...] = ()  # every file the scene was read from or will read: what content_hash covers
+    files: tuple[
+        Path, ...
+    ] = ()  # every file the scene was read from or will read: what content_hash covers
 
     def view(self, name: str) -> View:
         for v in self.views:
             if v.name == name:
                 return v
-        raise SceneError(f"{self.path}: no view named {name!r}; the scene has {self.views[0].name} … {self.views[-1].name}")
+        raise SceneError(
+            f"{self.path}: no view named {name!r}; the scene has {self.views[0].name} …"
+            f" {self.views[-1].name}"
+        )
 
     @property
     def training_views(self) -> tuple[View, ...]:
@@ -176,7 +200,9 @@ class Scene:
     def depth(self, view: View) -> np.ndarray:  # [H, W] float64 metres, 0 = none
         """Measured or rendered depth along the camera's z axis."""
         if self.depth_folder is None:
-            raise SceneError(f"{self.path}: the scene has no depth folder; reconstruct from points instead")
+            raise SceneError(
+                f"{self.path}: the scene has no depth folder; reconstruct from points instead"
+            )
         path = self.depth_folder / f"{view.stem}.png"
         return read_id_map(path, (view.camera.height, view.camera.width)) * DEPTH_UNIT
 
@@ -187,7 +213,9 @@ def read_id_map(path: Path, shape: tuple[int, int]) -> np.ndarray:  # [H, W] int
     def grey(im: Image.Image) -> np.ndarray:
         found = (im.size[1], im.size[0], *((len(im.getbands()),) if len(im.getbands()) > 1 else ()))
         if found != shape:  # before anything is decoded
-            raise SceneError(f"{path}: has shape {found}, expected {shape}; it belongs to another image size")
+            raise SceneError(
+                f"{path}: has shape {found}, expected {shape}; it belongs to another image size"
+            )
         return np.asarray(im)
 
     return open_image(path, grey).astype(np.int32)

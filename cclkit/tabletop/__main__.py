@@ -12,7 +12,12 @@ from . import SCENES, export, generate, regenerate
 
 
 def main(argv=None) -> int:
-    p = argparse.ArgumentParser(prog="python -m cclkit.tabletop", description="Tabletop scenes: render them from their seeds, pack them as archives, check them.")
+    p = argparse.ArgumentParser(
+        prog="python -m cclkit.tabletop",
+        description=(
+            "Tabletop scenes: render them from their seeds, pack them as archives, check them."
+        ),
+    )
     commands = p.add_subparsers(dest="command", required=True, metavar="render | archive | verify")
 
     c = commands.add_parser("render", help="render scenes from their seeds (needs Mitsuba 3)")
@@ -21,15 +26,32 @@ def main(argv=None) -> int:
     c.add_argument("--spp", type=int, help="paths per pixel (default: the recipe's)")
     c.set_defaults(run=render)
 
-    c = commands.add_parser("archive", help="pack bundled scenes as one zip in the layout of the public data sets")
+    c = commands.add_parser(
+        "archive", help="pack bundled scenes as one zip in the layout of the public data sets"
+    )
     c.add_argument("scene", nargs="+", help="all, or names of bundled scenes, or scene folders")
     c.add_argument("out", help="the .zip file to write")
-    c.add_argument("--everything", action="store_true", help="also depth, ground truth, scene.json and checksums")
+    c.add_argument(
+        "--everything",
+        action="store_true",
+        help="also depth, ground truth, scene.json and checksums",
+    )
     c.set_defaults(run=archive)
 
-    c = commands.add_parser("verify", help="compare scenes with their checksums, and with a new render")
+    c = commands.add_parser(
+        "verify", help="compare scenes with their checksums, and with a new render"
+    )
     c.add_argument("scene", nargs="+", help="all, or names of bundled scenes, or scene folders")
-    c.add_argument("--render", type=int, default=0, metavar="N", help="also render N views again: ids, depth, cameras and labels of each, the photograph of the first (needs Mitsuba 3)")
+    c.add_argument(
+        "--render",
+        type=int,
+        default=0,
+        metavar="N",
+        help=(
+            "also render N views again: ids, depth, cameras and labels of each, the photograph of"
+            " the first (needs Mitsuba 3)"
+        ),
+    )
     c.set_defaults(run=verify)
 
     a = p.parse_args(argv)
@@ -56,18 +78,31 @@ def verify(a: argparse.Namespace) -> None:
         print(f"{folder.name}: {len(export.verify(folder))} files are as in SHA256SUMS", flush=True)
         for row in regenerate(folder, a.render) if a.render else ():
             labels = ", labels" if row["labels"] else ""
-            photo = "" if row["grey_levels"] is None else f"; photograph within {row['grey_levels']} grey levels"
-            print(f"{folder.name}: {row['view']}: ids, depth, camera{labels} the same bit for bit{photo}", flush=True)
+            photo = (
+                ""
+                if row["grey_levels"] is None
+                else f"; photograph within {row['grey_levels']} grey levels"
+            )
+            print(
+                f"{folder.name}: {row['view']}: ids, depth, camera{labels} the same bit for"
+                f" bit{photo}",
+                flush=True,
+            )
 
 
 def folders(scenes: list[str]) -> list[Path]:
-    """Folders of bundled scenes ("all": every one) or of scenes given by path. Raises SceneError."""
+    """Folders of bundled scenes ("all": every one) or of scenes given by path. Raises
+    SceneError.
+    """
     bundled = bundled_scenes()
     found = []
     for s in bundled if scenes == ["all"] else scenes:
         path = Path(s) if Path(s).is_dir() else bundled.get(s)
         if path is None:
-            raise SceneError(f"{s}: no such scene; give the folder of one, or a bundled one: {', '.join(bundled) or 'none found, set CCLKIT_DATA'}")
+            raise SceneError(
+                f"{s}: no such scene; give the folder of one, or a bundled one:"
+                f" {', '.join(bundled) or 'none found, set CCLKIT_DATA'}"
+            )
         found.append(path.resolve())
     return found
 

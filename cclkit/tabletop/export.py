@@ -28,7 +28,10 @@ from .layout import LEVELS, Layout, Shot, nodes
 JPEG = {"quality": 92, "subsampling": 0, "optimize": True}
 MIN_PIECE = 40  # pixels: categories and pieces smaller than this are not labelled
 POINTS = 6500
-PUBLIC = {"lerf_ovs": ("images/", "sparse/", "../label/"), "3d_ovs": ("images/", "segmentations/", "poses_bounds.npy")}
+PUBLIC = {
+    "lerf_ovs": ("images/", "sparse/", "../label/"),
+    "3d_ovs": ("images/", "segmentations/", "poses_bounds.npy"),
+}
 """What the public data sets have of a scene's files, by how their paths in SHA256SUMS begin."""
 
 
@@ -64,8 +67,16 @@ def label_queries(layout: Layout, table: list[dict]) -> list[dict]:
     asked = queries(table)
     unknown = set(layout.parts) - {q["text"] for q in asked if q["granularity"] != "whole"}
     if unknown:
-        raise ConfigError(f"layout {layout.name}: parts {sorted(unknown)} belong to no object; known: {', '.join(q['text'] for q in asked if q['granularity'] != 'whole')}")
-    return [q for q in asked if q["text"] in layout.parts or (q["granularity"] == "whole" and not table[q["ids"][0] - 1]["stuff"])]
+        raise ConfigError(
+            f"layout {layout.name}: parts {sorted(unknown)} belong to no object; known:"
+            f" {', '.join(q['text'] for q in asked if q['granularity'] != 'whole')}"
+        )
+    return [
+        q
+        for q in asked
+        if q["text"] in layout.parts
+        or (q["granularity"] == "whole" and not table[q["ids"][0] - 1]["stuff"])
+    ]
 
 
 # ---------------------------------------------------------------- polygons
@@ -123,11 +134,16 @@ def label_file(view: Rendered, asked: list[dict]) -> dict:
             continue  # too scattered to outline here (chocolate chips from afar)
         for ring in rings:
             (x1, y1), (x2, y2) = ring.min(0), ring.max(0)
-            objects.append({
-                "id": len(objects) + 1, "category": q["text"], "granularity": q["granularity"],
-                "bbox": [int(x1), int(y1), int(x2), int(y2)], "area": int(abs(cv2.contourArea(ring.astype(np.int32)))),
-                "segmentation": [[int(x), int(y)] for x, y in ring],
-            })
+            objects.append(
+                {
+                    "id": len(objects) + 1,
+                    "category": q["text"],
+                    "granularity": q["granularity"],
+                    "bbox": [int(x1), int(y1), int(x2), int(y2)],
+                    "area": int(abs(cv2.contourArea(ring.astype(np.int32)))),
+                    "segmentation": [[int(x), int(y)] for x, y in ring],
+                }
+            )
     h, w = view.depth.shape
     return {"info": {"name": view.shot.name, "width": w, "height": h}, "objects": objects}
 
@@ -148,7 +164,9 @@ def surface_points(views: list[Rendered], held_out, rng: np.random.Generator, co
     for k in sharp:
         v = views[k]
         ok = np.argwhere(v.depth > 0)
-        pick = ok[rng.choice(len(ok), size=min(len(ok), -(-2 * count // len(sharp))), replace=False)]
+        pick = ok[
+            rng.choice(len(ok), size=min(len(ok), -(-2 * count // len(sharp))), replace=False)
+        ]
         xyz.append(v.shot.camera.backproject(v.depth)[pick[:, 0], pick[:, 1]])
         colour.append(v.image[pick[:, 0], pick[:, 1]])
     xyz, colour = np.concatenate(xyz), np.concatenate(colour)
@@ -168,15 +186,26 @@ def surface_points(views: list[Rendered], held_out, rng: np.random.Generator, co
 
 
 def quaternion(R: np.ndarray) -> np.ndarray:  # [4] w x y z, w >= 0
-    """Rotation matrix to unit quaternion, by the largest of the four squares (stable everywhere)."""
-    m = np.array([1 + np.trace(R), 1 + R[0, 0] - R[1, 1] - R[2, 2], 1 - R[0, 0] + R[1, 1] - R[2, 2], 1 - R[0, 0] - R[1, 1] + R[2, 2]])
+    """Rotation matrix to unit quaternion, by the largest of the four squares (stable
+    everywhere).
+    """
+    m = np.array(
+        [
+            1 + np.trace(R),
+            1 + R[0, 0] - R[1, 1] - R[2, 2],
+            1 - R[0, 0] + R[1, 1] - R[2, 2],
+            1 - R[0, 0] - R[1, 1] + R[2, 2],
+        ]
+    )
     k = int(m.argmax())
     s = np.sqrt(m[k])
     d = 0.5 / s
-    q = {0: [0.5 * s, (R[2, 1] - R[1, 2]) * d, (R[0, 2] - R[2, 0]) * d, (R[1, 0] - R[0, 1]) * d],
-         1: [(R[2, 1] - R[1, 2]) * d, 0.5 * s, (R[0, 1] + R[1, 0]) * d, (R[0, 2] + R[2, 0]) * d],
-         2: [(R[0, 2] - R[2, 0]) * d, (R[0, 1] + R[1, 0]) * d, 0.5 * s, (R[1, 2] + R[2, 1]) * d],
-         3: [(R[1, 0] - R[0, 1]) * d, (R[0, 2] + R[2, 0]) * d, (R[1, 2] + R[2, 1]) * d, 0.5 * s]}[k]
+    q = {
+        0: [0.5 * s, (R[2, 1] - R[1, 2]) * d, (R[0, 2] - R[2, 0]) * d, (R[1, 0] - R[0, 1]) * d],
+        1: [(R[2, 1] - R[1, 2]) * d, 0.5 * s, (R[0, 1] + R[1, 0]) * d, (R[0, 2] + R[2, 0]) * d],
+        2: [(R[0, 2] - R[2, 0]) * d, (R[0, 1] + R[1, 0]) * d, 0.5 * s, (R[1, 2] + R[2, 1]) * d],
+        3: [(R[1, 0] - R[0, 1]) * d, (R[0, 2] + R[2, 0]) * d, (R[1, 2] + R[2, 1]) * d, 0.5 * s],
+    }[k]
     q = np.array(q)
     return q if q[0] >= 0 else -q
 
@@ -187,7 +216,19 @@ def write_colmap(folder: Path, views: list[Rendered], xyz, colour, tracks) -> No
     cam = views[0].shot.camera
     with open(folder / "cameras.bin", "wb") as f:
         f.write(struct.pack("<Q", 1))
-        f.write(struct.pack("<iiQQ4d", 1, 1, cam.width, cam.height, cam.K[0, 0], cam.K[1, 1], cam.K[0, 2], cam.K[1, 2]))
+        f.write(
+            struct.pack(
+                "<iiQQ4d",
+                1,
+                1,
+                cam.width,
+                cam.height,
+                cam.K[0, 0],
+                cam.K[1, 1],
+                cam.K[0, 2],
+                cam.K[1, 2],
+            )
+        )
     observed: list[list] = [[] for _ in views]
     refs = []
     for i, t in enumerate(tracks):
@@ -206,11 +247,16 @@ def write_colmap(folder: Path, views: list[Rendered], xyz, colour, tracks) -> No
         f.write(struct.pack("<Q", len(xyz)))
         for i in range(len(xyz)):
             f.write(struct.pack("<Q3d3Bd", i + 1, *xyz[i], *(int(c) for c in colour[i]), 0.05))
-            f.write(struct.pack("<Q", len(refs[i])) + b"".join(struct.pack("<ii", k + 1, j) for k, j in refs[i]))
+            f.write(
+                struct.pack("<Q", len(refs[i]))
+                + b"".join(struct.pack("<ii", k + 1, j) for k, j in refs[i])
+            )
 
 
 def poses_bounds(views: list[Rendered]) -> np.ndarray:  # [N, 17]
-    """LLFF rows: 3x5 [down, right, backwards | position | height, width, focal], then near and far."""
+    """LLFF rows: 3x5 [down, right, backwards | position | height, width, focal], then
+    near and far.
+    """
     rows = []
     for v in views:
         cam = v.shot.camera
@@ -249,11 +295,18 @@ def decoded(data: bytes) -> np.ndarray:  # [H, W, 3] uint8
 
 def camera_json(cam: Camera) -> dict:
     """A camera at full precision (repr of doubles is exact in JSON)."""
-    return {"K": cam.K.ravel().tolist(), "world_to_camera": cam.world_to_camera.ravel().tolist(), "width": cam.width, "height": cam.height}
+    return {
+        "K": cam.K.ravel().tolist(),
+        "world_to_camera": cam.world_to_camera.ravel().tolist(),
+        "width": cam.width,
+        "height": cam.height,
+    }
 
 
 def write(layout: Layout, views: list[Rendered], out: Path) -> Path:
-    """Write a rendered scene below ``out`` (which then holds lerf_ovs/ or 3d_ovs/). Returns its folder."""
+    """Write a rendered scene below ``out`` (which then holds lerf_ovs/ or 3d_ovs/). Returns its
+    folder.
+    """
     table, _ = nodes(layout)
     asked = queries(table)
     scene = out / layout.kind / layout.name
@@ -281,9 +334,13 @@ def write(layout: Layout, views: list[Rendered], out: Path) -> Path:
 
     labelled = [v for v in views if v.shot.name in layout.labelled]
     if layout.kind == "lerf_ovs":
-        xyz, colour, tracks = surface_points(views, layout.held_out, np.random.default_rng(layout.seed))
+        xyz, colour, tracks = surface_points(
+            views, layout.held_out, np.random.default_rng(layout.seed)
+        )
         write_colmap(scene / "sparse" / "0", views, xyz, colour, tracks)
-        written += [scene / "sparse" / "0" / n for n in ("cameras.bin", "images.bin", "points3D.bin")]
+        written += [
+            scene / "sparse" / "0" / n for n in ("cameras.bin", "images.bin", "points3D.bin")
+        ]
         texts = label_queries(layout, table)
         for v in labelled:
             base = out / "lerf_ovs" / "label" / layout.name / v.stem
@@ -294,7 +351,10 @@ def write(layout: Layout, views: list[Rendered], out: Path) -> Path:
         np.save(scene / "poses_bounds.npy", poses_bounds(views))
         written.append(scene / "poses_bounds.npy")
         classes = [q for q in asked if q["granularity"] == "whole"]
-        put(scene / "segmentations" / "classes.txt", "".join(q["text"] + "\n" for q in classes).encode())
+        put(
+            scene / "segmentations" / "classes.txt",
+            "".join(q["text"] + "\n" for q in classes).encode(),
+        )
         for v in labelled:
             for q in classes:
                 p = scene / "segmentations" / v.stem / f"{q['text']}.png"
@@ -302,26 +362,60 @@ def write(layout: Layout, views: list[Rendered], out: Path) -> Path:
                 written.append(p)
 
     first = set(np.unique(views[0].ids["whole"]).tolist())
-    difficulties = {**layout.difficulties, "absent_from_first_view": [n["name"] for n in table if n["level"] == "whole" and not n["stuff"] and n["id"] not in first]}
-    effects = {v.shot.name: {k: x for k, x in (("exposure", v.shot.exposure), ("motion_blur", list(v.shot.moves))) if x not in (1.0, [])} for v in views}
-    _json({
-        "name": layout.name, "title": layout.title, "layout": layout.kind, "seed": layout.seed, "units": "metres",
-        "depth_unit": DEPTH_UNIT, "up": [0, 0, 1], "held_out": list(layout.held_out), "labelled": list(layout.labelled),
-        "difficulties": difficulties, "effects": {k: e for k, e in effects.items() if e},
-        "licence": "CC-BY-4.0", "generator": "cclkit.tabletop", "samples_per_pixel": layout.spp, "views": {v.shot.name: camera_json(v.shot.camera) for v in views},
-    }, scene / "scene.json", indent=1)
+    difficulties = {
+        **layout.difficulties,
+        "absent_from_first_view": [
+            n["name"]
+            for n in table
+            if n["level"] == "whole" and not n["stuff"] and n["id"] not in first
+        ],
+    }
+    effects = {
+        v.shot.name: {
+            k: x
+            for k, x in (("exposure", v.shot.exposure), ("motion_blur", list(v.shot.moves)))
+            if x not in (1.0, [])
+        }
+        for v in views
+    }
+    _json(
+        {
+            "name": layout.name,
+            "title": layout.title,
+            "layout": layout.kind,
+            "seed": layout.seed,
+            "units": "metres",
+            "depth_unit": DEPTH_UNIT,
+            "up": [0, 0, 1],
+            "held_out": list(layout.held_out),
+            "labelled": list(layout.labelled),
+            "difficulties": difficulties,
+            "effects": {k: e for k, e in effects.items() if e},
+            "licence": "CC-BY-4.0",
+            "generator": "cclkit.tabletop",
+            "samples_per_pixel": layout.spp,
+            "views": {v.shot.name: camera_json(v.shot.camera) for v in views},
+        },
+        scene / "scene.json",
+        indent=1,
+    )
     written.append(scene / "scene.json")
 
     lines = []
     for p in sorted(set(written)):
-        rel = p.relative_to(scene) if p.is_relative_to(scene) else Path("..") / p.relative_to(scene.parent)
+        rel = (
+            p.relative_to(scene)
+            if p.is_relative_to(scene)
+            else Path("..") / p.relative_to(scene.parent)
+        )
         lines.append(f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {rel.as_posix()}\n")
     (scene / "SHA256SUMS").write_text("".join(lines))
     return scene
 
 
 def verify(scene: Path) -> list[str]:
-    """Check every file of a scene folder against SHA256SUMS; returns their paths, relative to the folder.
+    """Check every file of a scene folder against SHA256SUMS; returns their paths, relative to the
+    folder.
 
     Raises SceneError naming the first file that is missing or was edited.
     """
@@ -345,35 +439,53 @@ def verify(scene: Path) -> list[str]:
 def archive(scenes: Sequence[Path], out: str | Path, *, everything: bool = False) -> Path:
     """Write scene folders as one zip in the layout of the public data sets; returns its path.
 
-    LERF-OVS scenes become ``lerf_ovs/SCENE/{images,sparse/0}`` and ``lerf_ovs/label/SCENE``, 3D-OVS scenes
-    ``SCENE/{images,segmentations,poses_bounds.npy}``: files as they are, and only those the public data have.
-    ``everything`` adds depth, ground truth, scene.json (which names held-out views) and checksums.
-    The bytes depend on the files alone, not on when, where or with which zlib they are packed.
+    LERF-OVS scenes become ``lerf_ovs/SCENE/{images,sparse/0}`` and ``lerf_ovs/label/SCENE``, 3D-OVS
+    scenes ``SCENE/{images,segmentations,poses_bounds.npy}``: files as they are, and only those the
+    public data have. ``everything`` adds depth, ground truth, scene.json (which names held-out
+    views) and checksums. The bytes depend on the files alone, not on when, where or with which zlib
+    they are packed.
 
     Args:
-        scenes: folders with SHA256SUMS, which are verified first. out: the .zip file; replaced if it exists.
+        scenes: folders with SHA256SUMS, which are verified first. out: the .zip file; replaced if
+        it exists.
     Raises:
-        SceneError: a missing or edited file, two scenes of one name. ConfigError: ``out`` is no .zip file.
+        SceneError: a missing or edited file, two scenes of one name. ConfigError: ``out`` is no
+        .zip file.
     """
     out = Path(out)
     if out.suffix != ".zip" or out.is_dir():
-        raise ConfigError(f"archive: {out} is {'a folder' if out.is_dir() else 'no .zip file'}; give the file to write, such as {(out if out.is_dir() else out.parent) / 'tabletop.zip'}")
+        raise ConfigError(
+            f"archive: {out} is {'a folder' if out.is_dir() else 'no .zip file'}; give the file to"
+            f" write, such as {(out if out.is_dir() else out.parent) / 'tabletop.zip'}"
+        )
     entries: dict[str, Path] = {}
     for scene in scenes:
         scene = scene.resolve()
         names = verify(scene)
         kind = "lerf_ovs" if any(n.startswith("../label/") for n in names) else "3d_ovs"
-        chosen = [*names, "SHA256SUMS"] if everything else [n for n in names if n.startswith(PUBLIC[kind])]
+        chosen = (
+            [*names, "SHA256SUMS"]
+            if everything
+            else [n for n in names if n.startswith(PUBLIC[kind])]
+        )
         above = "lerf_ovs" if kind == "lerf_ovs" else ""
-        inside = {posixpath.normpath(posixpath.join(above, scene.name, n)): scene / n for n in chosen}
+        inside = {
+            posixpath.normpath(posixpath.join(above, scene.name, n)): scene / n for n in chosen
+        }
         if twice := inside.keys() & entries.keys():
-            raise SceneError(f"{scene}: an archive cannot hold two scenes named {scene.name} ({min(twice)} is there already); pack them one by one")
+            raise SceneError(
+                f"{scene}: an archive cannot hold two scenes named {scene.name} ({min(twice)} is"
+                " there already); pack them one by one"
+            )
         entries |= inside
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as z:
-        z.comment = b"Tabletop, rendered scenes of cclkit. Licence: CC BY 4.0"  # a file of its own would be in no public layout
+        z.comment = (  # a file of its own would be in no public layout
+            b"Tabletop, rendered scenes of cclkit. Licence: CC BY 4.0"
+        )
         for name in sorted(entries):
-            entry = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))  # zip's earliest date; stored, for pictures gain nothing
+            # zip's earliest date; stored, for pictures gain nothing
+            entry = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
             entry.create_system, entry.external_attr = 3, 0o100644 << 16
             z.writestr(entry, entries[name].read_bytes())
     atomic_write(out, packed.getvalue())

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..errors import ConfigError
 from ..scenes.scene import Camera
-from .materials import Material, textured, paint
+from .materials import Material, paint
 from .objects import Item, Leaf
 from .shapes import Mesh, lathe, plane, rotation, rounded_box
 
@@ -33,7 +33,9 @@ class Light:
 
 @dataclass(frozen=True)
 class Shot:
-    """One view. ``moves``: camera translation and rotation (degrees about its axes) during exposure."""
+    """One view. ``moves``: camera translation and rotation (degrees about its axes) during
+    exposure.
+    """
 
     name: str
     camera: Camera
@@ -45,7 +47,11 @@ class Shot:
         if not self.moves:
             return self.camera
         M = np.eye(4)
-        M[:3, :3] = rotation("x", self.moves[3] * t) @ rotation("y", self.moves[4] * t) @ rotation("z", self.moves[5] * t)
+        M[:3, :3] = (
+            rotation("x", self.moves[3] * t)
+            @ rotation("y", self.moves[4] * t)
+            @ rotation("z", self.moves[5] * t)
+        )
         M[:3, 3] = np.array(self.moves[:3]) * t
         return replace(self.camera, world_to_camera=M @ self.camera.world_to_camera)
 
@@ -88,9 +94,18 @@ def nodes(layout: Layout) -> tuple[list[dict], np.ndarray]:
     rows: list[tuple[int, int, int]] = []
 
     def node(name: str, level: str, parent: int, item: Item, m: Material, extra=()) -> int:
-        n = {"id": len(table) + 1, "name": name.lstrip("_").split("#")[0], "level": level, "parent": parent,
-             "stuff": item.stuff, "query": not name.startswith("_"), "family": item.family,
-             "colour": item.colour if level == "whole" else m.colour_name, "material": m.name, "captions": list(extra)}
+        n = {
+            "id": len(table) + 1,
+            "name": name.lstrip("_").split("#")[0],
+            "level": level,
+            "parent": parent,
+            "stuff": item.stuff,
+            "query": not name.startswith("_"),
+            "family": item.family,
+            "colour": item.colour if level == "whole" else m.colour_name,
+            "material": m.name,
+            "captions": list(extra),
+        }
         table.append(n)
         return n["id"]
 
@@ -113,8 +128,18 @@ def nodes(layout: Layout) -> tuple[list[dict], np.ndarray]:
 # ---------------------------------------------------------------- placement
 
 
-def place(item: Item, x: float, y: float, yaw: float = 0.0, z: float = 0.0, scale: float = 1.0, tilt: tuple[str, float] | None = None) -> Item:
-    """Stand an item (its own frame) at (x, y, z), turned by ``yaw`` degrees; ``tilt`` is applied first."""
+def place(
+    item: Item,
+    x: float,
+    y: float,
+    yaw: float = 0.0,
+    z: float = 0.0,
+    scale: float = 1.0,
+    tilt: tuple[str, float] | None = None,
+) -> Item:
+    """Stand an item (its own frame) at (x, y, z), turned by ``yaw`` degrees; ``tilt`` is applied
+    first.
+    """
     R = rotation("z", yaw)
     if tilt is not None:
         R = R @ rotation(*tilt)
@@ -133,20 +158,26 @@ def top_of(item: Item) -> float:
 
 
 class Footprint:
-    """Outlines of an item per height slab of 1 cm: a convex, hence conservative, stand-in for collisions."""
+    """Outlines of an item per height slab of 1 cm: a convex, hence conservative, stand-in for
+    collisions.
+    """
 
     SLAB = 0.01
 
     def __init__(self, item: Item):
-        v = np.concatenate([item.sample(3000, np.random.default_rng(0)), *(l.mesh.vertices for l in item.leaves)])
+        v = np.concatenate(
+            [item.sample(3000, np.random.default_rng(0)), *(l.mesh.vertices for l in item.leaves)]
+        )
         self.low, self.high = v[:, 2].min(), v[:, 2].max()
         self.slabs: dict[int, np.ndarray] = {}
         key = np.floor(v[:, 2] / self.SLAB).astype(int)
         for k in np.unique(key):
-            self.slabs[int(k)] = cv2.convexHull(v[key == k][:, :2].astype(np.float32)).reshape(-1, 2)
+            self.slabs[int(k)] = cv2.convexHull(v[key == k][:, :2].astype(np.float32)).reshape(
+                -1, 2
+            )
         self.outline = cv2.convexHull(v[:, :2].astype(np.float32)).reshape(-1, 2)
 
-    def overlap(self, other: "Footprint") -> float:
+    def overlap(self, other: Footprint) -> float:
         """Deepest penetration over common slabs, metres; 0 when apart."""
         if min(self.high, other.high) - max(self.low, other.low) < 2e-4:
             return 0.0  # one stands on the other
@@ -159,7 +190,9 @@ class Footprint:
 
 
 def _gap(a: np.ndarray, b: np.ndarray) -> float:
-    """Separation of two convex outlines [P, 2] along the best separating axis; negative = penetration."""
+    """Separation of two convex outlines [P, 2] along the best separating axis; negative =
+    penetration.
+    """
     best = -np.inf
     for p in (a, b):
         e = np.roll(p, -1, 0) - p
@@ -179,12 +212,21 @@ def check_apart(items: list[Item], limit: float = 0.004) -> None:
         for b in range(a):
             d = prints[a][1].overlap(prints[b][1])
             if d > limit:
-                found.append(f"{prints[a][0].name!r} and {prints[b][0].name!r} (about {d * 1000:.0f} mm)")
+                found.append(
+                    f"{prints[a][0].name!r} and {prints[b][0].name!r} (about {d * 1000:.0f} mm)"
+                )
     if found:
         raise ConfigError(f"layout: objects overlap: {'; '.join(found)}; move one of each pair")
 
 
-def scatter(items: list[Item], width: float, depth: float, rng: np.random.Generator, tries: int = 200, gap: float = 0.006) -> list[Item]:
+def scatter(
+    items: list[Item],
+    width: float,
+    depth: float,
+    rng: np.random.Generator,
+    tries: int = 200,
+    gap: float = 0.006,
+) -> list[Item]:
     """Random positions on a width x depth table without overlap.
 
     Raises ConfigError when an item finds no room in ``tries`` attempts.
@@ -195,7 +237,11 @@ def scatter(items: list[Item], width: float, depth: float, rng: np.random.Genera
     for item, points in sorted(flat, key=lambda f: -float(np.prod(np.ptp(f[1], axis=0)))):
         outline = cv2.convexHull(points.astype(np.float32)).reshape(-1, 2).astype(float)
         for _ in range(tries):
-            x, y, yaw = rng.uniform(-width / 2, width / 2), rng.uniform(-depth / 2, depth / 2), float(rng.uniform(0, 360))
+            x, y, yaw = (
+                rng.uniform(-width / 2, width / 2),
+                rng.uniform(-depth / 2, depth / 2),
+                float(rng.uniform(0, 360)),
+            )
             there = outline @ rotation("z", yaw)[:2, :2].T + (x, y)
             if (np.abs(there) > [width / 2 + 0.05, depth / 2 + 0.05]).any():
                 continue
@@ -204,7 +250,10 @@ def scatter(items: list[Item], width: float, depth: float, rng: np.random.Genera
                 taken.append(there)
                 break
         else:
-            raise ConfigError(f"layout: no room for {item.name!r} among {len(items)} objects on a {width:.2f} x {depth:.2f} m table; use fewer objects or a larger table")
+            raise ConfigError(
+                f"layout: no room for {item.name!r} among {len(items)} objects on a {width:.2f} x"
+                f" {depth:.2f} m table; use fewer objects or a larger table"
+            )
     return out
 
 
@@ -219,7 +268,15 @@ def stuff(name: str, *meshes_and_materials: tuple[Mesh, Material]) -> Item:
     return o
 
 
-def room(table: Item, floor: Material, wall: Material, half: float = 2.0, floor_z: float = -0.72, height: float = 2.6, floor_repeat: float = 0.7) -> list[Item]:
+def room(
+    table: Item,
+    floor: Material,
+    wall: Material,
+    half: float = 2.0,
+    floor_z: float = -0.72,
+    height: float = 2.6,
+    floor_repeat: float = 0.7,
+) -> list[Item]:
     """Table, floor and four walls around it; open above, where the sky lights it."""
     f = stuff("floor", (plane(2 * half, 2 * half, floor_repeat).moved(0, 0, floor_z), floor))
     w = stuff("wall")
@@ -229,7 +286,14 @@ def room(table: Item, floor: Material, wall: Material, half: float = 2.0, floor_
     return [table, f, w]
 
 
-def square_table(name: str, top: Material, width: float, depth: float, repeat: float = 1.0, floor_z: float = -0.72) -> Item:
+def square_table(
+    name: str,
+    top: Material,
+    width: float,
+    depth: float,
+    repeat: float = 1.0,
+    floor_z: float = -0.72,
+) -> Item:
     """A table with its top at z = 0 and four legs."""
     edge = paint((120, 84, 54))
     o = stuff(name)
@@ -237,16 +301,35 @@ def square_table(name: str, top: Material, width: float, depth: float, repeat: f
     o.add(rounded_box(width, depth, 0.03, 0.003).moved(0, 0, -0.0305), edge)
     for x in (-1, 1):
         for y in (-1, 1):
-            o.add(rounded_box(0.06, 0.06, -floor_z - 0.03, 0.004).moved(x * (width / 2 - 0.06), y * (depth / 2 - 0.06), floor_z), edge)
+            o.add(
+                rounded_box(0.06, 0.06, -floor_z - 0.03, 0.004).moved(
+                    x * (width / 2 - 0.06), y * (depth / 2 - 0.06), floor_z
+                ),
+                edge,
+            )
     return o
 
 
-def round_table(name: str, top: Material, radius: float, repeat: float = 1.0, floor_z: float = -0.72) -> Item:
+def round_table(
+    name: str, top: Material, radius: float, repeat: float = 1.0, floor_z: float = -0.72
+) -> Item:
     """A round table on one leg."""
     o = stuff(name)
     disc = lathe([(radius, 0), (0, 0)], 96)
     o.add(replace(disc, uv=disc.vertices[:, :2] * repeat), top)
-    o.add(lathe([(0, -0.03), (radius - 0.004, -0.03), (radius, -0.026), (radius, -0.004), (radius - 0.0005, -0.0002)], 96), paint((120, 84, 54)))
+    o.add(
+        lathe(
+            [
+                (0, -0.03),
+                (radius - 0.004, -0.03),
+                (radius, -0.026),
+                (radius, -0.004),
+                (radius - 0.0005, -0.0002),
+            ],
+            96,
+        ),
+        paint((120, 84, 54)),
+    )
     o.add(lathe([(0.22, floor_z), (0.05, floor_z + 0.05), (0.05, -0.03)], 32), paint((120, 84, 54)))
     return o
 
@@ -254,10 +337,14 @@ def round_table(name: str, top: Material, radius: float, repeat: float = 1.0, fl
 # ---------------------------------------------------------------- cameras
 
 
-def look_at(eye, target, f: float, width: int, height: int, centre=(0.5, 0.5), roll: float = 0.0) -> Camera:
-    """Camera at ``eye`` looking at ``target``; ``centre`` is the principal point as shares of the size.
+def look_at(
+    eye, target, f: float, width: int, height: int, centre=(0.5, 0.5), roll: float = 0.0
+) -> Camera:
+    """Camera at ``eye`` looking at ``target``; ``centre`` is the principal point as shares of the
+    size.
 
-    Without products of matrices: BLAS sums in another order on another processor, and a recipe's cameras are compared bit for bit.
+    Without products of matrices: BLAS sums in another order on another processor, and a recipe's
+    cameras are compared bit for bit.
     """
     eye, target = np.asarray(eye, float), np.asarray(target, float)
     z = target - eye
@@ -273,21 +360,51 @@ def look_at(eye, target, f: float, width: int, height: int, centre=(0.5, 0.5), r
     return Camera(K, w2c, width, height)
 
 
-def orbit(n: int, target, radius: float, rng, *, start: float = 0.0, sweep: float = 360.0, elevations=(24.0, 50.0), f: float, width: int, height: int, centre=(0.5, 0.5), jitter: float = 0.012) -> list[Camera]:
+def orbit(
+    n: int,
+    target,
+    radius: float,
+    rng,
+    *,
+    start: float = 0.0,
+    sweep: float = 360.0,
+    elevations=(24.0, 50.0),
+    f: float,
+    width: int,
+    height: int,
+    centre=(0.5, 0.5),
+    jitter: float = 0.012,
+) -> list[Camera]:
     """Inward orbit whose height rises and falls as a hand-held capture's does."""
     out = []
     for k in range(n):
         a = np.radians(start + sweep * k / n + rng.uniform(-1.5, 1.5))
-        e = np.radians(np.interp(math.sin(2 * math.pi * 2.5 * k / n), [-1, 1], elevations) + rng.uniform(-1, 1))
+        e = np.radians(
+            np.interp(math.sin(2 * math.pi * 2.5 * k / n), [-1, 1], elevations) + rng.uniform(-1, 1)
+        )
         r = radius * rng.uniform(0.93, 1.07)
-        eye = np.asarray(target) + r * np.array([math.cos(e) * math.cos(a), math.cos(e) * math.sin(a), math.sin(e)])
+        eye = np.asarray(target) + r * np.array(
+            [math.cos(e) * math.cos(a), math.cos(e) * math.sin(a), math.sin(e)]
+        )
         aim = np.asarray(target) + rng.uniform(-jitter, jitter, 3)
         out.append(look_at(eye, aim, f, width, height, centre, float(rng.uniform(-1.5, 1.5))))
     return out
 
 
-def forward(n: int, eye, target, spread: tuple[float, float, float], rng, *, f: float, width: int, height: int) -> list[Camera]:
-    """Forward-facing grid walk; principal point exactly central, because LLFF files store no other."""
+def forward(
+    n: int,
+    eye,
+    target,
+    spread: tuple[float, float, float],
+    rng,
+    *,
+    f: float,
+    width: int,
+    height: int,
+) -> list[Camera]:
+    """Forward-facing grid walk; principal point exactly central, because LLFF files
+    store no other.
+    """
     cols = int(np.ceil(n**0.5 * 1.25))
     rows = -(-n // cols)
     out = []

@@ -8,11 +8,26 @@ import cv2
 import numpy as np
 
 PALETTE = {  # sRGB 0..255; the name is what captions call the colour
-    "red": (190, 30, 32), "green": (98, 158, 44), "blue": (38, 84, 168), "yellow": (232, 190, 40),
-    "orange": (224, 116, 28), "purple": (112, 62, 142), "pink": (226, 134, 158), "brown": (134, 88, 52),
-    "white": (226, 224, 218), "black": (34, 34, 37), "grey": (132, 134, 138), "cream": (232, 214, 178),
-    "turquoise": (48, 158, 158), "dark blue": (26, 40, 84), "dark green": (36, 84, 48), "beige": (200, 172, 132),
-    "light blue": (136, 180, 214), "gold": (212, 164, 70), "silver": (196, 198, 202), "copper": (196, 118, 78),
+    "red": (190, 30, 32),
+    "green": (98, 158, 44),
+    "blue": (38, 84, 168),
+    "yellow": (232, 190, 40),
+    "orange": (224, 116, 28),
+    "purple": (112, 62, 142),
+    "pink": (226, 134, 158),
+    "brown": (134, 88, 52),
+    "white": (226, 224, 218),
+    "black": (34, 34, 37),
+    "grey": (132, 134, 138),
+    "cream": (232, 214, 178),
+    "turquoise": (48, 158, 158),
+    "dark blue": (26, 40, 84),
+    "dark green": (36, 84, 48),
+    "beige": (200, 172, 132),
+    "light blue": (136, 180, 214),
+    "gold": (212, 164, 70),
+    "silver": (196, 198, 202),
+    "copper": (196, 118, 78),
 }
 
 
@@ -34,10 +49,18 @@ def rgb(colour) -> np.ndarray:  # [3] float64, 0..255
 
 def paint(colour, kind: str = "matte", rough: float = 0.15, name: str = "") -> Material:
     """Plain material; ``colour`` a palette name or sRGB triple."""
-    return Material(tuple(rgb(colour)), kind, rough, colour_name=colour if isinstance(colour, str) else "", name=name)
+    return Material(
+        tuple(rgb(colour)),
+        kind,
+        rough,
+        colour_name=colour if isinstance(colour, str) else "",
+        name=name,
+    )
 
 
-def textured(tex: np.ndarray, kind: str = "matte", rough: float = 0.2, colour: str = "", name: str = "") -> Material:
+def textured(
+    tex: np.ndarray, kind: str = "matte", rough: float = 0.2, colour: str = "", name: str = ""
+) -> Material:
     return Material(tex, kind, rough, colour_name=colour, name=name)
 
 
@@ -52,8 +75,10 @@ def noise(shape: tuple[int, int], cells: tuple[int, int], rng: np.random.Generat
     g = rng.uniform(-1, 1, cells)
     g = np.pad(g, 2, mode="wrap")
     fy, fx = shape[0] / cells[0], shape[1] / cells[1]
-    big = cv2.resize(g, (round(fx * g.shape[1]), round(fy * g.shape[0])), interpolation=cv2.INTER_CUBIC)
-    return big[round(2 * fy): round(2 * fy) + shape[0], round(2 * fx): round(2 * fx) + shape[1]]
+    big = cv2.resize(
+        g, (round(fx * g.shape[1]), round(fy * g.shape[0])), interpolation=cv2.INTER_CUBIC
+    )
+    return big[round(2 * fy) : round(2 * fy) + shape[0], round(2 * fx) : round(2 * fx) + shape[1]]
 
 
 def _tint(base, amount: np.ndarray) -> np.ndarray:
@@ -63,7 +88,9 @@ def _tint(base, amount: np.ndarray) -> np.ndarray:
 
 def mottled(colour, rng, strength: float = 0.12, cells: int = 12, size: int = 128) -> np.ndarray:
     """Cloudy variation: plush, clay, fruit skin."""
-    n = noise((size, size), (cells, cells), rng) + 0.5 * noise((size, size), (2 * cells, 2 * cells), rng)
+    n = noise((size, size), (cells, cells), rng) + 0.5 * noise(
+        (size, size), (2 * cells, 2 * cells), rng
+    )
     return _tint(colour, strength * n)
 
 
@@ -77,8 +104,8 @@ def wood(colour, rng, planks: int = 4, size: int = 512) -> np.ndarray:
         warp = 0.8 * noise((h, size), (2, 3), rng)
         rings = np.sin(2 * np.pi * (rng.uniform(2.0, 3.5) * y + warp + rng.uniform()))
         fine = noise((h, size), (24, 5), rng)
-        base[k * h: (k + 1) * h] = tone + 0.07 * rings + 0.05 * fine
-        base[k * h: k * h + 3] -= 0.35
+        base[k * h : (k + 1) * h] = tone + 0.07 * rings + 0.05 * fine
+        base[k * h : k * h + 3] -= 0.35
     return _tint(colour, base)
 
 
@@ -102,9 +129,11 @@ def tiles(a, b, cells: int, rng, size: int = 512) -> np.ndarray:
     s = size // cells
     for i in range(cells):
         for j in range(cells):
-            img[i * s: (i + 1) * s, j * s: (j + 1) * s] = rgb(a if (i + j) % 2 else b) * (1 + rng.uniform(-0.06, 0.06))
+            img[i * s : (i + 1) * s, j * s : (j + 1) * s] = rgb(a if (i + j) % 2 else b) * (
+                1 + rng.uniform(-0.06, 0.06)
+            )
     for k in range(cells):
-        img[k * s: k * s + 3] = img[:, k * s: k * s + 3] = 205
+        img[k * s : k * s + 3] = img[:, k * s : k * s + 3] = 205
     return np.clip(img, 0, 255).astype(np.uint8)
 
 
@@ -116,8 +145,10 @@ def bricks(colour, rng, rows: int = 8, size: int = 512) -> np.ndarray:
         for j in range(-1, rows // 2 + 1):
             x = j * w + (i % 2) * w // 2
             tone = rgb(colour) * (1 + rng.uniform(-0.12, 0.10))
-            img[i * h + 4: (i + 1) * h - 3, max(x + 4, 0): max(x + w - 4, 0)] = tone
-    return np.clip(img * (1 + 0.05 * noise((size, size), (48, 48), rng))[..., None], 0, 255).astype(np.uint8)
+            img[i * h + 4 : (i + 1) * h - 3, max(x + 4, 0) : max(x + w - 4, 0)] = tone
+    return np.clip(img * (1 + 0.05 * noise((size, size), (48, 48), rng))[..., None], 0, 255).astype(
+        np.uint8
+    )
 
 
 def grass(rng, size: int = 512) -> np.ndarray:
@@ -151,12 +182,14 @@ def paper(rng, ground, ink, lines: int = 9, size: int = 256) -> np.ndarray:
     return img
 
 
-def lettering(text: str, ground, ink, size: tuple[int, int] = (128, 256), band=None, scale: float = 0.8) -> np.ndarray:
+def lettering(
+    text: str, ground, ink, size: tuple[int, int] = (128, 256), band=None, scale: float = 0.8
+) -> np.ndarray:
     """A label or cover with large letters, optionally over a coloured band."""
     h, w = size
     img = np.tile(rgb(ground), (h, w, 1)).astype(np.uint8)
     if band is not None:
-        img[int(h * 0.28): int(h * 0.74)] = rgb(band)
+        img[int(h * 0.28) : int(h * 0.74)] = rgb(band)
     f = cv2.FONT_HERSHEY_DUPLEX
     (tw, th), _ = cv2.getTextSize(text, f, 1.0, 2)
     s = scale * min(w / tw, h * 0.8 / th)

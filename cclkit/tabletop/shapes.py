@@ -21,26 +21,30 @@ class Mesh:
     normals: np.ndarray  # [V, 3] float64, unit
     uv: np.ndarray  # [V, 2] float64
 
-    def moved(self, *offset: float) -> "Mesh":
+    def moved(self, *offset: float) -> Mesh:
         return replace(self, vertices=self.vertices + np.asarray(offset, float))
 
-    def rotated(self, axis: str, degrees: float) -> "Mesh":
+    def rotated(self, axis: str, degrees: float) -> Mesh:
         R = rotation(axis, degrees)
         return replace(self, vertices=self.vertices @ R.T, normals=self.normals @ R.T)
 
-    def scaled(self, sx: float, sy: float | None = None, sz: float | None = None) -> "Mesh":
+    def scaled(self, sx: float, sy: float | None = None, sz: float | None = None) -> Mesh:
         """Scale about the origin (positive factors); normals use the inverse transpose."""
         s = np.array([sx, sx if sy is None else sy, sx if sz is None else sz], float)
         return replace(self, vertices=self.vertices * s, normals=_unit(self.normals / s))
 
-    def transformed(self, M: np.ndarray) -> "Mesh":  # M [4, 4] rigid + uniform scale
+    def transformed(self, M: np.ndarray) -> Mesh:  # M [4, 4] rigid + uniform scale
         A = M[:3, :3]
-        return replace(self, vertices=self.vertices @ A.T + M[:3, 3], normals=_unit(self.normals @ A.T))
+        return replace(
+            self, vertices=self.vertices @ A.T + M[:3, 3], normals=_unit(self.normals @ A.T)
+        )
 
-    def with_normals(self) -> "Mesh":
+    def with_normals(self) -> Mesh:
         """Normals from the faces, shared by vertices at the same place (for displaced meshes)."""
         v = self.vertices
-        fn = np.cross(v[self.faces[:, 1]] - v[self.faces[:, 0]], v[self.faces[:, 2]] - v[self.faces[:, 0]])
+        fn = np.cross(
+            v[self.faces[:, 1]] - v[self.faces[:, 0]], v[self.faces[:, 2]] - v[self.faces[:, 0]]
+        )
         _, same = np.unique(np.round(v, 6), axis=0, return_inverse=True)
         same = same.reshape(-1)
         acc = np.zeros((same.max() + 1, 3))
@@ -87,16 +91,22 @@ def _grid(P: np.ndarray, N: np.ndarray) -> Mesh:
     """A surface from a grid of points [a, b, 3]; uv follows the grid (u along b)."""
     a, b = P.shape[:2]
     i = (np.arange(a - 1)[:, None] * b + np.arange(b - 1)).ravel()
-    faces = np.concatenate([np.stack([i, i + 1, i + b], -1), np.stack([i + 1, i + b + 1, i + b], -1)])
+    faces = np.concatenate(
+        [np.stack([i, i + 1, i + b], -1), np.stack([i + 1, i + b + 1, i + b], -1)]
+    )
     v, u = np.meshgrid(np.linspace(0, 1, a), np.linspace(0, 1, b), indexing="ij")
-    return Mesh(P.reshape(-1, 3), faces, _unit(N.reshape(-1, 3)), np.stack([u, v], -1).reshape(-1, 2))
+    return Mesh(
+        P.reshape(-1, 3), faces, _unit(N.reshape(-1, 3)), np.stack([u, v], -1).reshape(-1, 2)
+    )
 
 
 def ellipsoid(rx: float, ry: float | None = None, rz: float | None = None, n: int = 32) -> Mesh:
     """Ellipsoid about the origin."""
     th = np.linspace(0, 2 * np.pi, n + 1)
     ph = np.linspace(0, np.pi, n // 2 + 1)[::-1, None]
-    N = np.stack(np.broadcast_arrays(np.sin(ph) * np.cos(th), np.sin(ph) * np.sin(th), np.cos(ph)), -1)
+    N = np.stack(
+        np.broadcast_arrays(np.sin(ph) * np.cos(th), np.sin(ph) * np.sin(th), np.cos(ph)), -1
+    )
     return _grid(N, N).scaled(rx, ry, rz)
 
 
@@ -127,7 +137,9 @@ def lathe(profile, n: int = 48, crease: float = 35.0) -> Mesh:
     return _grid(P, N)
 
 
-def cylinder(r: float, h: float, r_top: float | None = None, bevel: float = 0.0, n: int = 40) -> Mesh:
+def cylinder(
+    r: float, h: float, r_top: float | None = None, bevel: float = 0.0, n: int = 40
+) -> Mesh:
     """Closed cylinder or cone frustum standing on z = 0, edges rounded by ``bevel``."""
     t = r if r_top is None else r_top
     if bevel <= 0:
@@ -146,7 +158,9 @@ def smooth_profile(knots, n: int = 40) -> np.ndarray:  # [n, 2]
     i = np.minimum(t.astype(int), len(knots) - 2)
     f = (t - i)[:, None]
     a, b, c, d = k[i], k[i + 1], k[i + 2], k[i + 3]
-    out = 0.5 * (2 * b + (c - a) * f + (2 * a - 5 * b + 4 * c - d) * f**2 + (3 * b - a - 3 * c + d) * f**3)
+    out = 0.5 * (
+        2 * b + (c - a) * f + (2 * a - 5 * b + 4 * c - d) * f**2 + (3 * b - a - 3 * c + d) * f**3
+    )
     out[:, 0] = np.maximum(out[:, 0], 0)
     return out
 
@@ -215,8 +229,14 @@ def tube(path, radius, n: int = 14, closed: bool = False, flatten: float = 1.0) 
     else:
         # Half a sphere at both ends.
         e = np.linspace(0, np.pi / 2, 5)[:-1]
-        head = [(p[0] - t[0] * r[0] * np.cos(x) * 0.999, r[0] * max(np.sin(x), 1e-4), A[0], B[0]) for x in e]
-        tail = [(p[-1] + t[-1] * r[-1] * np.cos(x) * 0.999, r[-1] * max(np.sin(x), 1e-4), A[-1], B[-1]) for x in e[::-1]]
+        head = [
+            (p[0] - t[0] * r[0] * np.cos(x) * 0.999, r[0] * max(np.sin(x), 1e-4), A[0], B[0])
+            for x in e
+        ]
+        tail = [
+            (p[-1] + t[-1] * r[-1] * np.cos(x) * 0.999, r[-1] * max(np.sin(x), 1e-4), A[-1], B[-1])
+            for x in e[::-1]
+        ]
         rows = head + list(zip(p, r, A, B)) + tail
         p, r, A, B = (np.array(x) for x in zip(*rows))
     th = np.linspace(0, 2 * np.pi, n + 1)
@@ -247,7 +267,15 @@ def extrude(outline, h: float) -> Mesh:
     nxt = np.roll(p, -1, 0)
     e = nxt - p
     nrm = _unit(np.c_[e[:, 1], -e[:, 0], np.zeros(n)])
-    quads = np.stack([np.c_[p, np.zeros(n)], np.c_[nxt, np.zeros(n)], np.c_[nxt, np.full(n, h)], np.c_[p, np.full(n, h)]], 1)
+    quads = np.stack(
+        [
+            np.c_[p, np.zeros(n)],
+            np.c_[nxt, np.zeros(n)],
+            np.c_[nxt, np.full(n, h)],
+            np.c_[p, np.full(n, h)],
+        ],
+        1,
+    )
     i = np.arange(n)[:, None] * 4
     f = np.concatenate([i + [0, 1, 2], i + [0, 2, 3]])
     uv = np.tile([[0, 0], [1, 0], [1, 1], [0, 1.0]], (n, 1))
@@ -256,7 +284,9 @@ def extrude(outline, h: float) -> Mesh:
 
 
 def blade(length: float, width: float, lift: float, droop: float, n: int = 10) -> Mesh:
-    """A leaf from the origin along +x: rises by ``lift``, hangs by ``droop`` at its tip; folded a little."""
+    """A leaf from the origin along +x: rises by ``lift``, hangs by ``droop`` at its tip; folded a
+    little.
+    """
     s = np.linspace(0, 1, n)[:, None]
     t = np.linspace(-1, 1, 5)
     half = width / 2 * np.sin(np.pi * np.clip(s * 0.96 + 0.03, 0, 1)) ** 0.8
@@ -277,7 +307,9 @@ def displaced(m: Mesh, amount: float, scale: float, seed: int) -> Mesh:
     return replace(m, vertices=m.vertices + amount * w[:, None] * m.normals).with_normals()
 
 
-def arc(radius: float, a0: float, a1: float, n: int = 16, plane: str = "xz") -> np.ndarray:  # [n, 3]
+def arc(
+    radius: float, a0: float, a1: float, n: int = 16, plane: str = "xz"
+) -> np.ndarray:  # [n, 3]
     """Points on a circle arc (degrees) in a coordinate plane, about the origin."""
     t = np.radians(np.linspace(a0, a1, n))
     out = np.zeros((n, 3))

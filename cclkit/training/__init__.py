@@ -1,1 +1,3 @@
-"""How the bundled small models were made: render random scenes, train, score. Not needed to use them."""
+"""How the bundled small models were made: render random scenes, train, score. Not needed to use
+them.
+"""

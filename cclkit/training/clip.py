@@ -12,7 +12,14 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from ..foundation.mini_clip import IMAGE_SIZE, PIXEL_MEAN, PIXEL_STD, WordTokenizer, build_mini_clip, words_of
+from ..foundation.mini_clip import (
+    IMAGE_SIZE,
+    PIXEL_MEAN,
+    PIXEL_STD,
+    WordTokenizer,
+    build_mini_clip,
+    words_of,
+)
 from ..query import CANONICAL
 from ..tabletop.random_scenes import PIECE, SWATCH
 from .data import Scenes
@@ -20,21 +27,42 @@ from .sam import degraded
 
 BATCH = 192
 MIN_AREA_PX = 60
-TEMPLATES = ("{}", "{}", "a {}", "the {}", "a photo of a {}", "a picture of the {}", "a close photo of a {}", "one {}")
+TEMPLATES = (
+    "{}",
+    "{}",
+    "a {}",
+    "the {}",
+    "a photo of a {}",
+    "a picture of the {}",
+    "a close photo of a {}",
+    "one {}",
+)
 GENERIC_OBJECT = ("object", "things", "an object", "a thing")
 GENERIC_STUFF = ("stuff", "texture", "surface", "background")
 GENERIC_SHARE, GENERIC_WEIGHT = 0.06, 0.2
-"""Share of captions that say nothing in particular, so that the canonical phrases of a query mean what they say; and how
-much they count as positives beside a text that names the thing. Alike, no name could ever win against "object"."""
-SHARES = {("whole",): 0.42, ("part", "subpart"): 0.22, (PIECE,): 0.22, ("stuff",): 0.07, (SWATCH,): 0.07}
-"""How often crops show whole objects, parts on their objects, parts alone, surfaces, and sheets of them. A mask shows a part without its object."""
+"""Share of captions that say nothing in particular, so that the canonical phrases of a query mean
+what they say; and how much they count as positives beside a text that names the thing. Alike, no
+name could ever win against "object".
+"""
+SHARES = {
+    ("whole",): 0.42,
+    ("part", "subpart"): 0.22,
+    (PIECE,): 0.22,
+    ("stuff",): 0.07,
+    (SWATCH,): 0.07,
+}
+"""How often crops show whole objects, parts on their objects, parts alone, surfaces, and sheets of
+them. A mask shows a part without its object.
+"""
 MATERIAL_SHARE = 0.5
 """How often a text beyond the plain name is drawn."""
 
 
 def vocabulary(scenes: Scenes) -> tuple[str, ...]:
     """Every word of every caption, template and generic text, sorted."""
-    words = {w for t in scenes.nodes for n in t.values() for text in n["texts"] for w in words_of(text)}
+    words = {
+        w for t in scenes.nodes for n in t.values() for text in n["texts"] for w in words_of(text)
+    }
     for text in (*TEMPLATES, *GENERIC_OBJECT, *GENERIC_STUFF, *CANONICAL):
         words |= set(words_of(text.replace("{}", "")))
     return tuple(sorted(words))
@@ -48,14 +76,21 @@ def model(seed: int, tokenizer: WordTokenizer) -> torch.nn.Module:
 
 
 def regions(scenes: Scenes) -> list[tuple[int, int, int]]:
-    """(view, level, id) of all complete regions and of all stuff, each id once a view, MIN_AREA_PX and more."""
+    """(view, level, id) of all complete regions and of all stuff, each id once a view, MIN_AREA_PX
+    and more.
+    """
     out = []
     for v in range(len(scenes.images)):
         nodes, seen = scenes.nodes[scenes.scene[v]], set()
         for level in (2, 1, 0):
             ids, count = np.unique(scenes.ids[v, level], return_counts=True)
             for i, n in zip(ids.tolist(), count.tolist()):
-                if i and i not in seen and n >= MIN_AREA_PX and (i in scenes.complete[v] or nodes[i]["stuff"]):
+                if (
+                    i
+                    and i not in seen
+                    and n >= MIN_AREA_PX
+                    and (i in scenes.complete[v] or nodes[i]["stuff"])
+                ):
                     seen.add(i)
                     out.append((v, level, i))
     return out
@@ -69,10 +104,20 @@ class Losses:
         groups: dict[str, list] = {}
         for r in regions(scenes):
             node = self._node(r)
-            kind = "stuff" if node["stuff"] else node["family"] if node["family"] in (PIECE, SWATCH) else node["level"]
+            kind = (
+                "stuff"
+                if node["stuff"]
+                else node["family"]
+                if node["family"] in (PIECE, SWATCH)
+                else node["level"]
+            )
             groups.setdefault((kind, node["family"], node["texts"][0]), []).append(r)
         # Drawn by name first: else bear paws would outnumber teapots five to one.
-        self.pools = [(share, pool) for kinds, share in SHARES.items() if (pool := [g for k, g in sorted(groups.items()) if k[0] in kinds])]
+        self.pools = [
+            (share, pool)
+            for kinds, share in SHARES.items()
+            if (pool := [g for k, g in sorted(groups.items()) if k[0] in kinds])
+        ]
 
     def _node(self, region) -> dict:
         return self.scenes.nodes[self.scenes.scene[region[0]]][region[2]]
@@ -93,7 +138,7 @@ class Losses:
                 options = node["texts"]
                 text = options[0] if rng.random() > MATERIAL_SHARE else str(rng.choice(options))
             texts.append(text)
-            fits.append({t: 1.0 for t in node["texts"]} | {t: GENERIC_WEIGHT for t in generic})
+            fits.append(dict.fromkeys(node["texts"], 1.0) | dict.fromkeys(generic, GENERIC_WEIGHT))
         shown = [TEMPLATES[rng.integers(len(TEMPLATES))].format(t) for t in texts]
         x = normalised(np.stack(crops)).contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16):  # halves the time of a step
@@ -113,8 +158,12 @@ def _soft(logits: torch.Tensor, positive: torch.Tensor) -> torch.Tensor:
     return -(logits.log_softmax(1) * positive / positive.sum(1, keepdim=True)).sum(1).mean()
 
 
-def training_crop(scenes: Scenes, region: tuple[int, int, int], stuff: bool, rng: np.random.Generator) -> np.ndarray:  # [S, S, 3] uint8
-    """A square around a complete region, with what is around it; of stuff, all of it or a patch that is mostly it."""
+def training_crop(
+    scenes: Scenes, region: tuple[int, int, int], stuff: bool, rng: np.random.Generator
+) -> np.ndarray:  # [S, S, 3] uint8
+    """A square around a complete region, with what is around it; of stuff, all of it or a patch
+    that is mostly it.
+    """
     v, level, i = region
     image, mask = scenes.images[v], scenes.ids[v, level] == i
     h, w = mask.shape
@@ -127,18 +176,31 @@ def training_crop(scenes: Scenes, region: tuple[int, int, int], stuff: bool, rng
         for _ in range(8):
             k = rng.integers(len(y))
             side = int(rng.uniform(0.2, 1) * h)
-            x0, y0 = int(np.clip(x[k] - side // 2, 0, w - side)), int(np.clip(y[k] - side // 2, 0, h - side))
-            if mask[y0: y0 + side, x0: x0 + side].mean() > 0.5:
+            x0, y0 = (
+                int(np.clip(x[k] - side // 2, 0, w - side)),
+                int(np.clip(y[k] - side // 2, 0, h - side)),
+            )
+            if mask[y0 : y0 + side, x0 : x0 + side].mean() > 0.5:
                 break
-        crop = image[y0: y0 + side, x0: x0 + side]
+        crop = image[y0 : y0 + side, x0 : x0 + side]
     else:
         x0, x1, y0, y1 = x.min(), x.max() + 1, y.min(), y.max() + 1
         side = max(x1 - x0, y1 - y0) * rng.uniform(1.0, 1.4)
-        cx, cy = (x0 + x1) / 2 + rng.uniform(-0.06, 0.06) * side, (y0 + y1) / 2 + rng.uniform(-0.06, 0.06) * side
+        cx, cy = (
+            (x0 + x1) / 2 + rng.uniform(-0.06, 0.06) * side,
+            (y0 + y1) / 2 + rng.uniform(-0.06, 0.06) * side,
+        )
         crop = _square(image, cx - side / 2, cy - side / 2, side)
     if rng.random() < 0.5:
         crop = crop[:, ::-1]
-    return degraded(cv2.resize(np.ascontiguousarray(crop), (IMAGE_SIZE, IMAGE_SIZE), interpolation=cv2.INTER_AREA if crop.shape[0] > IMAGE_SIZE else cv2.INTER_LINEAR), rng)
+    return degraded(
+        cv2.resize(
+            np.ascontiguousarray(crop),
+            (IMAGE_SIZE, IMAGE_SIZE),
+            interpolation=cv2.INTER_AREA if crop.shape[0] > IMAGE_SIZE else cv2.INTER_LINEAR,
+        ),
+        rng,
+    )
 
 
 def _square(image: np.ndarray, x: float, y: float, side: float) -> np.ndarray:
@@ -147,7 +209,7 @@ def _square(image: np.ndarray, x: float, y: float, side: float) -> np.ndarray:
     h, w = image.shape[:2]
     out = np.zeros((side, side, 3), np.uint8)
     xa, ya, xb, yb = max(x, 0), max(y, 0), min(x + side, w), min(y + side, h)
-    out[ya - y: yb - y, xa - x: xb - x] = image[ya:yb, xa:xb]
+    out[ya - y : yb - y, xa - x : xb - x] = image[ya:yb, xa:xb]
     return out
 
 

@@ -1,6 +1,7 @@
 """Training images: random Tabletop scenes rendered once to a folder, one file a scene.
 
-A scene's file is written to a temporary name and renamed, so a killed run continues where it stopped.
+A scene's file is written to a temporary name and renamed, so a killed run continues where it
+stopped.
 """
 
 from __future__ import annotations
@@ -22,13 +23,17 @@ HELD_OUT_SEED = 2_000_000
 HELD_OUT_BLOCKS, SCENES_PER_BLOCK = 3, 8
 """Held-out scenes: three blocks of consecutive seeds, so that every score has a spread."""
 CLIPS, CLIP_VIEWS, ORBIT_VIEWS = "clips", 8, 40
-"""Folder of the orbits below that of the images; views of a training clip, and of a held-out orbit."""
+"""Folder of the orbits below that of the images; views of a training clip, and of a
+held-out orbit.
+"""
 STEP_DEGREES = 9.0
 """Between two views of an orbit, as in the benchmark's."""
 FIRST_CLIP_SEED, HELD_OUT_ORBITS = 1_200_000, range(HELD_OUT_SEED + 1000, HELD_OUT_SEED + 1003)
 LEVELS = ("subpart", "part", "whole")
 NEARER_M, HIDDEN_SHARE = 0.01, 0.08
-"""A region counts as complete if at most this share of its outline borders something nearer by this many metres."""
+"""A region counts as complete if at most this share of its outline borders something nearer by this
+many metres.
+"""
 
 
 @dataclass(frozen=True)
@@ -42,22 +47,43 @@ class Scenes:
     complete: list[frozenset[int]]  # per view: ids of regions that nothing hides and no border cuts
 
 
-def render(out: str | os.PathLike, scenes: int, studio: int, catalogue: int, views: int = 4, workers: int = 2, width: int = 256, height: int = 192) -> None:
-    """Render ``scenes`` training scenes, ``studio`` studio scenes, ``catalogue`` pages of parts and all held-out scenes into ``out``; what exists is kept.
+def render(
+    out: str | os.PathLike,
+    scenes: int,
+    studio: int,
+    catalogue: int,
+    views: int = 4,
+    workers: int = 2,
+    width: int = 256,
+    height: int = 192,
+) -> None:
+    """Render ``scenes`` training scenes, ``studio`` studio scenes, ``catalogue`` pages of parts and
+    all held-out scenes into ``out``; what exists is kept.
 
     Raises DependencyError without Mitsuba.
     """
-    seeds = [*held_out_seeds(), *range(FIRST_SEED, FIRST_SEED + scenes), *STUDIO_SEEDS[:studio], *CATALOGUE_SEEDS[:catalogue]]
+    seeds = [
+        *held_out_seeds(),
+        *range(FIRST_SEED, FIRST_SEED + scenes),
+        *STUDIO_SEEDS[:studio],
+        *CATALOGUE_SEEDS[:catalogue],
+    ]
     _render_all(Path(out), [(s, views, width, height, None) for s in seeds], workers)
 
 
-def render_clips(out: str | os.PathLike, clips: int, workers: int = 2, width: int = 256, height: int = 192) -> None:
-    """Render the held-out orbits and ``clips`` short training orbits into ``out``/clips; what exists is kept.
+def render_clips(
+    out: str | os.PathLike, clips: int, workers: int = 2, width: int = 256, height: int = 192
+) -> None:
+    """Render the held-out orbits and ``clips`` short training orbits into ``out``/clips; what
+    exists is kept.
 
     Raises DependencyError without Mitsuba.
     """
     jobs = [(s, ORBIT_VIEWS, width, height, STEP_DEGREES) for s in HELD_OUT_ORBITS]
-    jobs += [(s, CLIP_VIEWS, width, height, STEP_DEGREES) for s in range(FIRST_CLIP_SEED, FIRST_CLIP_SEED + clips)]
+    jobs += [
+        (s, CLIP_VIEWS, width, height, STEP_DEGREES)
+        for s in range(FIRST_CLIP_SEED, FIRST_CLIP_SEED + clips)
+    ]
     _render_all(Path(out) / CLIPS, jobs, workers)
 
 
@@ -88,12 +114,27 @@ def _render_one(job) -> None:
     table, _ = nodes(random_layout(seed, views, width, height, step_degrees=step))
     texts = shots[0].captions
     info = {
-        "nodes": {n["id"]: {"texts": texts[n["id"]], "family": n["family"], "level": n["level"], "stuff": n["stuff"], "parent": n["parent"], "colour": n["colour"]} for n in table},
+        "nodes": {
+            n["id"]: {
+                "texts": texts[n["id"]],
+                "family": n["family"],
+                "level": n["level"],
+                "stuff": n["stuff"],
+                "parent": n["parent"],
+                "colour": n["colour"],
+            }
+            for n in table
+        },
         "complete": [complete_ids(s.ids, s.depth) for s in shots],
     }
     new = path.with_suffix(".part")
     with open(new, "wb") as f:
-        np.savez_compressed(f, images=np.stack([s.image for s in shots]), ids=np.stack([[s.ids[l] for l in LEVELS] for s in shots]).astype(np.uint16), info=json.dumps(info))
+        np.savez_compressed(
+            f,
+            images=np.stack([s.image for s in shots]),
+            ids=np.stack([[s.ids[l] for l in LEVELS] for s in shots]).astype(np.uint16),
+            info=json.dumps(info),
+        )
     os.replace(new, path)
 
 
@@ -106,8 +147,10 @@ def complete_ids(ids: dict[str, np.ndarray], depth: np.ndarray) -> list[int]:
         edge = np.concatenate([m[0], m[-1], m[:, 0], m[:, -1]])
         outline: dict[int, list[int]] = {}
         for here, there, d, e in (
-            (m[:-1], m[1:], depth[:-1], depth[1:]), (m[1:], m[:-1], depth[1:], depth[:-1]),
-            (m[:, :-1], m[:, 1:], depth[:, :-1], depth[:, 1:]), (m[:, 1:], m[:, :-1], depth[:, 1:], depth[:, :-1]),
+            (m[:-1], m[1:], depth[:-1], depth[1:]),
+            (m[1:], m[:-1], depth[1:], depth[:-1]),
+            (m[:, :-1], m[:, 1:], depth[:, :-1], depth[:, 1:]),
+            (m[:, 1:], m[:, :-1], depth[:, 1:], depth[:, :-1]),
         ):
             k = (here != there) & (here > 0)
             nearer = (e[k] > 0) & (e[k] < d[k] - NEARER_M)
@@ -116,7 +159,9 @@ def complete_ids(ids: dict[str, np.ndarray], depth: np.ndarray) -> list[int]:
                 a[0] += total
                 a[1] += near
         found |= set(np.unique(m[m > 0]).tolist())
-        hidden |= set(edge[edge > 0].tolist()) | {i for i, (total, near) in outline.items() if near > HIDDEN_SHARE * total}
+        hidden |= set(edge[edge > 0].tolist()) | {
+            i for i, (total, near) in outline.items() if near > HIDDEN_SHARE * total
+        }
     return sorted(found - hidden)
 
 
@@ -127,14 +172,18 @@ def _tally(ids: np.ndarray, flag: np.ndarray):
 
 
 def training_seeds(folder: str | os.PathLike, catalogue: bool) -> list[int]:
-    """Seeds of the training scenes that a folder holds, with or without those of the parts catalogue, sorted.
+    """Seeds of the training scenes that a folder holds, with or without those of the parts
+    catalogue, sorted.
 
     Raises SceneError when there are none.
     """
     seeds = sorted(int(p.stem) for p in Path(folder).glob("[0-9]*.npz"))
     seeds = [s for s in seeds if s < HELD_OUT_SEED and (catalogue or s not in CATALOGUE_SEEDS)]
     if not seeds:
-        raise SceneError(f"{folder}: no rendered scenes here; make some with `python -m cclkit.training render {folder}`, or `clips` for mini-SAM2")
+        raise SceneError(
+            f"{folder}: no rendered scenes here; make some with `python -m cclkit.training render"
+            f" {folder}`, or `clips` for mini-SAM2"
+        )
     return seeds
 
 
@@ -153,7 +202,10 @@ def load(folder: str | os.PathLike, seeds) -> Scenes:
                 images.append(z["images"])
                 ids.append(z["ids"])
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as e:
-            raise SceneError(f"{path}: no rendered scene of seed {seed} can be read here ({e}); delete the file and run `python -m cclkit.training render {folder}` again") from e
+            raise SceneError(
+                f"{path}: no rendered scene of seed {seed} can be read here ({e}); delete the file"
+                f" and run `python -m cclkit.training render {folder}` again"
+            ) from e
         scene += [k] * len(images[-1])
         table.append({int(i): n for i, n in info["nodes"].items()})
         complete += [frozenset(c) for c in info["complete"]]

@@ -1,4 +1,6 @@
-"""What all trainings share: a fixed number of steps, a moving average of the weights, checkpoints to resume from."""
+"""What all trainings share: a fixed number of steps, a moving average of the weights, checkpoints
+to resume from.
+"""
 
 from __future__ import annotations
 
@@ -38,19 +40,28 @@ def fit(
     made_from: str = "",
     log: Callable[[str], None] = print,
 ) -> tuple[nn.Module, dict[str, list[float]]]:
-    """Adam, and Muon for ``matrices``, with a cosine schedule; returns the averaged model and the curves.
+    """Adam, and Muon for ``matrices``, with a cosine schedule; returns the averaged model and the
+    curves.
 
     ``loss_of(step, generator)`` gives named losses, "total" among them. Each step has its own
-    generator made from (seed, step, replica), so a resumed run sees the same data as an uninterrupted one.
-    ``made_from`` names code and data: a training is not continued with others. Within `replicas.in_replicas`
-    every step's gradient is the mean over the replicas.
+    generator made from (seed, step, replica), so a resumed run sees the same data as an
+    uninterrupted one. ``made_from`` names code and data: a training is not continued with others.
+    Within `replicas.in_replicas` every step's gradient is the mean over the replicas.
     """
     rank, n = replicas.rank(), replicas.count()
     state = resume(folder, steps, seed, made_from)
     special = {id(p) for p in matrices}
     others = [p for p in model.parameters() if id(p) not in special]
     decay, rest = [p for p in others if p.ndim > 1], [p for p in others if p.ndim <= 1]
-    optimisers = [torch.optim.AdamW([{"params": decay, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}], lr=lr)]
+    optimisers = [
+        torch.optim.AdamW(
+            [
+                {"params": decay, "weight_decay": weight_decay},
+                {"params": rest, "weight_decay": 0.0},
+            ],
+            lr=lr,
+        )
+    ]
     if matrices:
         optimisers.append(Muon(matrices, lr=lr, weight_decay=weight_decay))
     mean = copy.deepcopy(model).eval()
@@ -66,7 +77,11 @@ def fit(
     start = time.monotonic()
     for step in range(first, steps):
         model.train()
-        rate = lr * min(1, (step + 1) / warmup) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+        rate = (
+            lr
+            * min(1, (step + 1) / warmup)
+            * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+        )
         torch.manual_seed((seed * 1_000_003 + step) * n + rank)
         losses = loss_of(step, np.random.default_rng([seed, step, rank]))
         for o in optimisers:
@@ -91,10 +106,22 @@ def fit(
         if (step + 1) % 50 == 0:
             seconds = spent + time.monotonic() - start
             recent = {k: round(float(np.mean(v[-50:])), 4) for k, v in curves.items()}
-            log(f"step {step + 1}/{steps}  {seconds:.0f} s, {seconds / (step + 1) * (steps - step - 1):.0f} s to go  {json.dumps(recent)}")
+            log(
+                f"step {step + 1}/{steps}  {seconds:.0f} s,"
+                f" {seconds / (step + 1) * (steps - step - 1):.0f} s to go  {json.dumps(recent)}"
+            )
         if (step + 1) % SAVE_EVERY == 0 or step + 1 == steps:
-            state = {"step": step + 1, "steps": steps, "seed": seed, "made_from": made_from, "seconds": spent + time.monotonic() - start, "curves": curves,
-                     "model": model.state_dict(), "mean": mean.state_dict(), "optimisers": [o.state_dict() for o in optimisers]}
+            state = {
+                "step": step + 1,
+                "steps": steps,
+                "seed": seed,
+                "made_from": made_from,
+                "seconds": spent + time.monotonic() - start,
+                "curves": curves,
+                "model": model.state_dict(),
+                "mean": mean.state_dict(),
+                "optimisers": [o.state_dict() for o in optimisers],
+            }
             torch.save(state, state_path.with_suffix(".part"))
             os.replace(state_path.with_suffix(".part"), state_path)
     curves["seconds"] = [spent + time.monotonic() - start]
@@ -113,11 +140,15 @@ def resume(folder: Path, steps: int, seed: int, made_from: str) -> dict | None:
     try:
         state = torch.load(path, weights_only=True)
     except Exception as e:  # torch raises many kinds for a damaged file
-        raise ModelError(f"{path}: the checkpoint of a stopped training cannot be read ({e}); delete it to start over") from e
+        raise ModelError(
+            f"{path}: the checkpoint of a stopped training cannot be read ({e}); delete it to start"
+            " over"
+        ) from e
     if (state.get("steps"), state.get("seed"), state.get("made_from")) != (steps, seed, made_from):
         raise ModelError(
-            f"{path}: a training of {state.get('steps')} steps with seed {state.get('seed')} (code and data {state.get('made_from')}) was made here, "
-            f"asked for {steps} steps with seed {seed} (code and data {made_from}); use another folder or delete the file"
+            f"{path}: a training of {state.get('steps')} steps with seed {state.get('seed')} (code"
+            f" and data {state.get('made_from')}) was made here, asked for {steps} steps with seed"
+            f" {seed} (code and data {made_from}); use another folder or delete the file"
         )
     return state
 
@@ -132,5 +163,8 @@ def _average(tensors: list[torch.Tensor]) -> None:
 
 def write_weights(model: nn.Module, path: Path) -> None:
     """Weights in half precision as safetensors."""
-    tensors = {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in model.state_dict().items()}
+    tensors = {
+        k: (v.half() if v.is_floating_point() else v).contiguous()
+        for k, v in model.state_dict().items()
+    }
     atomic_write(path, save(tensors))

@@ -12,7 +12,7 @@ import torch
 
 from .. import __version__
 from ..artefacts import atomic_write, code_version, content_key, save_json
-from ..errors import ModelError, SceneError
+from ..errors import ModelError
 from ..foundation import models
 from ..foundation.mini_clip import WordTokenizer
 from ..tabletop.random_scenes import CATALOGUE_SEEDS, STUDIO_SEEDS
@@ -23,9 +23,11 @@ from .replicas import in_replicas
 
 
 def make_sam(folder: Path, out: Path | None, *, steps: int, seed: int, threads: int) -> dict:
-    """Train mini-SAM on the scenes of ``folder``, write weights and provenance to ``out``, score it on held-out scenes.
+    """Train mini-SAM on the scenes of ``folder``, write weights and provenance to ``out``, score it
+    on held-out scenes.
 
-    Each of the ``threads`` is a replica with its own view in every step, so their number is part of the recipe.
+    Each of the ``threads`` is a replica with its own view in every step, so their number is part of
+    the recipe.
     """
     torch.set_num_threads(threads)
     code, recipe = _code(), _recipe(folder, catalogue=False)
@@ -36,37 +38,92 @@ def make_sam(folder: Path, out: Path | None, *, steps: int, seed: int, threads: 
     del mean.hints  # only there to teach
     path = (out or models.folder()) / models.MINI_SAM
     write_weights(mean, path)
-    return _provenance(path, "mini-SAM", "python -m cclkit.training sam", recipe, curves, steps, seed, code, score_weights("sam", folder, path))
+    return _provenance(
+        path,
+        "mini-SAM",
+        "python -m cclkit.training sam",
+        recipe,
+        curves,
+        steps,
+        seed,
+        code,
+        score_weights("sam", folder, path),
+    )
 
 
 def _fit_sam(folder: Path, steps: int, seed: int, made_from: str) -> tuple[torch.nn.Module, dict]:
     model = sam.model(seed)
-    losses = sam.Losses(model, load(folder, training_seeds(folder, catalogue=False)))  # adds what is trained beside the model, so before the optimiser sees it
-    return fit(model, losses, folder / "sam", steps=steps, seed=seed, lr=3e-3, matrices=sam.matrices(model), made_from=made_from, log=_say)
+    # adds what is trained beside the model, so before the optimiser sees it
+    losses = sam.Losses(model, load(folder, training_seeds(folder, catalogue=False)))
+    return fit(
+        model,
+        losses,
+        folder / "sam",
+        steps=steps,
+        seed=seed,
+        lr=3e-3,
+        matrices=sam.matrices(model),
+        made_from=made_from,
+        log=_say,
+    )
 
 
 def make_clip(folder: Path, out: Path | None, *, steps: int, seed: int, threads: int) -> dict:
-    """Train mini-CLIP on the scenes of ``folder``, write weights, vocabulary and provenance to ``out``, score it on held-out scenes."""
+    """Train mini-CLIP on the scenes of ``folder``, write weights, vocabulary and provenance to
+    ``out``, score it on held-out scenes.
+    """
     torch.set_num_threads(threads)
     code, recipe = _code(), _recipe(folder, catalogue=True)
     scenes = load(folder, training_seeds(folder, catalogue=True))
     tokenizer = WordTokenizer(clip.vocabulary(scenes))
     model = clip.model(seed, tokenizer)
-    mean, curves = fit(model, clip.Losses(model, tokenizer, scenes), folder / "clip", steps=steps, seed=seed, lr=1.5e-3, made_from=content_key(code=_made_with("clip"), data=recipe), log=_say)
+    mean, curves = fit(
+        model,
+        clip.Losses(model, tokenizer, scenes),
+        folder / "clip",
+        steps=steps,
+        seed=seed,
+        lr=1.5e-3,
+        made_from=content_key(code=_made_with("clip"), data=recipe),
+        log=_say,
+    )
     path = (out or models.folder()) / models.MINI_CLIP
     write_weights(mean, path)
-    atomic_write(path.with_name(models.MINI_CLIP_WORDS), ("\n".join(tokenizer.words) + "\n").encode())
-    return _provenance(path, "mini-CLIP", "python -m cclkit.training clip", recipe, curves, steps, seed, code, score_weights("clip", folder, path))
+    atomic_write(
+        path.with_name(models.MINI_CLIP_WORDS), ("\n".join(tokenizer.words) + "\n").encode()
+    )
+    return _provenance(
+        path,
+        "mini-CLIP",
+        "python -m cclkit.training clip",
+        recipe,
+        curves,
+        steps,
+        seed,
+        code,
+        score_weights("clip", folder, path),
+    )
 
 
 def make_sam2(folder: Path, out: Path | None, *, steps: int, seed: int, threads: int) -> dict:
-    """Train mini-SAM2 on the clips of ``folder`` from mini-SAM's trunk in ``out``, write weights and provenance to ``out``, score it on held-out orbits.
+    """Train mini-SAM2 on the clips of ``folder`` from mini-SAM's trunk in ``out``, write weights
+    and provenance to ``out``, score it on held-out orbits.
 
-    Each of the ``threads`` is a replica with its own clip in every step, so their number is part of the recipe.
+    Each of the ``threads`` is a replica with its own clip in every step, so their number is part of
+    the recipe.
     """
     torch.set_num_threads(threads)
     start = (out or models.folder()) / models.MINI_SAM
-    code, recipe = _code(), _recipe(folder / CLIPS, "clips", HELD_OUT_ORBITS, catalogue=False) | {"starts_from": {"file": start.name, "sha256": models.digest(start) if start.is_file() else None}}
+    code, recipe = (
+        _code(),
+        _recipe(folder / CLIPS, "clips", HELD_OUT_ORBITS, catalogue=False)
+        | {
+            "starts_from": {
+                "file": start.name,
+                "sha256": models.digest(start) if start.is_file() else None,
+            }
+        },
+    )
     models.load_mini_sam(start)  # complains here, not in a replica
     made_from = content_key(code=_made_with("sam2"), data=recipe, replicas=threads)
     if (state := resume(folder / "sam2", steps, seed, made_from)) is None or state["step"] < steps:
@@ -74,13 +131,37 @@ def make_sam2(folder: Path, out: Path | None, *, steps: int, seed: int, threads:
     mean, curves = _fit_sam2(folder, start, steps, seed, made_from)
     path = (out or models.folder()) / models.MINI_SAM2
     write_weights(mean, path)
-    return _provenance(path, "mini-SAM2", "python -m cclkit.training sam2", recipe, curves, steps, seed, code, score_weights("sam2", folder, path))
+    return _provenance(
+        path,
+        "mini-SAM2",
+        "python -m cclkit.training sam2",
+        recipe,
+        curves,
+        steps,
+        seed,
+        code,
+        score_weights("sam2", folder, path),
+    )
 
 
-def _fit_sam2(folder: Path, start: Path, steps: int, seed: int, made_from: str) -> tuple[torch.nn.Module, dict]:
+def _fit_sam2(
+    folder: Path, start: Path, steps: int, seed: int, made_from: str
+) -> tuple[torch.nn.Module, dict]:
     model = sam2.model(seed, sam2.trunk_of(models.load_mini_sam(start)))
-    losses = sam2.Losses(model, load(folder / CLIPS, training_seeds(folder / CLIPS, catalogue=False)), steps)
-    return fit(model, losses, folder / "sam2", steps=steps, seed=seed, lr=1e-3, matrices=sam2.matrices(model), made_from=made_from, log=_say)
+    losses = sam2.Losses(
+        model, load(folder / CLIPS, training_seeds(folder / CLIPS, catalogue=False)), steps
+    )
+    return fit(
+        model,
+        losses,
+        folder / "sam2",
+        steps=steps,
+        seed=seed,
+        lr=1e-3,
+        matrices=sam2.matrices(model),
+        made_from=made_from,
+        log=_say,
+    )
 
 
 def score_weights(which: str, folder: Path, path: Path) -> dict:
@@ -88,21 +169,42 @@ def score_weights(which: str, folder: Path, path: Path) -> dict:
     if which == "sam2":
         return score.score_sam2(models.load_mini_sam2(path), load(folder / CLIPS, HELD_OUT_ORBITS))
     held_out = load(folder, held_out_seeds())
-    return score.score_sam(models.load_mini_sam(path), held_out) if which == "sam" else score.score_clip(*models.load_mini_clip(path), held_out)
+    return (
+        score.score_sam(models.load_mini_sam(path), held_out)
+        if which == "sam"
+        else score.score_clip(*models.load_mini_clip(path), held_out)
+    )
 
 
 def score_again(folder: Path, out: Path | None, *, threads: int) -> None:
-    """Score the weights in ``out`` again and write the scores into their records: after a change of the scores or of the filters."""
+    """Score the weights in ``out`` again and write the scores into their records: after a change of
+    the scores or of the filters.
+    """
     torch.set_num_threads(threads)
-    paths = {which: (out or models.folder()) / name for which, name in (("sam", models.MINI_SAM), ("clip", models.MINI_CLIP), ("sam2", models.MINI_SAM2))}
+    paths = {
+        which: (out or models.folder()) / name
+        for which, name in (
+            ("sam", models.MINI_SAM),
+            ("clip", models.MINI_CLIP),
+            ("sam2", models.MINI_SAM2),
+        )
+    }
     there = {which: path for which, path in paths.items() if path.is_file()}
     if not there:
-        raise ModelError(f"{out or models.folder()}: no weights here to score; train some with `python -m cclkit.training sam {folder}`, `clip` or `sam2`")
+        raise ModelError(
+            f"{out or models.folder()}: no weights here to score; train some with `python -m"
+            f" cclkit.training sam {folder}`, `clip` or `sam2`"
+        )
     for which, path in there.items():
         record = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         if models.digest(path) != record["sha256"]:
-            raise ModelError(f"{path}: not the weights that {path.with_suffix('.json').name} describes; train them again")
-        save_json(path.with_suffix(".json"), record | {"scores": score_weights(which, folder, path)})
+            raise ModelError(
+                f"{path}: not the weights that {path.with_suffix('.json').name} describes; train"
+                " them again"
+            )
+        save_json(
+            path.with_suffix(".json"), record | {"scores": score_weights(which, folder, path)}
+        )
         _say(f"{path.name}: scored")
 
 
@@ -110,9 +212,22 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
-def _provenance(path: Path, name: str, command: str, recipe: dict, curves: dict, steps: int, seed: int, code: dict, scores: dict) -> dict:
+def _provenance(
+    path: Path,
+    name: str,
+    command: str,
+    recipe: dict,
+    curves: dict,
+    steps: int,
+    seed: int,
+    code: dict,
+    scores: dict,
+) -> dict:
     seconds = curves.pop("seconds")[0]
-    smooth = {k: [round(float(x.mean()), 5) for x in np.array_split(np.asarray(v), max(1, len(v) // 20))] for k, v in curves.items()}
+    smooth = {
+        k: [round(float(x.mean()), 5) for x in np.array_split(np.asarray(v), max(1, len(v) // 20))]
+        for k, v in curves.items()
+    }
     record = {
         "model": name,
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
@@ -120,7 +235,14 @@ def _provenance(path: Path, name: str, command: str, recipe: dict, curves: dict,
         "command": f"{command} FOLDER --steps {steps} --seed {seed}",
         "licence": "Apache-2.0",
         "data": recipe,
-        "training": {"steps": steps, "seed": seed, "seconds": round(seconds), "threads": torch.get_num_threads(), "torch": torch.__version__, **code},
+        "training": {
+            "steps": steps,
+            "seed": seed,
+            "seconds": round(seconds),
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            **code,
+        },
         "cclkit": __version__,
         "scores": scores,
         "curves_mean_of_20_steps": smooth,
@@ -130,38 +252,80 @@ def _provenance(path: Path, name: str, command: str, recipe: dict, curves: dict,
     return record
 
 
-def _recipe(folder: Path, what: str = "render", held_out: range | None = None, *, catalogue: bool) -> dict:
-    """Which rendered scenes a training reads, and what they hold: a half-rendered folder is another recipe."""
+def _recipe(
+    folder: Path, what: str = "render", held_out: range | None = None, *, catalogue: bool
+) -> dict:
+    """Which rendered scenes a training reads, and what they hold: a half-rendered folder is another
+    recipe.
+    """
     held_out = held_out_seeds() if held_out is None else held_out
     training = training_seeds(folder, catalogue)
     digest = hashlib.sha256()
     for s in [*training, *(s for s in held_out if (folder / f"{s}.npz").exists())]:
         digest.update(hashlib.sha256((folder / f"{s}.npz").read_bytes()).digest())
-    studio, pages = ([s for s in training if s in seeds] for seeds in (STUDIO_SEEDS, CATALOGUE_SEEDS))
+    studio, pages = (
+        [s for s in training if s in seeds] for seeds in (STUDIO_SEEDS, CATALOGUE_SEEDS)
+    )
     with np.load(folder / f"{training[0]}.npz", allow_pickle=False) as z:
         views, height, width = z["images"].shape[:3]
-    sizes = f"--clips {len(training)}" if what == "clips" else f"--scenes {len(training) - len(studio) - len(pages)} --studio {len(studio)}" + (f" --catalogue {len(pages)}" if catalogue else "")
+    sizes = (
+        f"--clips {len(training)}"
+        if what == "clips"
+        else f"--scenes {len(training) - len(studio) - len(pages)} --studio {len(studio)}"
+        + (f" --catalogue {len(pages)}" if catalogue else "")
+    )
     return {
-        "source": "random Tabletop scenes (cclkit.tabletop.random_scenes), from seeds disjoint from the benchmark's",
+        "source": (
+            "random Tabletop scenes (cclkit.tabletop.random_scenes), from seeds disjoint from the"
+            " benchmark's"
+        ),
         "command": f"python -m cclkit.training {what} FOLDER {sizes}",
-        "training_scenes": len(training), "of_them_studio": len(studio), "of_them_catalogue": len(pages), "first_seed": training[0], "training_views": len(training) * views, "size": [width, height],
-        "held_out_seeds": [held_out[0], held_out[-1]], "files_sha256": digest.hexdigest(),
-    }  # fmt: skip
+        "training_scenes": len(training),
+        "of_them_studio": len(studio),
+        "of_them_catalogue": len(pages),
+        "first_seed": training[0],
+        "training_views": len(training) * views,
+        "size": [width, height],
+        "held_out_seeds": [held_out[0], held_out[-1]],
+        "files_sha256": digest.hexdigest(),
+    }
 
 
 def _made_with(which: str) -> str:
     """Digest of the code that decides what a training ends in."""
     files = {"sam2": ("sam2", "sam")}.get(which, (which,))
-    return code_version(("training/loop.py", "training/replicas.py", "training/muon.py", "training/data.py", *(f"training/{f}.py" for f in files), *(f"foundation/mini_{f}.py" for f in files)))
+    return code_version(
+        (
+            "training/loop.py",
+            "training/replicas.py",
+            "training/muon.py",
+            "training/data.py",
+            *(f"training/{f}.py" for f in files),
+            *(f"foundation/mini_{f}.py" for f in files),
+        )
+    )
 
 
 def _code() -> dict:
-    """The code a training starts from: its digest, and the commit if these folders are as committed."""
+    """The code a training starts from: its digest, and the commit if these folders are as
+    committed.
+    """
     where = Path(__file__).resolve().parents[1]
     folders = ("training", "foundation", "tabletop")
     try:
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=where, capture_output=True, text=True, check=True).stdout.strip()
-        changed = subprocess.run(["git", "status", "--porcelain", "--", *folders], cwd=where, capture_output=True, text=True, check=True).stdout.strip()
+        commit = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=where, capture_output=True, text=True, check=True
+        ).stdout.strip()
+        changed = subprocess.run(
+            ["git", "status", "--porcelain", "--", *folders],
+            cwd=where,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         commit, changed = None, ""
-    return {"code": code_version(folders), "commit": commit and commit + ("+changes" if changed else "")}
+    return {
+        "code": code_version(folders),
+        "commit": commit and commit + ("+changes" if changed else ""),
+    }

@@ -31,18 +31,22 @@ WHOLE_AREA_PX = 400
 
 
 def score_sam(sam, scenes: Scenes) -> dict:
-    """Click IoU per granularity at its own output, its curve over region size, recall of everything mode.
+    """Click IoU per granularity at its own output, its curve over region size, recall of everything
+    mode.
 
-    A finer map repeats the coarser region where an object has nothing finer. "subpart" counts all regions of the
-    subpart map, as a click on them meets them; "subpart_own" only those that are finer than a part. "per_click" takes
-    one click in each finest region and asks all three outputs about it: a whole then counts once for each of its visible subparts.
-    Clicks are `SamClicks`': picture and crops, the piece under the click; "one_look" is SAM's own: the picture once, all of the mask.
+    A finer map repeats the coarser region where an object has nothing finer. "subpart" counts all
+    regions of the subpart map, as a click on them meets them; "subpart_own" only those that are
+    finer than a part. "per_click" takes one click in each finest region and asks all three outputs
+    about it: a whole then counts once for each of its visible subparts. Clicks are `SamClicks`':
+    picture and crops, the piece under the click; "one_look" is SAM's own: the picture once, all of
+    the mask.
     """
     config = profile("mini")
     adapter = SamMasks(sam, config.front_end.sam, config.masks)
     clicked = SamClicks(adapter)
     rng = np.random.default_rng(0)
-    hits: dict[str, list[tuple[int, int, float, float, bool, float]]] = {l: [] for l in LEVELS}  # block, area, IoU, predicted IoU, of this level itself, IoU of one look
+    # block, area, IoU, predicted IoU, of this level itself, IoU of one look
+    hits: dict[str, list[tuple[int, int, float, float, bool, float]]] = {l: [] for l in LEVELS}
     per_click: dict[str, list[tuple[int, float]]] = {l: [] for l in LEVELS}  # block, IoU
     for v in range(len(scenes.images)):
         nodes = scenes.nodes[scenes.scene[v]]
@@ -57,16 +61,32 @@ def score_sam(sam, scenes: Scenes) -> dict:
                 clicks.append((x[j] + 0.5, y[j] + 0.5))
                 wanted.append((k, level, i, area))
         for start in range(0, len(clicks), 64):
-            batch = np.array(clicks[start: start + 64])
-            (masks, predicted), (once, _) = clicked.click(scenes.images[v], batch), adapter.click(scenes.images[v], batch)
-            for (x, y), m, p, o, (k, level, i, area) in zip(batch, masks, predicted, once, wanted[start: start + 64]):
+            batch = np.array(clicks[start : start + 64])
+            (masks, predicted), (once, _) = (
+                clicked.click(scenes.images[v], batch),
+                adapter.click(scenes.images[v], batch),
+            )
+            for (x, y), m, p, o, (k, level, i, area) in zip(
+                batch, masks, predicted, once, wanted[start : start + 64]
+            ):
                 truth = scenes.ids[v, k] == i
                 iou, iou_once = ((a & truth).sum() / (a | truth).sum() for a in (m[k], o[k]))
-                hits[level].append((block(scenes, v), area, float(iou), float(p[k]), nodes[i]["level"] == level, float(iou_once)))
+                hits[level].append(
+                    (
+                        block(scenes, v),
+                        area,
+                        float(iou),
+                        float(p[k]),
+                        nodes[i]["level"] == level,
+                        float(iou_once),
+                    )
+                )
                 for n, l in enumerate(LEVELS if k == 0 else ()):
                     here = scenes.ids[v, n] == scenes.ids[v, n, int(y), int(x)]
                     if here.sum() >= CLICK_AREA_PX:
-                        per_click[l].append((block(scenes, v), float((m[n] & here).sum() / (m[n] | here).sum())))
+                        per_click[l].append(
+                            (block(scenes, v), float((m[n] & here).sum() / (m[n] | here).sum()))
+                        )
     out: dict = {"click_min_area_px": CLICK_AREA_PX}
     for level, rows in hits.items():
         a = np.array(rows)
@@ -79,20 +99,29 @@ def score_sam(sam, scenes: Scenes) -> dict:
         out[f"click_iou_{level}_per_click"] = _blocks(*np.array(per_click[level]).reshape(-1, 2).T)
         out[f"click_iou_{level}_by_area"] = [
             {"from_px": lo, "to_px": hi, "n": int(s.sum()), "iou": round(float(a[s, 2].mean()), 4)}
-            for lo, hi in zip(SIZE_BINS, SIZE_BINS[1:]) if (s := (a[:, 1] >= lo) & (a[:, 1] < hi)).any()
+            for lo, hi in zip(SIZE_BINS, SIZE_BINS[1:])
+            if (s := (a[:, 1] >= lo) & (a[:, 1] < hi)).any()
         ]
-        out[f"predicted_iou_error_{level}"] = round(float(np.abs(a[large, 2] - a[large, 3]).mean()), 4)
+        out[f"predicted_iou_error_{level}"] = round(
+            float(np.abs(a[large, 2] - a[large, 3]).mean()), 4
+        )
     return out | everything(adapter, scenes)
 
 
 def everything(adapter: SamMasks, scenes: Scenes, every: int = 4) -> dict:
-    """Recall at IoU 0.5 of everything mode, in every ``every``-th view: candidates, and final maps."""
+    """Recall at IoU 0.5 of everything mode, in every ``every``-th view: candidates, and
+    final maps.
+    """
     whole, sub = [], []
     for v in range(0, len(scenes.images), every):
         nodes = scenes.nodes[scenes.scene[v]]
         c = adapter.propose_image(scenes.images[v])
         final, _ = build_view_masks(c, profile("mini").masks)
-        things = lambda k: np.where(np.isin(scenes.ids[v, k], [i for i, n in nodes.items() if not n["stuff"]]), scenes.ids[v, k], 0)  # noqa: E731
+        things = lambda k: np.where(
+            np.isin(scenes.ids[v, k], [i for i, n in nodes.items() if not n["stuff"]]),
+            scenes.ids[v, k],
+            0,
+        )  # noqa: E731
         ids = things(2)
         for i in np.unique(ids[ids > 0]):
             truth = ids == i
@@ -104,8 +133,12 @@ def everything(adapter: SamMasks, scenes: Scenes, every: int = 4) -> dict:
         sub += [(block(scenes, v), 1.0)] * found + [(block(scenes, v), 0.0)] * (total - found)
     w, s = np.array(whole), np.array(sub)
     return {
-        "points_per_side": adapter.config.points_per_side, "predicted_iou_min": profile("mini").masks.predicted_iou_min, "stability_min": profile("mini").masks.stability_min, "everything_whole_min_area_px": WHOLE_AREA_PX,
-        "everything_recall_whole": _blocks(w[:, 0], w[:, 1]), "sp_map_recall_subpart": _blocks(s[:, 0], s[:, 1]),
+        "points_per_side": adapter.config.points_per_side,
+        "predicted_iou_min": profile("mini").masks.predicted_iou_min,
+        "stability_min": profile("mini").masks.stability_min,
+        "everything_whole_min_area_px": WHOLE_AREA_PX,
+        "everything_recall_whole": _blocks(w[:, 0], w[:, 1]),
+        "sp_map_recall_subpart": _blocks(s[:, 0], s[:, 1]),
     }
 
 
@@ -115,15 +148,27 @@ def block(scenes: Scenes, v: int) -> int:
 
 def _blocks(which: np.ndarray, value: np.ndarray) -> dict:
     per = [float(value[which == b].mean()) for b in range(HELD_OUT_BLOCKS) if (which == b).any()]
-    return {"mean": round(float(np.mean(per)), 4), "per_block": [round(p, 4) for p in per], "n": int(len(value))}
+    return {
+        "mean": round(float(np.mean(per)), 4),
+        "per_block": [round(p, 4) for p in per],
+        "n": int(len(value)),
+    }
 
 
 def class_text(texts: list[list[str]]) -> str:
-    """What all instances of a family may be called: their first common text, else their common word."""
+    """What all instances of a family may be called: their first common text, else their common
+    word.
+    """
     common = [t for t in texts[0] if all(t in other for other in texts)]
     if common:
         return common[0]
-    words = set.intersection(*({w for t in other for w in t.split()} for other in texts)) - {"a", "of", "with", "in", "on"}
+    words = set.intersection(*({w for t in other for w in t.split()} for other in texts)) - {
+        "a",
+        "of",
+        "with",
+        "in",
+        "on",
+    }
     return sorted(words, key=len)[-1] if words else texts[0][0]
 
 
@@ -146,7 +191,9 @@ def whole_regions(scenes: Scenes) -> Iterator[tuple[int, int, str]]:
 
 
 def score_clip(model, tokenizer, scenes: Scenes) -> dict:
-    """Zero-shot top-1 over the families on complete crops, and what masking and missing pieces do to it."""
+    """Zero-shot top-1 over the families on complete crops, and what masking and missing pieces do
+    to it.
+    """
     encoder = ClipEncoder(model, tokenizer, ClipConfig())
     names = classes(scenes)
     text = encoder.encode_text(list(names.values()))
@@ -158,12 +205,18 @@ def score_clip(model, tokenizer, scenes: Scenes) -> dict:
         mask = scenes.ids[v, 2] == i
         crops["complete"].append(context_crop(scenes.images[v], mask))
         crops["masked"].append(masked_crop(scenes.images[v], mask, IMAGE_SIZE))
-        crops["incomplete"].append(masked_crop(scenes.images[v], cut(mask, float(rng.uniform(0.4, 0.7)), rng), IMAGE_SIZE))
+        crops["incomplete"].append(
+            masked_crop(scenes.images[v], cut(mask, float(rng.uniform(0.4, 0.7)), rng), IMAGE_SIZE)
+        )
         truth.append(row[family])
         where.append(block(scenes, v))
     truth, where = np.array(truth), np.array(where)
     features = {k: encoder.encode_crops(c) for k, c in crops.items()}
-    out: dict = {"classes": len(names), "crop_min_area_px": MIN_AREA_PX, "texts": list(names.values())}
+    out: dict = {
+        "classes": len(names),
+        "crop_min_area_px": MIN_AREA_PX,
+        "texts": list(names.values()),
+    }
     for k, f in features.items():
         out[f"top1_{k}"] = _blocks(where, ((f @ text.T).argmax(1) == truth).astype(float))
     cos = features["masked"] @ features["masked"].T
@@ -176,26 +229,40 @@ def score_clip(model, tokenizer, scenes: Scenes) -> dict:
 
 
 def found_in_view(encoder: ClipEncoder, scenes: Scenes) -> dict:
-    """How often a region's plainest text finds it, or another that may be called so, among the masked crops of all regions of its view.
+    """How often a region's plainest text finds it, or another that may be called so, among the
+    masked crops of all regions of its view.
 
-    What a query asks for, with perfect masks; harder than naming an object, because an object competes with its own parts, with others' and with walls.
+    What a query asks for, with perfect masks; harder than naming an object, because an object
+    competes with its own parts, with others' and with walls.
     """
-    hits: dict[str, list[tuple[int, bool]]] = {kind: [] for kind in ("whole", "part", "subpart", "surface")}
+    hits: dict[str, list[tuple[int, bool]]] = {
+        kind: [] for kind in ("whole", "part", "subpart", "surface")
+    }
     for v in range(len(scenes.images)):
         nodes, masks = scenes.nodes[scenes.scene[v]], {}
-        for ids in scenes.ids[v][::-1]:  # whole first: the finer maps repeat it where it has no parts
+        for ids in scenes.ids[v][
+            ::-1
+        ]:  # whole first: the finer maps repeat it where it has no parts
             for i, count in zip(*np.unique(ids[ids > 0], return_counts=True)):
                 if count >= MIN_AREA_PX:
                     masks.setdefault(int(i), ids == i)
         found = list(masks)
         if not found:
             continue
-        features = encoder.encode_crops([masked_crop(scenes.images[v], m, IMAGE_SIZE) for m in masks.values()])
+        features = encoder.encode_crops(
+            [masked_crop(scenes.images[v], m, IMAGE_SIZE) for m in masks.values()]
+        )
         asked = [i for i in found if nodes[i]["stuff"] or i in scenes.complete[v]]
         best = (encoder.encode_text([nodes[i]["texts"][0] for i in asked]) @ features.T).argmax(1)
         for i, b in zip(asked, best):
-            hits["surface" if nodes[i]["stuff"] else nodes[i]["level"]].append((block(scenes, v), nodes[i]["texts"][0] in nodes[found[b]]["texts"]))
-    return {f"found_in_view_{kind}": _blocks(*np.array(rows, float).T) for kind, rows in hits.items() if rows}
+            hits["surface" if nodes[i]["stuff"] else nodes[i]["level"]].append(
+                (block(scenes, v), nodes[i]["texts"][0] in nodes[found[b]]["texts"])
+            )
+    return {
+        f"found_in_view_{kind}": _blocks(*np.array(rows, float).T)
+        for kind, rows in hits.items()
+        if rows
+    }
 
 
 def context_crop(image: np.ndarray, mask: np.ndarray) -> np.ndarray:  # [S, S, 3] uint8
@@ -204,21 +271,31 @@ def context_crop(image: np.ndarray, mask: np.ndarray) -> np.ndarray:  # [S, S, 3
 
     y, x = np.nonzero(mask)
     side = 1.1 * max(np.ptp(x) + 1, np.ptp(y) + 1)
-    crop = _square(image, (x.min() + x.max() + 1 - side) / 2, (y.min() + y.max() + 1 - side) / 2, side)
-    return cv2.resize(crop, (IMAGE_SIZE, IMAGE_SIZE), interpolation=cv2.INTER_AREA if len(crop) > IMAGE_SIZE else cv2.INTER_LINEAR)
+    crop = _square(
+        image, (x.min() + x.max() + 1 - side) / 2, (y.min() + y.max() + 1 - side) / 2, side
+    )
+    return cv2.resize(
+        crop,
+        (IMAGE_SIZE, IMAGE_SIZE),
+        interpolation=cv2.INTER_AREA if len(crop) > IMAGE_SIZE else cv2.INTER_LINEAR,
+    )
 
 
 def score_sam2(predictor, scenes: Scenes) -> dict:
-    """J of masks of the first view followed around held-out orbits, orbit by orbit, beside two ways to follow nothing.
+    """J of masks of the first view followed around held-out orbits, orbit by orbit, beside two ways
+    to follow nothing.
 
-    Masks go round the orbit as the profile mini carries them, both ways; "j_one_way" are the same weights forward only.
-    The two ways to follow nothing are: a propagator that copies the mask it gave for the view before (it ends at the first view's mask everywhere),
-    and, knowing more than any propagator may, copying the true mask of the view before. J is the mean IoU over objects and later views in which the object is visible with `TRACK_AREA_PX` pixels or more.
+    Masks go round the orbit as the profile mini carries them, both ways; "j_one_way" are the same
+    weights forward only. The two ways to follow nothing are: a propagator that copies the mask it
+    gave for the view before (it ends at the first view's mask everywhere), and, knowing more than
+    any propagator may, copying the true mask of the view before. J is the mean IoU over objects and
+    later views in which the object is visible with `TRACK_AREA_PX` pixels or more.
     """
     from ..foundation.sam2 import Sam2Propagation
 
     adapter = Sam2Propagation(predictor, Sam2Config(model="mini"))
-    j: dict[str, list[tuple[float, ...]]] = {l: [] for l in LEVELS}  # rows (orbit, view, tracker, copied, true mask copied, tracker in one direction)
+    # rows (orbit, view, tracker, copied, true mask copied, tracker in one direction)
+    j: dict[str, list[tuple[float, ...]]] = {l: [] for l in LEVELS}
     alarms = absent = 0
     with tempfile.TemporaryDirectory() as folder:
         for orbit in range(len(scenes.nodes)):
@@ -228,11 +305,32 @@ def score_sam2(predictor, scenes: Scenes) -> dict:
                 path = Path(folder) / f"{orbit}_{n:03d}.png"
                 cv2.imwrite(str(path), scenes.images[v][..., ::-1])
                 h, w = scenes.images[v].shape[:2]
-                views.append(View(path.name, path, Camera(np.array([[w, 0, w / 2], [0, w, h / 2], [0, 0, 1.0]]), _orbit_pose(n), w, h)))
+                views.append(
+                    View(
+                        path.name,
+                        path,
+                        Camera(
+                            np.array([[w, 0, w / 2], [0, w, h / 2], [0, 0, 1.0]]),
+                            _orbit_pose(n),
+                            w,
+                            h,
+                        ),
+                    )
+                )
             first = scenes.ids[where[0]]
-            seeds = [(k, i) for k in range(3) for i in np.unique(first[k][first[k] > 0]).tolist() if not scenes.nodes[orbit][i]["stuff"] and (first[k] == i).sum() >= TRACK_AREA_PX]
+            seeds = [
+                (k, i)
+                for k in range(3)
+                for i in np.unique(first[k][first[k] > 0]).tolist()
+                if not scenes.nodes[orbit][i]["stuff"] and (first[k] == i).sum() >= TRACK_AREA_PX
+            ]
             masks_of = np.stack([first[k] == i for k, i in seeds])
-            carried = lambda both: {t: m for order in ways(views, 0, both).values() if len(order) > 1 for t, (_, m) in zip(order, adapter.propagate([views[t] for t in order], masks_of))}  # noqa: B023, E731
+            carried = lambda both: {
+                t: m
+                for order in ways(views, 0, both).values()
+                if len(order) > 1
+                for t, (_, m) in zip(order, adapter.propagate([views[t] for t in order], masks_of))
+            }  # noqa: B023, E731
             one_way, both_ways = carried(False), carried(profile("mini").tracks.both_ways)
             for n in range(1, len(views)):
                 for m, m_one_way, (k, i) in zip(both_ways[n], one_way[n], seeds):
@@ -241,20 +339,51 @@ def score_sam2(predictor, scenes: Scenes) -> dict:
                         absent += 1
                         alarms += bool(m.any())
                     elif truth.sum() >= TRACK_AREA_PX:
-                        j[LEVELS[k]].append((orbit, n, _overlap(m, truth), _overlap(start, truth), _overlap(before, truth), _overlap(m_one_way, truth)))
+                        j[LEVELS[k]].append(
+                            (
+                                orbit,
+                                n,
+                                _overlap(m, truth),
+                                _overlap(start, truth),
+                                _overlap(before, truth),
+                                _overlap(m_one_way, truth),
+                            )
+                        )
     every = np.array([row for rows in j.values() for row in rows])
-    out = {"orbits": len(scenes.nodes), "views": int(len(scenes.images) / len(scenes.nodes)), "min_area_px": TRACK_AREA_PX, "false_alarms_where_absent": round(alarms / max(1, absent), 4)}
+    out = {
+        "orbits": len(scenes.nodes),
+        "views": int(len(scenes.images) / len(scenes.nodes)),
+        "min_area_px": TRACK_AREA_PX,
+        "false_alarms_where_absent": round(alarms / max(1, absent), 4),
+    }
     columns = {2: "j", 3: "j_of_copying", 4: "j_of_copying_the_truth", 5: "j_one_way"}
-    out["by_view"] = [{"view": int(n)} | {column: round(float(every[every[:, 1] == n, c].mean()), 4) for c, column in columns.items()} for n in np.unique(every[:, 1])]
+    out["by_view"] = [
+        {"view": int(n)}
+        | {
+            column: round(float(every[every[:, 1] == n, c].mean()), 4)
+            for c, column in columns.items()
+        }
+        for n in np.unique(every[:, 1])
+    ]
     for name, a in (("all", every), *((l, np.array(rows)) for l, rows in j.items())):
         for c, column in columns.items():
-            per = [float(a[a[:, 0] == o, c].mean()) for o in range(len(scenes.nodes)) if (a[:, 0] == o).any()]
-            out[f"{column}_{name}"] = {"mean": round(float(np.mean(per)), 4), "per_orbit": [round(p, 4) for p in per], "n": int(len(a))}
+            per = [
+                float(a[a[:, 0] == o, c].mean())
+                for o in range(len(scenes.nodes))
+                if (a[:, 0] == o).any()
+            ]
+            out[f"{column}_{name}"] = {
+                "mean": round(float(np.mean(per)), 4),
+                "per_orbit": [round(p, 4) for p in per],
+                "n": int(len(a)),
+            }
     return out
 
 
 def _orbit_pose(n: int) -> np.ndarray:
-    """Pose of the n-th view of an orbit, as far as `ways` asks: neighbours are neighbours, and the last is one of the first."""
+    """Pose of the n-th view of an orbit, as far as `ways` asks: neighbours are neighbours, and the
+    last is one of the first.
+    """
     a = np.radians(n * STEP_DEGREES)
     pose = np.eye(4)
     pose[:3, :3] = [[np.cos(a), 0, -np.sin(a)], [0, 1, 0], [np.sin(a), 0, np.cos(a)]]
