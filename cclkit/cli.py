@@ -1,6 +1,4 @@
-"""The ``cclkit`` command: run, figures, book, query, evaluate, benchmark, sweep, ledger, settings,
-data, bench.
-"""
+"""The ``cclkit`` command: run, query, evaluate, figures, settings, data."""
 
 from __future__ import annotations
 
@@ -9,23 +7,32 @@ import errno
 import json
 import os
 import sys
+from collections.abc import Callable
 
-from .errors import CclkitError, ConfigError, DataError
+from .errors import CclkitError, DataError
+from .machine import be_patient
 
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point; returns the exit status. A CclkitError is one line on stderr and status 1."""
-    args = _parser().parse_args(argv)
+    be_patient()
+    return guarded(lambda: _call(_parser().parse_args(argv)))
+
+
+def _call(args: argparse.Namespace) -> int:
+    return args.func(args) or 0
+
+
+def guarded(command: Callable[[], int], name: str = "cclkit") -> int:
+    """Run a command; what users can do something about is one line on stderr and a status."""
     try:
-        return args.func(args) or 0
+        return command()
     except CclkitError as e:
-        print(f"cclkit: {e}", file=sys.stderr)
+        print(f"{name}: {e}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as e:
-        print(
-            f"\ncclkit: {e if e.args else 'interrupted; run the same command again to go on'}",
-            file=sys.stderr,
-        )
+        said = e if e.args else "interrupted; run the same command again to go on"
+        print(f"\n{name}: {said}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `cclkit settings | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -34,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
         if e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG):
             raise
         print(
-            f"cclkit: {e.filename or 'a file'}: cannot be written ({e.strerror}); free space or"
+            f"{name}: {e.filename or 'a file'}: cannot be written ({e.strerror}); free space or"
             " choose another folder, then run the same command again",
             file=sys.stderr,
         )
@@ -46,41 +53,77 @@ def _parser() -> argparse.ArgumentParser:
         prog="cclkit", description="CCL-LGS step by step: from photographs to answers in 3D."
     )
     sub = p.add_subparsers(required=True, metavar="COMMAND")
+    for add in (_add_run, _add_query, _add_evaluate, _add_figures, _add_settings, _add_data):
+        add(sub)
+    return p
 
-    run = sub.add_parser("run", help="take one scene through all stages and print its evaluation")
-    _scene_arguments(run)
-    run.add_argument(
+
+def _add_run(sub) -> None:
+    p = sub.add_parser("run", help="take one scene through all stages and print its evaluation")
+    _scene_arguments(p)
+    p.add_argument(
         "--until",
         default="evaluation",
         metavar="STAGE",
         help="last stage to run (default: evaluation)",
     )
-    run.add_argument(
+    p.add_argument(
         "--stage",
         metavar="STAGE",
         help="only this stage, with what it needs (a job of the Snakefile)",
     )
-    run.set_defaults(func=_run)
+    p.set_defaults(func=_run)
 
-    figures = sub.add_parser(
+
+def _add_query(sub) -> None:
+    p = sub.add_parser(
+        "query",
+        help="answer a text query: masks and overlays of views, a film of them, the Gaussians as"
+        " PLY",
+    )
+    _scene_arguments(p)
+    p.add_argument("text", help='what to look for, e.g. "red apple"')
+    p.add_argument(
+        "--view",
+        action="append",
+        metavar="NAME",
+        help="view by file name; repeat for several (default: all)",
+    )
+    p.set_defaults(func=_query)
+
+
+def _add_evaluate(sub) -> None:
+    p = sub.add_parser(
+        "evaluate", help="print the evaluation table of a scene (computing what is missing)"
+    )
+    _scene_arguments(p)
+    p.add_argument(
+        "--protocol",
+        help="protocol by name instead of the configured one; see `cclkit settings`",
+    )
+    p.set_defaults(func=_evaluate)
+
+
+def _add_figures(sub) -> None:
+    p = sub.add_parser(
         "figures", help="run the notebooks headlessly and regenerate every figure and table"
     )
-    figures.add_argument("--profile", default="mini", help="mini (default) or paper")
-    figures.add_argument(
+    p.add_argument("--profile", default="mini", help="mini (default) or paper")
+    p.add_argument(
         "--fresh",
         action="store_true",
-        help="recompute from the photographs: ignore bundled and earlier artefacts",
+        help="recompute from the photographs: ignore earlier artefacts",
     )
-    figures.add_argument(
+    p.add_argument(
         "--only", nargs="+", metavar="NN", help="notebooks to run, by number, e.g. --only 03 07"
     )
-    figures.add_argument(
+    p.add_argument(
         "--write-back",
         action="store_true",
         help="copy the executed notebooks over notebooks/ (for maintainers)",
     )
-    figures.set_defaults(func=_figures)
-    about = figures.add_subparsers(metavar="verify|explain", title="about figures that are there")
+    p.set_defaults(func=_figures)
+    about = p.add_subparsers(metavar="verify|explain", title="about figures that are there")
     verify = about.add_parser(
         "verify",
         help="compare the figures with the committed ones: hash of the plotted data, then pixels",
@@ -94,122 +137,21 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("--strict", action="store_true", help="ask for equal data and equal pixels")
     verify.set_defaults(func=_figures_verify)
     explain = about.add_parser(
-        "explain",
-        help="notebook, cell, settings, artefacts and counterpart in the paper of a figure",
+        "explain", help="notebook, cell, settings, artefacts and counterpart in the paper"
     )
     explain.add_argument("figure", metavar="FIG", help="name or file, e.g. 03_feature_maps")
     explain.set_defaults(func=_figures_explain)
     for command in (verify, explain):
         command.add_argument("--profile", default=argparse.SUPPRESS, help="mini (default) or paper")
 
-    book = sub.add_parser(
-        "book", help="the executed notebooks as a static site, offline (see also `make book`)"
-    )
-    book.add_argument("--profile", default="mini", help="mini (default) or paper")
-    book.add_argument(
-        "--out", metavar="FOLDER", help="where the site goes (default: build/book/<profile>)"
-    )
-    book.set_defaults(func=_book)
 
-    query = sub.add_parser(
-        "query",
-        help=(
-            "answer a text query: masks and overlays of views, a film of them, the Gaussians as PLY"
-        ),
-    )
-    _scene_arguments(query)
-    query.add_argument("text", help='what to look for, e.g. "red apple"')
-    query.add_argument(
-        "--view",
-        action="append",
-        metavar="NAME",
-        help="view by file name; repeat for several (default: all)",
-    )
-    query.set_defaults(func=_query)
+def _add_settings(sub) -> None:
+    p = sub.add_parser("settings", help="list every setting with its value, meaning and source")
+    p.add_argument("--profile", default="mini")
+    p.set_defaults(func=_list_settings)
 
-    evaluate = sub.add_parser(
-        "evaluate", help="print the evaluation table of a scene (computing what is missing)"
-    )
-    _scene_arguments(evaluate)
-    evaluate.add_argument(
-        "--protocol", help="protocol by name instead of the configured one; see `cclkit settings`"
-    )
-    evaluate.set_defaults(func=_evaluate)
 
-    benchmark = sub.add_parser(
-        "benchmark",
-        help=(
-            "the ablation over all bundled scenes: index maps of all arms and seeds, the field with"
-            " and without the contrastive terms"
-        ),
-    )
-    benchmark.add_argument(
-        "--scene",
-        action="append",
-        metavar="NAME",
-        help="scene by name or folder; repeat for several (default: every bundled one)",
-    )
-    benchmark.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        dest="settings",
-        metavar="NAME=VALUE",
-        help="change a setting",
-    )
-    benchmark.set_defaults(func=_benchmark)
-
-    compare = sub.add_parser(
-        "compare",
-        help=(
-            "CCL beside k-means, a scene autoencoder and direct lifting, on the same masks and"
-            " Gaussians"
-        ),
-    )
-    compare.add_argument(
-        "--scene",
-        default="tea_party",
-        metavar="PATH",
-        help="bundled scene (default: tea_party), or another with true depth and ids",
-    )
-    compare.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        dest="settings",
-        metavar="NAME=VALUE",
-        help="change a setting",
-    )
-    compare.set_defaults(func=_compare)
-
-    sweep = sub.add_parser(
-        "sweep",
-        help="run a grid of experiments from a file in parallel processes; a stopped one goes on",
-    )
-    sweep.add_argument("file", nargs="+", help="TOML files, e.g. data/sweeps/*.toml")
-    sweep.add_argument("--workers", type=int, default=2)
-    sweep.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        dest="settings",
-        metavar="NAME=VALUE",
-        help="change a setting of all runs",
-    )
-    sweep.set_defaults(func=_sweep)
-
-    ledger = sub.add_parser(
-        "ledger",
-        help="every number of the paper beside ours, or why there is none: results/ledger.csv",
-    )
-    ledger.set_defaults(func=_ledger)
-
-    settings = sub.add_parser(
-        "settings", help="list every setting with its value, meaning and source"
-    )
-    settings.add_argument("--profile", default="mini")
-    settings.set_defaults(func=_list_settings)
-
+def _add_data(sub) -> None:
     data = sub.add_parser(
         "data", help="what is here, what can be fetched: status, fetch, verify"
     ).add_subparsers(required=True, metavar="status|fetch|verify")
@@ -227,10 +169,8 @@ def _parser() -> argparse.ArgumentParser:
         "--from",
         dest="source",
         metavar="PATH",
-        help=(
-            "take a local file, archive, unpacked folder (which is linked, not copied) or folder of"
-            " downloads instead of the network"
-        ),
+        help="take a local file, archive, unpacked folder (which is linked, not copied) or folder"
+        " of downloads instead of the network",
     )
     fetch.add_argument(
         "--yes", action="store_true", help="do not ask after showing licence and size"
@@ -250,11 +190,6 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--root", metavar="FOLDER", help="data root (default: CCLKIT_DATA, else data/public)"
         )
-
-    bench = sub.add_parser("bench", help="measure speed and memory", add_help=False)
-    bench.add_argument("rest", nargs=argparse.REMAINDER)
-    bench.set_defaults(func=_bench)
-    return p
 
 
 def _scene_arguments(p: argparse.ArgumentParser) -> None:
@@ -276,33 +211,27 @@ def _scene_arguments(p: argparse.ArgumentParser) -> None:
         metavar="NAME=VALUE",
         help="change a setting, e.g. codebook.margin=0.5",
     )
-    p.add_argument(
-        "--fresh",
-        action="store_true",
-        help="delete this run folder's artefacts first, and ignore bundled ones",
-    )
+    p.add_argument("--fresh", action="store_true", help="delete this run folder's artefacts first")
 
 
 def _open(args):
     # imported late: `cclkit --help` must not wait for torch
-    from . import config
-    from .pipeline import GRAPH, Run
+    from .config import profile
+    from .runs.run import Run
+    from .settings import parse_settings
 
-    settings = config.parse_settings(args.settings)
+    config = profile(args.profile).with_settings(parse_settings(args.settings))
+    run = Run(args.scene, config, args.out)
     if args.fresh:
-        os.environ["CCLKIT_NO_BUNDLE"] = "1"
-    run = Run(args.scene, config.profile(args.profile).with_settings(settings), args.out)
-    if args.fresh:
-        with run.store.lock():
-            run.store.clear(GRAPH)
+        run.clear()
     return run
 
 
 def _run(args) -> int:
-    from .pipeline import run_pipeline, stages_until
-    from .tables import evaluation_table
+    from .notebook.tables import evaluation_table
+    from .runs.graph import known_stage
 
-    stages_until(args.stage or args.until)  # a typo must not wait for the models
+    known_stage(args.stage or args.until)  # a typo must not wait for the models
     run = _open(args)
     if args.stage:
         artefact = run.ensure(args.stage)
@@ -315,7 +244,7 @@ def _run(args) -> int:
         f"{run.scene.name}: {run.scene.layout}, {len(run.scene.views)} views,"
         f" {run.front_end.label}, profile {run.config.profile}"
     )
-    run_pipeline(run, until=args.until)
+    run.to(args.until)
     if args.until == "evaluation" and (run.scene.labels or run.scene.classes):
         print("\n" + evaluation_table(run))
     print(f"\nartefacts in {run.store.root}")
@@ -323,87 +252,28 @@ def _run(args) -> int:
 
 
 def _figures(args) -> int:
-    from .notebooks import run_notebooks
+    from .notebook.execute import run_notebooks
 
     return run_notebooks(args.profile, fresh=args.fresh, only=args.only, write_back=args.write_back)
 
 
 def _figures_verify(args) -> int:
-    from .provenance import verify
+    from .notebook.provenance import verify
 
     return verify(args.profile, args.against, strict=args.strict)
 
 
 def _figures_explain(args) -> int:
-    from .provenance import explain
+    from .notebook.provenance import explain
 
     print(explain(args.figure, args.profile))
     return 0
 
 
-def _book(args) -> int:
-    from .book import build
-
-    print(f"open {build(args.profile, args.out)}")
-    return 0
-
-
-def _benchmark(args) -> int:
-    from . import config
-    from .benchmark import benchmark
-    from .pipeline import results_folder
-
-    benchmark(
-        args.scene,
-        config.profile("mini", **config.parse_settings(args.settings)),
-        results_folder("mini") / "tables",
-    )
-    return 0
-
-
-def _compare(args) -> int:
-    from . import config
-    from .comparisons import compare, save_comparison
-    from .pipeline import Run, results_folder
-
-    run = Run(args.scene, config.profile("mini", **config.parse_settings(args.settings)))
-    print(save_comparison(run, compare(run), results_folder("mini") / "tables"))
-    return 0
-
-
-def _sweep(args) -> int:
-    from . import config
-    from .pipeline import results_folder
-    from .sweeps import load_sweep, run_sweep
-
-    if args.workers < 1:
-        raise ConfigError(f"--workers {args.workers}: expected at least 1")
-    sweeps = [load_sweep(f) for f in args.file]  # all are read before any is run
-    for s in sweeps:
-        print(
-            run_sweep(
-                s,
-                results_folder("mini") / "sweeps",
-                config.profile("mini", **config.parse_settings(args.settings)),
-                workers=args.workers,
-            )
-        )
-    return 0
-
-
-def _ledger(args) -> int:
-    from . import ledger
-
-    ledger.write()
-    return 0
-
-
 def _query(args) -> int:
-    from .pipeline import Run, answer_query
-
-    run: Run = _open(args)
+    run = _open(args)
     views = [run.scene.view(n) for n in args.view] if args.view else list(run.scene.views)
-    folder = answer_query(run, args.text, views)
+    folder = run.write_answer(args.text, views)
     if unknown := run.front_end.encoder.unknown_words(args.text):
         print(
             f"note: {run.front_end.label} has never seen {', '.join(map(repr, unknown))}; its"
@@ -423,7 +293,7 @@ def _query(args) -> int:
 
 
 def _evaluate(args) -> int:
-    from .tables import evaluation_table
+    from .notebook.tables import evaluation_table
 
     run = _open(args)
     if args.protocol:
@@ -433,15 +303,17 @@ def _evaluate(args) -> int:
 
 
 def _list_settings(args) -> int:
-    from . import config
+    from .config import profile
+    from .settings import describe
 
-    for name, value, meaning in config.describe(config.profile(args.profile)):
+    for name, value, meaning in describe(profile(args.profile)):
         print(f"{name} = {value!r}\n    {meaning}")
     return 0
 
 
 def _data_status(args) -> int:
-    from . import registry
+    from .downloads import registry
+    from .places import data_root
 
     items = registry.status(args.root)
     if args.json:
@@ -449,17 +321,18 @@ def _data_status(args) -> int:
         return 0
     print("bundled\n" + registry.as_text([i for i in items if i.bundled]))
     print(
-        f"\nfetched, in {registry.data_root(args.root)}\n"
+        f"\nfetched, in {data_root(args.root)}\n"
         + registry.as_text([i for i in items if not i.bundled])
     )
     return 0
 
 
 def _data_fetch(args) -> int:
-    from . import fetching, registry
+    from .downloads import fetching, registry
+    from .places import data_root
 
     root, wanted, failed = (
-        registry.data_root(args.root),
+        data_root(args.root),
         [registry.entry(n) for n in args.names],
         False,
     )
@@ -491,16 +364,16 @@ def _data_fetch(args) -> int:
         except DataError as err:  # the others may still work
             failed = True
             print(f"cclkit: {err}", file=sys.stderr)
-    if not failed and root != registry.data_root():
+    if not failed and root != data_root():
         print(
-            f"runs look for fetched things in {registry.data_root()}; set CCLKIT_DATA={root} for"
+            f"runs look for fetched things in {data_root()}; set CCLKIT_DATA={root} for"
             " them to find this folder"
         )
     return int(failed)
 
 
 def _data_verify(args) -> int:
-    from . import registry
+    from .downloads import registry
 
     items = registry.verify(args.names, args.root)
     for i in items:
@@ -509,12 +382,6 @@ def _data_verify(args) -> int:
             f" {'ok' if i.state == 'here' else i.state}{', ' + i.detail if i.detail else ''}"
         )
     return int(any(i.bad for i in items))
-
-
-def _bench(args) -> int:
-    from . import bench
-
-    return bench.main(args.rest)
 
 
 if __name__ == "__main__":

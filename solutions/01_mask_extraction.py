@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from cclkit.tracking import iou_matrix
+from cclkit.method.tracking import iou_matrix
 
 
 def my_stability(logits, offset):

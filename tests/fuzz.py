@@ -37,16 +37,19 @@ import numpy as np
 import torch
 from conftest import HEIGHT, WIDTH, write_plane_scene
 
-from cclkit import artefacts, config, fetching, registry
-from cclkit.artefacts import Artefact, Store, save_npz
-from cclkit.blending_cache import open_blending_cache
+from cclkit import config
+from cclkit.downloads import fetching, registry
 from cclkit.errors import CclkitError
 from cclkit.evaluation.truth import read_grey
-from cclkit.foundation import models
-from cclkit.gaussians import Gaussians, load_ply, save_ply
-from cclkit.pipeline import Run, _summary, run_pipeline
-from cclkit.scenes import content_hash, load_scene
-from cclkit.sweeps import load_sweep, read_rows
+from cclkit.files import save_npz
+from cclkit.foundation import clip as clip_model, weights
+from cclkit.gaussians.blending_cache import open_blending_cache
+from cclkit.gaussians.model import Gaussians, load_ply, save_ply
+from cclkit.runs import store as artefacts
+from cclkit.runs.run import Run, _summary, run_pipeline
+from cclkit.runs.store import Artefact, Store
+from cclkit.scenes.load import content_hash, load_scene
+from lab.experiments.sweeps import load_sweep, read_rows
 
 SECONDS = 10.0
 HANGS = 90.0
@@ -184,10 +187,10 @@ def weights(folder: Path) -> None:
 
 def load_weights(name: str):
     def read(folder: Path, out: Path) -> None:
-        state = models.load_weights(folder / name, "a test")
+        state = weights.load_weights(folder / name, "a test")
         model = torch.nn.ModuleDict({"a": torch.nn.Linear(4, 3)})
         model.register_buffer("n", torch.tensor(0))
-        models.fill(model, state, folder / name, "a test")
+        weights.fill(model, state, folder / name, "a test")
 
     return read
 
@@ -198,12 +201,12 @@ def bundled_clip(folder: Path) -> None:
 
 
 def load_bundled_clip(folder: Path, out: Path) -> None:
-    before, models.folder = models.folder, lambda: folder
+    before, weights.folder = weights.folder, lambda: folder
     try:
-        models.provenance("mini_clip.safetensors")
-        models.load_mini_clip()
+        weights.provenance("mini_clip.safetensors")
+        clip_model.load_mini_clip()
     finally:
-        models.folder = before
+        weights.folder = before
 
 
 def registry_files(folder: Path) -> None:
@@ -282,7 +285,7 @@ def read_sweep_rows(folder: Path, out: Path) -> None:
 
 
 def settings_text(folder: Path) -> None:
-    rows = [f"{name}={value}" for name, value, _ in config.describe(config.profile("mini"))]
+    rows = [f"{name}={value}" for name, value, _ in settings.describe(config.profile("mini"))]
     (folder / "settings").write_text("\n".join(rows))
 
 
@@ -295,7 +298,7 @@ def read_settings(folder: Path, out: Path) -> None:
     """As after --set."""
     config.profile(
         "mini",
-        **config.parse_settings(
+        **settings.parse_settings(
             [(folder / "settings").read_bytes().decode("utf-8", "surrogateescape")]
         ),
     )

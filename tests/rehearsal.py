@@ -23,13 +23,15 @@ from open_clip.model import CLIP
 from pretend_cuda import pretend_cuda
 
 import cclkit.foundation.sam2
-from cclkit import config, jobs, registry
+from cclkit import config
+from cclkit.downloads import registry
 from cclkit.foundation.mini_sam import build_mini_sam
 from cclkit.foundation.mini_sam2 import build_mini_sam2
-from cclkit.scenes import load_scene
-from cclkit.tabletop import export
-from cclkit.tabletop.layout import LEVELS, Shot
-from cclkit.tabletop.recipes import plan as recipe
+from cclkit.scenes.load import load_scene
+from lab.reproduction import jobs
+from lab.tabletop import export
+from lab.tabletop.layout import LEVELS, Shot
+from lab.tabletop.recipes import plan as recipe
 
 NUMBERS = {
     "front_end.sam.points_per_side": 2,

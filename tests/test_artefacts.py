@@ -9,8 +9,10 @@ import textwrap
 import numpy as np
 import pytest
 
-from cclkit.artefacts import Store, atomic_write, code_version, content_key, save_npz, verify
 from cclkit.errors import ArtefactError
+from cclkit.files import atomic_write, save_npz
+from cclkit.runs.keys import code_version, content_key
+from cclkit.runs.store import Store, verify
 
 
 def build_one(folder):
@@ -224,7 +226,7 @@ def test_code_version_ignores_comments_and_docstrings_but_not_code():
     def versions(text):
         import ast
 
-        from cclkit.artefacts import _canonical
+        from cclkit.runs.store import _canonical
 
         return _canonical(ast.parse(text))
 
@@ -248,7 +250,7 @@ def test_keys_are_those_of_the_code_that_runs_not_of_the_file_as_it_is_by_now(tm
         from pathlib import Path
         from cclkit.artefacts import code_version
         from cclkit.pipeline import Run
-        path = Path(sys.argv[1]) / "cclkit/pipeline.py"
+        path = Path(sys.argv[1]) / "cclkit/runs/run.py"
         before = code_version(["rle.py"], Run.codes, Run._build_field)
         text = path.read_text()
         old = "def codes(self, view: View | str)"

@@ -7,8 +7,9 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from cclkit import book, figures
 from cclkit.errors import DependencyError, NotebookError
+from cclkit.notebook import figures
+from lab.site import book
 
 needs_extra = pytest.mark.skipif(
     any(find_spec(m) is None for m in book.EXTRA),
@@ -105,7 +106,7 @@ def test_book_is_whole_and_offline(project):
         and "no | GPU" in (out / "ledger.html").read_text()
     )
     assert 'href="notebooks/03_pull.html"' in (out / "ledger.html").read_text().split("<table")[1]
-    assert 'id="cclkit.tracking.associate"' in (out / "api/tracking.html").read_text()
+    assert 'id="cclkit.method.tracking.associate"' in (out / "api/tracking.html").read_text()
     for path in out.rglob("*.html"):
         loaded = re.findall(
             r"""<(?:script|link|img|iframe)\b[^>]*?(?:src|href)=["'](?:https?:)?//[^"']+""",

@@ -8,12 +8,13 @@ import torch
 from segment_anything import SamPredictor
 from test_models import OPEN, picture, random_mini_sam  # noqa: F401
 
-from cclkit.config import MaskConfig, SamConfig, profile
+from cclkit.config import profile
 from cclkit.errors import MaskError
-from cclkit.foundation import models
+from cclkit.foundation import sam as sam_model
 from cclkit.foundation.clicks import EDGE_PX, SamClicks, piece_under
-from cclkit.foundation.sam import SamMasks
-from cclkit.scenes import load_scene
+from cclkit.foundation.sam import SamConfig, SamMasks
+from cclkit.method.masks import MaskConfig
+from cclkit.scenes.load import load_scene
 
 H, W = 40, 60
 
@@ -201,7 +202,7 @@ def test_mini_sam_gains_by_looking_closer():
     others.
     """
     scene, config = load_scene("tea_party"), profile("mini")
-    adapter = SamMasks(models.load_mini_sam(), config.front_end.sam, MaskConfig())
+    adapter = SamMasks(sam_model.load_mini_sam(), config.front_end.sam, MaskConfig())
     closer, rng, ious = SamClicks(adapter), np.random.default_rng(0), {"one look": [], "closer": []}
     for view in scene.training_views[::8]:
         ids = scene.ground_truth.ids(view, "whole")

@@ -9,24 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from cclkit import bench
-from cclkit.codebook import (
-    assign,
-    ccl_loss,
-    colliding_labels,
-    fit_codebook,
-    index_map,
-    initialise,
-    perplexity,
-    revive,
-    shuffled,
-    split,
-    usage,
-)
-from cclkit.codebook.losses import label_ids
-from cclkit.config import CodebookConfig
 from cclkit.errors import CodebookError, ConfigError, FeatureError
-from cclkit.experiments import ARMS, mechanism, population, population_collisions
+from cclkit.evaluation.codes import perplexity, usage
+from cclkit.method.codebook import assign, ccl_loss, index_map, label_ids
+from cclkit.method.codebook_fit import CodebookConfig, fit_codebook
+from cclkit.method.codebook_repair import colliding_labels, revive, split
+from cclkit.method.codebook_variants import initialise, shuffled
+from cclkit.notebook.experiments import ARMS, mechanism, population, population_collisions
+from lab.bench import bench
 
 SETTINGS = dict(lambda_pull=0.25, lambda_push=0.25, margin=0.7)
 
@@ -634,7 +624,7 @@ def test_both_remedies_end_a_collision_that_the_papers_form_keeps(monkeypatch):
     """Prototype 0 holds both labels. Split needs an unused prototype, centroids a neighbour that
     takes over what prototype 0 gives up.
     """
-    from cclkit.codebook import fit
+    from cclkit.method import codebook_fit as fit
 
     features, labels, prototypes, _ = collision()
     # 44 degrees beyond label 2

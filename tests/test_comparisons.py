@@ -9,10 +9,11 @@ import pytest
 import torch
 from conftest import write_plane_scene
 
-from cclkit import comparisons as c, config
-from cclkit.codebook import initialise
+from cclkit import config
 from cclkit.errors import EvaluationError
-from cclkit.pipeline import Run
+from cclkit.method.codebook_variants import initialise
+from cclkit.runs.run import Run
+from lab.experiments import comparisons as c
 
 PERFECT = {
     f"front_end.simulation.{k}": 0

@@ -26,7 +26,7 @@ all of the simulation's.
 
 
 def test_every_setting_is_documented_and_says_where_it_comes_from():
-    for name, _, meaning in config.describe(config.profile("mini")):
+    for name, _, meaning in settings.describe(config.profile("mini")):
         assert len(meaning) > 12, f"{name} has no docstring"
         if name not in NO_CLAIM and not name.startswith("front_end.simulation."):
             assert (
@@ -56,7 +56,7 @@ def test_published_constants():
 
 def test_values_are_read_in_the_type_of_the_default():
     c = config.profile("mini").with_settings(
-        config.parse_settings(
+        settings.parse_settings(
             [
                 "codebook.margin=1",
                 "field.hidden=32",
@@ -125,7 +125,7 @@ def test_values_are_read_in_the_type_of_the_default():
 )
 def test_mistakes_are_named(setting, message):
     with pytest.raises(ConfigError, match=message):
-        config.profile("mini").with_settings(config.parse_settings([setting]))
+        config.profile("mini").with_settings(settings.parse_settings([setting]))
 
 
 @pytest.mark.parametrize(
@@ -156,5 +156,5 @@ def test_unknown_profile():
 
 
 def test_profiles_differ_in_values_only():
-    names = [[r[0] for r in config.describe(config.profile(p))] for p in ("mini", "paper")]
+    names = [[r[0] for r in settings.describe(config.profile(p))] for p in ("mini", "paper")]
     assert names[0] == names[1]

@@ -14,7 +14,8 @@ import crash
 import pytest
 from conftest import write_plane_scene
 
-from cclkit.artefacts import Store, save_npz
+from cclkit.files import save_npz
+from cclkit.runs.store import Store
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="runs are forked")
 
@@ -78,7 +79,7 @@ def test_two_runs_on_one_folder(trials, tmp_path):
 
 def test_a_stage_waits_for_a_process_that_computes_it(tmp_path):
     script = (
-        "import sys, time\nfrom cclkit.artefacts import Store\nwith Store(sys.argv[1]).lock():\n   "
+        "import sys, time\nfrom cclkit.runs.store import Store\nwith Store(sys.argv[1]).lock():\n   "
         " print('locked', flush=True)\n    time.sleep(1)\n"
     )
     holder = subprocess.Popen(
@@ -181,7 +182,7 @@ def test_a_damaged_file_of_an_interrupted_stage_is_named(tmp_path):
     """Files of a finished stage have digests; those a killed run left have none yet."""
     from cclkit import config
     from cclkit.errors import ArtefactError
-    from cclkit.pipeline import Run
+    from cclkit.runs.run import Run
 
     scene = write_plane_scene(tmp_path, n_views=2)
     run = Run(

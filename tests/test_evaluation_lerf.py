@@ -20,7 +20,7 @@ from cclkit.evaluation.metrics import (
     min_max,
     nearest_indices,
 )
-from cclkit.query import relevancy, unit_features
+from cclkit.method.query import relevancy, unit_features
 
 
 def oracle(name):

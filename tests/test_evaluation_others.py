@@ -8,7 +8,7 @@ import pytest
 
 from cclkit.errors import EvaluationError, FeatureError
 from cclkit.evaluation import consistency, legaussians, opengaussian
-from cclkit.scenes import Camera
+from cclkit.scenes.scene import Camera
 
 
 def oracle(name):

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from cclkit import exercises
 from cclkit.errors import ExerciseError
+from cclkit.notebook import exercises
 
 ROOT = Path(__file__).parent.parent
 SOLUTIONS = {p.stem: p for p in sorted((ROOT / "solutions").glob("*.py"))}

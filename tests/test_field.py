@@ -9,21 +9,17 @@ import pytest
 import torch
 from PIL import Image
 
-from cclkit import bench
-from cclkit.blending_cache import build_blending_cache, open_blending_cache
-from cclkit.closed_form import code_votes, vote_field
-from cclkit.config import FieldConfig, profile
+from cclkit.config import profile
 from cclkit.errors import ArtefactError, ConfigError, FieldError, GaussiansError
-from cclkit.field import Decoder, field_loss, train_field, train_joint
-from cclkit.gaussians import (
-    Gaussians,
-    blending_weights,
-    fit_rgb,
-    project,
-    rasterize,
-    splat_features,
-)
+from cclkit.gaussians.blending import blending_weights
+from cclkit.gaussians.blending_cache import build_blending_cache, open_blending_cache
+from cclkit.gaussians.model import Gaussians
+from cclkit.gaussians.rasterize import project, rasterize, splat_features
+from cclkit.gaussians.reconstruct import fit_rgb
+from cclkit.method.field import Decoder, FieldConfig, field_loss, train_field, train_joint
+from cclkit.method.lifting import code_votes, vote_field
 from cclkit.scenes.scene import Camera, View
+from lab.bench import bench
 
 W, H, N = 24, 16, 4  # N codes per level
 ALL = 10**6  # pixels per mask: every one
@@ -156,7 +152,7 @@ def test_same_seed_same_bytes_other_seed_other_pixels(tmp_path):
 
 
 def test_a_killed_build_goes_on_with_the_next_view(tmp_path, monkeypatch):
-    module = __import__("cclkit.blending_cache", fromlist=["x"])
+    module = __import__("cclkit.gaussians.blending_cache", fromlist=["x"])
     seen = []
 
     def counted(projection, k, pixels):
@@ -244,7 +240,7 @@ def test_a_damaged_record_or_array_is_named(tmp_path, content, message):
 
 
 def test_a_full_disk_keeps_finished_views(tmp_path, monkeypatch):
-    module = __import__("cclkit.blending_cache", fromlist=["x"])
+    module = __import__("cclkit.gaussians.blending_cache", fromlist=["x"])
     real, written = module.save_npz, []
 
     def save(path, **arrays):
@@ -534,7 +530,7 @@ def test_closed_form_on_a_scene_with_a_known_answer(tmp_path):
 
 
 def test_many_codes_are_decoded_in_pieces(tmp_path, monkeypatch):
-    from cclkit import closed_form
+    from cclkit.method import lifting as closed_form
 
     g = gaussians()
     rng = np.random.default_rng(0)
@@ -811,7 +807,7 @@ def test_the_semantic_gradient_reaches_the_geometry_as_the_loss_changes_with_it(
 
 
 def test_joint_training_repeats_and_goes_on_after_a_kill(photographs, tmp_path, monkeypatch):
-    module, calls = __import__("cclkit.field", fromlist=["x"]), []
+    module, calls = __import__("cclkit.method.field", fromlist=["x"]), []
     real = module.field_loss
 
     def interrupted(*args):

@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from cclkit.artefacts import Store, save_npz
+from cclkit.downloads.fetching import unpack
+from cclkit.downloads.registry import entry
 from cclkit.errors import (
     ArtefactError,
     ConfigError,
@@ -19,12 +20,12 @@ from cclkit.errors import (
     ModelError,
     SceneError,
 )
-from cclkit.fetching import unpack
-from cclkit.foundation.models import load_weights
-from cclkit.gaussians import load_ply
-from cclkit.registry import entry
-from cclkit.scenes import load_scene
-from cclkit.sweeps import load_sweep
+from cclkit.files import save_npz
+from cclkit.foundation.weights import load_weights
+from cclkit.gaussians.model import load_ply
+from cclkit.runs.store import Store
+from cclkit.scenes.load import load_scene
+from lab.experiments.sweeps import load_sweep
 
 SHORT = {n: max(4, t.share // 60) for n, t in fuzz.TARGETS.items()}
 
@@ -211,7 +212,7 @@ def test_archives_stay_inside(tmp_path, name, kind):
 
 
 def test_an_archive_may_not_explode(tmp_path, monkeypatch):
-    from cclkit import fetching
+    from cclkit.downloads import fetching
 
     monkeypatch.setattr(fetching, "UNPACKED_EXTRA", 10**6)
     archive = tmp_path / "a.zip"

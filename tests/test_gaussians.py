@@ -9,10 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from cclkit import bench, gaussians as G
+from cclkit import gaussians as G
 from cclkit.errors import ConfigError, GaussiansError
-from cclkit.gaussians import Gaussians
+from cclkit.gaussians.model import Gaussians
 from cclkit.scenes.scene import Camera, Scene, View
+from lab.bench import bench
 
 
 def random_gaussians(n=50, degree=3, seed=0) -> Gaussians:

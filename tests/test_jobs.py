@@ -13,10 +13,11 @@ import pytest
 import yaml
 from conftest import write_plane_scene
 
-from cclkit import cli, config, jobs
+from cclkit import cli, config
 from cclkit.errors import ConfigError
-from cclkit.experiments import ARMS
-from cclkit.pipeline import Run
+from cclkit.notebook.experiments import ARMS
+from cclkit.runs.run import Run
+from lab.reproduction import jobs
 
 ROOT = Path(__file__).parent.parent
 
@@ -54,7 +55,7 @@ def test_the_paper_profile_is_all_scenes_arms_and_seeds(elsewhere):
         if j.stage == "evaluation":
             arm, seed = j.name.split("_")[-2:]
             chosen = config.profile("paper").with_settings(
-                config.parse_settings([a for a in shlex.split(j.command) if "=" in a])
+                settings.parse_settings([a for a in shlex.split(j.command) if "=" in a])
             )
             weights = {
                 "baseline": (0, 0),

@@ -8,9 +8,11 @@ from types import SimpleNamespace
 import nbformat
 import pytest
 
-from cclkit import cli, experiments, jobs, ledger
+from cclkit import cli
 from cclkit.errors import DataError, EvaluationError
-from cclkit.pipeline import project_folder
+from cclkit.notebook import experiments
+from cclkit.places import project_folder
+from lab.reproduction import jobs, ledger
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,6 @@ from PIL import Image
 from test_rasterize import camera, problem
 
 from cclkit import config
-from cclkit.codebook import ccl_loss, fit_codebook
 from cclkit.errors import (
     CclkitError,
     CodebookError,
@@ -25,12 +24,13 @@ from cclkit.errors import (
     GaussiansError,
     QueryError,
 )
-from cclkit.features import check_features
-from cclkit.gaussians import rasterize
 from cclkit.gaussians.blending import _Entries
-from cclkit.gaussians.rasterize import _build_tiles, _Project, _Splat
-from cclkit.pipeline import Run, answer_query, run_pipeline
-from cclkit.query import relevancy
+from cclkit.gaussians.rasterize import _build_tiles, _Project, _Splat, rasterize
+from cclkit.method.codebook import ccl_loss
+from cclkit.method.codebook_fit import fit_codebook
+from cclkit.method.features import check_features
+from cclkit.method.query import relevancy
+from cclkit.runs.run import Run, answer_query, run_pipeline
 
 ROOT = Path(__file__).parent.parent
 SMALL = {
@@ -146,7 +146,7 @@ def test_half_precision_is_refused_or_computed_in_single(half):
     generator = torch.Generator().manual_seed(0)
     features = torch.nn.functional.normalize(torch.randn(60, 16, generator=generator), dim=1)
     labels = torch.arange(60) % 5 + 1
-    settings = config.CodebookConfig(n_prototypes=6, steps=20)
+    settings = CodebookConfig(n_prototypes=6, steps=20)
     rounded = features.to(half)
     book = _refused_or(lambda: fit_codebook(rounded, labels, settings, seed=0))
     if book is not None:

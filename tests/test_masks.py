@@ -5,12 +5,20 @@ import json
 import numpy as np
 import pytest
 
-from cclkit import bench
-from cclkit.config import MaskConfig
 from cclkit.errors import ArtefactError, MaskError
-from cclkit.foundation import Candidates
-from cclkit.masks import build_view_masks, mask_box, mask_nms, pack, paint, recall, unpack
+from cclkit.method.interfaces import Candidates
+from cclkit.method.masks import (
+    MaskConfig,
+    build_view_masks,
+    mask_box,
+    mask_nms,
+    pack,
+    paint,
+    recall,
+    unpack,
+)
 from cclkit.rle import rle_decode, rle_encode
+from lab.bench import bench
 
 
 def mask_nms_by_rule(masks, predicted_iou, stability, *, iou_thr, score_thr, inner_thr):

@@ -15,11 +15,12 @@ from safetensors.torch import save_file
 from segment_anything import SamAutomaticMaskGenerator, sam_model_registry
 
 from cclkit import config
-from cclkit.config import ClipConfig, MaskConfig, SamConfig
 from cclkit.errors import ConfigError, FeatureError, ModelError
 from cclkit.foundation import clip, mini_clip, mini_sam, models, sam
-from cclkit.masks import build_view_masks
-from cclkit.scenes import load_scene
+from cclkit.foundation.clip import ClipConfig
+from cclkit.foundation.sam import SamConfig
+from cclkit.method.masks import MaskConfig, build_view_masks
+from cclkit.scenes.load import load_scene
 
 OPEN = MaskConfig(predicted_iou_min=0.0, stability_min=0.0)  # nothing is filtered by score
 
@@ -459,7 +460,7 @@ def test_a_cone_narrows_cosines_and_keeps_their_order():
 
 def test_a_text_is_the_same_whatever_is_asked_beside_it():
     """Bit for bit: notebooks are compared, and a second run asks in another order."""
-    from cclkit.config import ClipConfig
+    from cclkit.foundation.clip import ClipConfig
 
     words = ["red apple", "teapot", "a stuffed bear", "object", "stuff", "wooden table", "mug"]
     together = clip.clip_encoder(ClipConfig()).encode_text(words)

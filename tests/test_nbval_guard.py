@@ -17,7 +17,7 @@ def run(folder, *args):
             "-p",
             "no:cacheprovider",
             "-p",
-            "cclkit.nbval_guard",
+            "lab.site.nbval_guard",
             "-c",
             "/dev/null",
             "--rootdir",

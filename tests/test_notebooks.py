@@ -8,9 +8,9 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from cclkit import colors, figures, notebooks
 from cclkit.errors import ConfigError, NotebookError, SceneError
-from cclkit.nbval_guard import LEAST, comparable
+from cclkit.notebook import colours as colors, execute as notebooks, figures
+from lab.site.nbval_guard import LEAST, comparable
 
 ROOT = Path(__file__).parent.parent
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -388,7 +388,7 @@ def test_the_viewer_works_offline_and_keeps_a_static_twin(tmp_path):
 def test_cameras_along_a_path_start_and_end_with_it():
     import numpy as np
 
-    from cclkit.scenes import Camera
+    from cclkit.scenes.scene import Camera
 
     def at(x: float) -> Camera:
         pose = np.eye(4)
@@ -494,7 +494,7 @@ def test_an_object_has_one_colour_in_every_figure():
     import matplotlib
     import numpy as np
 
-    from cclkit.scenes import load_scene
+    from cclkit.scenes.load import load_scene
 
     scene = load_scene("tea_party")
     truth, view, own = scene.ground_truth, scene.training_views[0], figures.region_colors(scene)

@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 
 from cclkit import cli
-from cclkit.gaussians import load_ply
-from cclkit.pipeline import Run
+from cclkit.gaussians.model import load_ply
+from cclkit.runs.run import Run
 
 ROOT = Path(__file__).parent.parent
 QUICK = {
@@ -159,7 +159,7 @@ def test_the_how_to_names_commands_and_settings_that_exist():
         if getattr(args, "settings", None):
             from cclkit import config
 
-            assert config.profile("mini").with_settings(config.parse_settings(args.settings))
+            assert config.profile("mini").with_settings(settings.parse_settings(args.settings))
 
 
 def test_a_capture_is_a_scene_without_ground_truth(plane_scene, tmp_path):

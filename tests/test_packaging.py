@@ -142,7 +142,7 @@ def test_data_stays_below_its_budget():
 
 
 def test_readme_numbers_come_from_results():
-    from cclkit.tables import README_BLOCK
+    from cclkit.notebook.tables import README_BLOCK
 
     tracked()  # skips outside of git
     text = (ROOT / "README.md").read_text()
@@ -161,7 +161,7 @@ def test_readme_numbers_come_from_results():
 
 def test_a_readme_block_without_its_table_is_one_error(tmp_path):
     from cclkit.errors import ArtefactError
-    from cclkit.tables import readme_with_tables
+    from cclkit.notebook.tables import readme_with_tables
 
     (tmp_path / "a.md").write_text("| 1 |\n")
     assert (

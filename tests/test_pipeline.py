@@ -14,19 +14,14 @@ import pytest
 import torch
 from conftest import write_plane_scene
 
-from cclkit import cli, config, experiments
-from cclkit.artefacts import verify
-from cclkit.errors import (
-    CclkitError,
-    ConfigError,
-    EvaluationError,
-    GaussiansError,
-    QueryError,
-)
-from cclkit.gaussians import project, rasterize, splat_features
-from cclkit.masks import LEVELS
-from cclkit.pipeline import GRAPH, STAGES, Run, run_pipeline
-from cclkit.scenes import load_scene
+from cclkit import cli, config
+from cclkit.errors import CclkitError, ConfigError, EvaluationError, GaussiansError, QueryError
+from cclkit.gaussians.rasterize import project, rasterize, splat_features
+from cclkit.method.masks import LEVELS
+from cclkit.notebook import experiments
+from cclkit.runs.run import GRAPH, STAGES, Run, run_pipeline
+from cclkit.runs.store import verify
+from cclkit.scenes.load import load_scene
 
 SMALL = {
     "front_end.masks": "simulated",
@@ -175,7 +170,7 @@ def test_evaluation_covers_every_labelled_unit(run):
 
 def test_every_protocol_scores_one_field(run):
     from cclkit.evaluation.protocols import PROTOCOLS
-    from cclkit.experiments import every_protocol, index_map_miou, protocol_traps
+    from cclkit.notebook.experiments import every_protocol, index_map_miou, protocol_traps
 
     got = every_protocol(run, flat_maps="empty")
     assert list(got) == list(PROTOCOLS) and [n for n, e in got.items() if isinstance(e, str)] == [
@@ -534,7 +529,7 @@ def test_time_to_equal_miou_stops_at_the_first_training_that_reaches_it(run):
 
 
 def test_bench_modes_describes_what_was_measured(scene_folder, tmp_path, monkeypatch):
-    from cclkit import bench
+    from lab.bench import bench
 
     real = config.profile
     monkeypatch.setattr(
@@ -566,7 +561,7 @@ def test_bench_modes_describes_what_was_measured(scene_folder, tmp_path, monkeyp
 
 def test_every_piece_of_code_that_makes_an_artefact_is_in_its_key(run, monkeypatch):
     """Changing a method or a file that a stage computes with makes that stage stale."""
-    from cclkit import artefacts
+    from cclkit.runs import store as artefacts
 
     before = {s: run.key(s) for s in GRAPH}
 
@@ -801,8 +796,8 @@ def test_fresh_deletes_the_run_folder_only_when_asked(scene_folder, tmp_path, ca
 
 
 def test_the_benchmark_writes_a_row_per_scene(scene_folder, tmp_path, monkeypatch):
-    from cclkit import benchmark as b
-    from cclkit.experiments import ARMS, index_map_miou
+    from cclkit.notebook.experiments import ARMS, index_map_miou
+    from lab.experiments import benchmark as b
 
     monkeypatch.setenv("CCLKIT_RESULTS", str(tmp_path))
     tables, small = tmp_path / "tables", config.profile("mini", **SMALL)
@@ -851,7 +846,7 @@ def test_the_benchmark_writes_a_row_per_scene(scene_folder, tmp_path, monkeypatc
     other = replace(rows[0], scene="other", key="of another scene")
     b._write(tables / b.ROWS, [*rows, other], {})
     monkeypatch.setattr(
-        "cclkit.experiments.scene_miou", lambda *a, **k: pytest.fail("measured again")
+        "cclkit.notebook.experiments.scene_miou", lambda *a, **k: pytest.fail("measured again")
     )
     assert [
         r.miou

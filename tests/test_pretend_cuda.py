@@ -8,7 +8,7 @@ import torch
 from pretend_cuda import pretend_cuda
 
 import cclkit.gaussians as G
-from cclkit.gaussians import Gaussians
+from cclkit.gaussians.model import Gaussians
 from cclkit.scenes.scene import Camera
 
 

@@ -13,16 +13,23 @@ import pytest
 from conftest import HEIGHT, QUERIES, REGIONS, WIDTH, write_plane_scene
 from PIL import Image
 
-from cclkit import bench, config
-from cclkit.config import EvaluationConfig
+from cclkit import config
 from cclkit.errors import ArtefactError, ConfigError, EvaluationError
 from cclkit.evaluation import legaussians, opengaussian
 from cclkit.evaluation.metrics import confusion, write_results
-from cclkit.evaluation.protocols import PROTOCOLS, READS, aggregate, evaluate_scene, protocol_for
+from cclkit.evaluation.protocols import (
+    PROTOCOLS,
+    READS,
+    EvaluationConfig,
+    aggregate,
+    evaluate_scene,
+    protocol_for,
+)
 from cclkit.evaluation.truth import SMALLEST, boxes_of, evaluated_views, units_of
-from cclkit.experiments import FAILURES, best_threshold, failure
-from cclkit.scenes import Camera, Scene, View, load_scene
-from cclkit.scenes.scene import LabelledObject
+from cclkit.notebook.experiments import FAILURES, best_threshold, failure
+from cclkit.scenes.load import load_scene
+from cclkit.scenes.scene import Camera, LabelledObject, Scene, View
+from lab.bench import bench
 
 H, W = 40, 50
 

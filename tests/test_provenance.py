@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cclkit import cli, config, figures, pipeline, provenance
+from cclkit import cli, config
 from cclkit.errors import NotebookError
+from cclkit.notebook import figures, provenance
+from cclkit.runs import run as pipeline
 
 ROOT = Path(__file__).parent.parent
 ABOUT = {
@@ -215,7 +217,7 @@ def test_explain_says_where_a_figure_comes_from(project, capsys):
     out = capsys.readouterr().out
     for part in (
         "notebooks/03_x.ipynb, cell [2] (id 03-07)",
-        "cclkit.figures.line_figure",
+        "cclkit.notebook.figures.line_figure",
         "no counterpart",
         "codebook.margin=0.5",
         "seed 4",

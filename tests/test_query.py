@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from cclkit.errors import FeatureError, QueryError
-from cclkit.query import (
+from cclkit.method.query import (
     code_relevancy,
     code_softmax_relevancy,
     relevancy,

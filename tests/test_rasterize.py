@@ -15,7 +15,7 @@ import torch
 
 from cclkit import gaussians as G
 from cclkit.errors import DependencyError, GaussiansError
-from cclkit.gaussians import Gaussians
+from cclkit.gaussians.model import Gaussians
 from cclkit.gaussians.rasterize import _cuda_arguments
 from cclkit.scenes.scene import Camera
 

@@ -21,10 +21,13 @@ import pytest
 import torch
 from conftest import write_plane_scene
 
-from cclkit import cli, config, fetching, registry
+from cclkit import cli, config
+from cclkit.downloads import fetching, registry
 from cclkit.errors import DataError, ModelError, SceneError
-from cclkit.foundation import identities, models
-from cclkit.scenes import bundled_scenes, load_scene
+from cclkit.foundation import clip as clip_model, sam as sam_model, weights
+from cclkit.foundation.front_end import identities
+from cclkit.places import bundled_scenes
+from cclkit.scenes.load import load_scene
 
 BLOB = np.random.default_rng(0).bytes(300_000)
 SHA = hashlib.sha256(BLOB).hexdigest()
@@ -198,10 +201,10 @@ def test_the_registry_is_complete():
 
 
 def test_the_registry_serves_the_models_that_need_it():
-    assert set(models.FETCHED.values()) <= set(registry.entries())
-    assert registry.BUNDLED_MODELS == (models.MINI_SAM, models.MINI_CLIP, models.MINI_SAM2)
+    assert set(weights.FETCHED.values()) <= set(registry.entries())
+    assert registry.BUNDLED_MODELS == (weights.MINI_SAM, weights.MINI_CLIP, weights.MINI_SAM2)
     paper = config.profile("paper").front_end
-    assert {paper.sam.model, paper.clip.model} <= set(models.FETCHED)
+    assert {paper.sam.model, paper.clip.model} <= set(weights.FETCHED)
 
 
 def test_a_registry_that_cannot_be_used_is_one_error(tmp_path, monkeypatch):
@@ -225,7 +228,7 @@ def test_a_registry_that_cannot_be_used_is_one_error(tmp_path, monkeypatch):
         and registry.scene("lerf_ovs/teatime") is None
         and registry.known_digest("x.pth") is None
     )
-    assert registry.data_root() == tmp_path / "share" / "cclkit"
+    assert places.data_root() == tmp_path / "share" / "cclkit"
     with pytest.raises(DataError, match="work from a checkout"):
         registry.status()
 
@@ -245,12 +248,11 @@ def test_only_fetching_touches_the_network():
 def test_root_comes_from_option_then_variable_then_checkout(monkeypatch, tmp_path):
     monkeypatch.setenv("CCLKIT_DATA", str(tmp_path / "v"))
     assert (
-        registry.data_root(tmp_path / "o") == tmp_path / "o"
-        and registry.data_root() == tmp_path / "v"
+        places.data_root(tmp_path / "o") == tmp_path / "o" and places.data_root() == tmp_path / "v"
     )
     assert bundled_scenes()  # the variable moves fetched data, not the bundled scenes
     monkeypatch.delenv("CCLKIT_DATA")
-    assert registry.data_root() == registry.DATA / "public"
+    assert places.data_root() == registry.DATA / "public"
 
 
 # ---------------------------------------------------------------- downloads
@@ -274,7 +276,7 @@ def test_fetch_and_verify(server, listed):
     with pytest.raises(DataError, match="not used; run `cclkit data fetch net`"):
         registry.checkpoint("net")
     with pytest.raises(ModelError, match="sha256"):
-        models.load_weights(path, "SAM vit_b")
+        weights.load_weights(path, "SAM vit_b")
     fetching.fetch("net")
     assert path.read_bytes() == BLOB
     path.write_bytes(BLOB[:100])
@@ -683,30 +685,30 @@ def test_models_use_a_fetched_checkpoint(listed, tmp_path):
     with pytest.raises(
         ModelError, match="needs front_end.sam.checkpoint=PATH; run `cclkit data fetch sam_vit_h`"
     ):
-        models.load_sam("vit_h")
+        sam_model.load_sam("vit_h")
     with pytest.raises(
         ModelError,
         match="needs front_end.clip.checkpoint=PATH; run `cclkit data fetch openclip_vit_b_16`",
     ):
-        models.load_clip("ViT-B-16")
+        clip_model.load_clip("ViT-B-16")
     paper = config.profile("paper", **{"front_end.propagation": "none"})  # SAM2 is not listed here
     assert identities(paper)["sam"] == "vit_h:none"
     source = tmp_path / "weights.pth"
     torch.save({"x": torch.zeros(2)}, source)
     fetching.fetch("sam_vit_h", source=source)
-    explicit = models.identity("vit_h", str(source), "")
+    explicit = weights.identity("vit_h", str(source), "")
     # by content, wherever it lies
     assert identities(paper)["sam"] == explicit == f"vit_h:{registry.digest(source)}"
-    assert models.load_weights(registry.checkpoint("sam_vit_h"), "SAM vit_h")["x"].shape == (2,)
+    assert weights.load_weights(registry.checkpoint("sam_vit_h"), "SAM vit_h")["x"].shape == (2,)
     with pytest.raises(ModelError, match="needs front_end.sam.checkpoint"):
-        models.load_sam("vit_b")  # another one
+        sam_model.load_sam("vit_b")  # another one
     path = root / "checkpoints" / "sam_vit_h.pth"
     torch.save({"x": torch.ones(2)}, path)
-    for use in (lambda: models.load_sam("vit_h"), lambda: identities(paper)):
+    for use in (lambda: sam_model.load_sam("vit_h"), lambda: identities(paper)):
         with pytest.raises(DataError, match="cclkit data fetch sam_vit_h"):
             use()
     with pytest.raises(ModelError, match="sha256"):
-        models.load_weights(path, "SAM vit_h")
+        weights.load_weights(path, "SAM vit_h")
 
 
 def test_fetched_scenes_are_found_by_name(listed, tmp_path):

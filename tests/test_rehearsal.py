@@ -11,8 +11,11 @@ import pytest
 import rehearsal
 import torch
 
-from cclkit import artefacts, cli, jobs, ledger, registry
-from cclkit.pipeline import results_folder
+from cclkit import cli
+from cclkit.downloads import registry
+from cclkit.places import results_folder
+from cclkit.runs import store as artefacts
+from lab.reproduction import jobs, ledger
 
 
 @pytest.fixture(scope="module")

@@ -10,11 +10,10 @@ from conftest import write_plane_scene
 from PIL import Image
 
 from cclkit import config
-from cclkit.config import Sam2Config
 from cclkit.errors import ModelError, SceneError
-from cclkit.foundation import build_front_end, identities
-from cclkit.foundation.sam2 import CONFIGS, Sam2Propagation, build_sam2, load_sam2
-from cclkit.scenes import load_scene
+from cclkit.foundation.front_end import build_front_end, identities
+from cclkit.foundation.sam2 import CONFIGS, Sam2Config, Sam2Propagation, build_sam2, load_sam2
+from cclkit.scenes.load import load_scene
 from cclkit.scenes.scene import Camera, View
 
 MODEL = "sam2.1_hiera_tiny"
@@ -185,7 +184,7 @@ def test_the_run_uses_it_and_its_key_knows_the_weights(checkpoint, tmp_path):
 
 
 def test_bench(tmp_path, capsys):
-    from cclkit import bench
+    from lab.bench import bench
 
     path = tmp_path / "p.json"
     assert (

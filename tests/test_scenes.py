@@ -15,8 +15,9 @@ import pytest
 from PIL import Image
 
 from cclkit.errors import SceneError
-from cclkit.scenes import bundled_scenes, content_hash, load_scene
+from cclkit.places import bundled_scenes
 from cclkit.scenes.lerf_ovs import fill_polygon
+from cclkit.scenes.load import content_hash, load_scene
 
 W, H = 40, 30
 NAMES = ("frame_1.jpg", "frame_2.jpg", "frame_10.jpg")  # natural order

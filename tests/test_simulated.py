@@ -5,10 +5,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cclkit.config import SimulationConfig
 from cclkit.errors import SceneError
-from cclkit.foundation.simulated import FeatureSpace, cut, jitter, seeded, simulated_front_end, unit
-from cclkit.scenes import load_scene
+from cclkit.foundation.simulated import (
+    FeatureSpace,
+    SimulationConfig,
+    cut,
+    jitter,
+    seeded,
+    simulated_front_end,
+    unit,
+)
+from cclkit.scenes.load import load_scene
 
 PERFECT = SimulationConfig(
     incomplete_rate=0,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cclkit.errors import EvaluationError
-from cclkit.statistics import hierarchical_bootstrap, holm, sign_flip_p
+from cclkit.evaluation.statistics import hierarchical_bootstrap, holm, sign_flip_p
 
 
 def test_equal_differences_leave_no_doubt():

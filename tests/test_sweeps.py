@@ -7,12 +7,12 @@ import threading
 
 import pytest
 
-from cclkit import sweeps
-from cclkit.artefacts import Store
 from cclkit.cli import main
 from cclkit.config import Config
 from cclkit.errors import ConfigError
-from cclkit.experiments import mechanism
+from cclkit.notebook.experiments import mechanism
+from cclkit.runs.store import Store
+from lab.experiments import sweeps
 
 SMALL = """
 title = "small"
@@ -193,7 +193,7 @@ def test_the_command_runs_in_processes(file, tmp_path, monkeypatch, capsys):
 
 
 def test_committed_sweeps_can_run():
-    from cclkit.pipeline import project_folder
+    from cclkit.places import project_folder
 
     varied = set()
     for f in sorted((project_folder() / "data" / "sweeps").glob("*.toml")):

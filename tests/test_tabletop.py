@@ -17,11 +17,11 @@ import pytest
 from conftest import write_plane_scene
 from PIL import Image
 
-from cclkit import tabletop
 from cclkit.errors import ConfigError, DependencyError, SceneError
-from cclkit.scenes import load_scene
+from cclkit.scenes.load import load_scene
 from cclkit.scenes.scene import DEPTH_UNIT, Camera
-from cclkit.tabletop import SCENES, correspondences, export, layout, objects, random_scenes, recipes
+from lab import tabletop
+from lab.tabletop import SCENES, correspondences, export, layout, objects, random_scenes, recipes
 
 DATA = Path(__file__).resolve().parents[1] / "data" / "tabletop"
 FOLDERS = sorted(p.parent for p in DATA.glob("*/*/scene.json"))
@@ -305,7 +305,7 @@ def test_correspondences_on_a_plane(tmp_path):
 @needs_mitsuba
 def test_correspondences_against_rays():
     """A ray from b's centre through the point tells whether b sees it."""
-    from cclkit.tabletop import render
+    from lab.tabletop import render
 
     plan = recipes.plan("tea_party")
     built, mi = render.build(plan), render.mitsuba()
@@ -450,7 +450,7 @@ def test_layouts_are_functions_of_their_seed(scene):
 
 
 def test_mitsuba_missing_is_one_line(monkeypatch, capsys):
-    from cclkit.tabletop import __main__ as cli, render
+    from lab.tabletop import __main__ as cli, render
 
     monkeypatch.setitem(sys.modules, "mitsuba", None)
     with pytest.raises(DependencyError, match="pip install mitsuba"):
@@ -465,7 +465,7 @@ def test_regenerated_ids_are_the_committed_ones(folder):
     """Rays through the centres of a 64 x 48 block of a committed view give its ids and depth bit
     for bit.
     """
-    from cclkit.tabletop import render
+    from lab.tabletop import render
 
     plan = recipes.plan(folder.name)
     shot = plan.shots[2]
@@ -487,7 +487,7 @@ def rendered_again(monkeypatch):
     """``regenerate`` with committed files in place of a new render; ``spoil`` changes what it
     gives.
     """
-    from cclkit.tabletop import render
+    from lab.tabletop import render
 
     spoil = {}
 

@@ -18,8 +18,9 @@ import pytest
 from PIL import Image
 
 from cclkit.errors import ConfigError, SceneError
-from cclkit.scenes import bundled_scenes, load_scene
-from cclkit.tabletop import __main__ as cli, export
+from cclkit.places import bundled_scenes
+from cclkit.scenes.load import load_scene
+from lab.tabletop import __main__ as cli, export
 
 BUNDLED = bundled_scenes()
 LERF = [n for n, f in BUNDLED.items() if f.parent.name == "lerf_ovs"]

@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 from test_tracking import make_views, view_masks
 
-from cclkit.config import TrackConfig
 from cclkit.errors import EvaluationError
 from cclkit.evaluation.track_quality import CAUSES, best_region, track_quality
-from cclkit.masks import LEVELS
+from cclkit.method.masks import LEVELS
+from cclkit.method.tracking import TrackConfig, track_masks
 from cclkit.rle import unpack_masks
-from cclkit.tracking import track_masks
 
 
 class Truth:

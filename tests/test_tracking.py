@@ -3,14 +3,13 @@
 import numpy as np
 import pytest
 
-from cclkit.config import MaskConfig, TrackConfig
 from cclkit.errors import MaskError
-from cclkit.foundation import Candidates
 from cclkit.foundation.geometric import GeometricPropagation
-from cclkit.masks import LEVELS, build_view_masks
+from cclkit.method.interfaces import Candidates
+from cclkit.method.masks import LEVELS, MaskConfig, build_view_masks
+from cclkit.method.tracking import TrackConfig, associate, iou_matrix, track_masks, ways
 from cclkit.rle import unpack_masks
-from cclkit.scenes import Camera, View
-from cclkit.tracking import associate, iou_matrix, track_masks, ways
+from cclkit.scenes.scene import Camera, View
 
 
 def boxes(*corners, shape=(20, 30)):

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from cclkit.errors import ModelError, SceneError
-from cclkit.foundation import models
+from cclkit.foundation import sam as sam_model, weights
 from cclkit.foundation.mini_clip import WordTokenizer
 from cclkit.foundation.sam2 import load_sam2
-from cclkit.tabletop.random_scenes import CATALOGUE_SEEDS
-from cclkit.training import clip, data, loop, muon, replicas, sam, sam2, score
+from lab.tabletop.random_scenes import CATALOGUE_SEEDS
+from lab.training import clip, data, loop, muon, replicas, sam, sam2, score
 
 
 @pytest.fixture(scope="module")
@@ -378,7 +378,7 @@ def test_complete_means_neither_cut_nor_hidden():
 def test_weights_round_trip_in_half_precision(tmp_path):
     m = sam.model(3)
     loop.write_weights(m, tmp_path / "w.safetensors")
-    again = models.load_mini_sam(tmp_path / "w.safetensors")
+    again = sam_model.load_mini_sam(tmp_path / "w.safetensors")
     for (name, a), b in zip(m.state_dict().items(), again.state_dict().values()):
         assert torch.allclose(a, b, rtol=1e-3, atol=1e-4), name
 
@@ -464,32 +464,33 @@ def test_a_folder_without_scenes_or_with_a_damaged_one_is_named(tmp_path):
         data.load(tmp_path, [1000000])
 
 
-BUNDLED = sorted(p.name for p in models.folder().glob("*.safetensors"))
+BUNDLED = sorted(p.name for p in weights.folder().glob("*.safetensors"))
 
 
 @pytest.mark.parametrize("name", BUNDLED)
 def test_bundled_weights_are_what_their_record_says(name):
-    record = models.provenance(name)
-    path = models.folder() / name
-    assert models.digest(path) == record["sha256"] and path.stat().st_size == record["bytes"]
+    record = weights.provenance(name)
+    path = weights.folder() / name
+    assert weights.digest(path) == record["sha256"] and path.stat().st_size == record["bytes"]
     assert record["training"]["seed"] == 0 and record["training"]["code"] and record["scores"]
     first, last = record["data"]["held_out_seeds"]
-    orbits = name == models.MINI_SAM2
+    orbits = name == weights.MINI_SAM2
     assert first >= data.HELD_OUT_SEED and last - first + 1 == (
         len(data.HELD_OUT_ORBITS) if orbits else data.HELD_OUT_BLOCKS * data.SCENES_PER_BLOCK
     )
 
 
 def test_bundled_weights_are_small():
-    sizes = {n: (models.folder() / n).stat().st_size for n in BUNDLED}
+    sizes = {n: (weights.folder() / n).stat().st_size for n in BUNDLED}
     assert (
-        sizes[models.MINI_SAM] + sizes[models.MINI_CLIP] <= 12e6 and sizes[models.MINI_SAM2] <= 8e6
+        sizes[weights.MINI_SAM] + sizes[weights.MINI_CLIP] <= 12e6
+        and sizes[weights.MINI_SAM2] <= 8e6
     ), sizes
-    assert json.loads((models.folder() / "mini_clip.json").read_text())["scores"]["classes"] >= 25
+    assert json.loads((weights.folder() / "mini_clip.json").read_text())["scores"]["classes"] >= 25
 
 
 def test_scoring_nothing_is_one_clear_error(tmp_path):
-    from cclkit.training.make import score_again
+    from lab.training.make import score_again
 
     with pytest.raises(ModelError, match="no weights here to score"):
         score_again(tmp_path, tmp_path, threads=1)

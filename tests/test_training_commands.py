@@ -1,4 +1,4 @@
-"""`python -m cclkit.training sam|clip|sam2|score` from a folder of scenes to weights with a record,
+"""`python -m lab.training sam|clip|sam2|score` from a folder of scenes to weights with a record,
 in a few steps.
 """
 
@@ -8,9 +8,9 @@ import json
 import numpy as np
 import pytest
 
-from cclkit.foundation import models
-from cclkit.training import clip, data, make, sam
-from cclkit.training.__main__ import main
+from cclkit.foundation import clip as clip_model, sam as sam_model, sam2 as sam2_model, weights
+from lab.training import clip, data, make, sam
+from lab.training.__main__ import main
 
 HELD_OUT = range(data.HELD_OUT_SEED, data.HELD_OUT_SEED + 1)
 ORBITS = range(data.HELD_OUT_ORBITS[0], data.HELD_OUT_ORBITS[0] + 1)
@@ -83,7 +83,7 @@ def small(monkeypatch):
 def test_the_commands_leave_weights_that_load_and_records_that_describe_them(
     folder, tmp_path, capsys
 ):
-    names = {"sam": models.MINI_SAM, "clip": models.MINI_CLIP, "sam2": models.MINI_SAM2}
+    names = {"sam": weights.MINI_SAM, "clip": weights.MINI_CLIP, "sam2": weights.MINI_SAM2}
     for what, name in names.items():
         command = [
             what,
@@ -114,9 +114,9 @@ def test_the_commands_leave_weights_that_load_and_records_that_describe_them(
         assert main(command) == 0  # nothing to train again: the weights where the training ended
         assert weights.read_bytes() == first
     (
-        models.load_mini_sam(tmp_path / names["sam"]),
-        models.load_mini_clip(tmp_path / names["clip"]),
-        models.load_mini_sam2(tmp_path / names["sam2"]),
+        sam_model.load_mini_sam(tmp_path / names["sam"]),
+        clip_model.load_mini_clip(tmp_path / names["clip"]),
+        sam2_model.load_mini_sam2(tmp_path / names["sam2"]),
     )
 
     scores = json.loads((tmp_path / names["sam2"]).with_suffix(".json").read_text())["scores"]
@@ -143,7 +143,7 @@ def test_the_commands_say_what_is_missing(folder, tmp_path, capsys):
     assert main(["sam", str(tmp_path)]) == 2 and "training render" in capsys.readouterr().err
     assert (
         main(["sam2", str(folder), "--out", str(tmp_path / "empty")]) == 2
-        and models.MINI_SAM in capsys.readouterr().err
+        and weights.MINI_SAM in capsys.readouterr().err
     )
     assert (
         main(["score", str(folder), "--out", str(tmp_path / "empty")]) == 2

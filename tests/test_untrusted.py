@@ -146,14 +146,14 @@ def test_only_fetching_knows_a_network():
             )
             if (
                 bad := [n for n in names if n.split(".")[0] in NETWORK]
-            ) and name != "cclkit/fetching.py":
+            ) and name != "cclkit/downloads/fetching.py":
                 found[name] = bad
     assert not found
 
 
 def test_only_the_command_data_fetch_reaches_fetching():
     for name, source in programs():
-        if name in ("cclkit/cli.py", "cclkit/fetching.py"):
+        if name in ("cclkit/cli.py", "cclkit/downloads/fetching.py"):
             continue
         assert "fetching" not in {
             a.name.split(".")[-1]

@@ -15,12 +15,13 @@ from conftest import write_plane_scene
 from segment_anything import SamPredictor
 from test_pipeline import SMALL
 
-from cclkit import config, widgets
+from cclkit import config
 from cclkit.errors import ConfigError
 from cclkit.foundation.clicks import SamClicks
-from cclkit.foundation.models import load_weights
-from cclkit.masks import LEVELS
-from cclkit.pipeline import Run
+from cclkit.foundation.weights import load_weights
+from cclkit.method.masks import LEVELS
+from cclkit.notebook import widgets
+from cclkit.runs.run import Run
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ import math
 
 import numpy as np
 
-from ..correspondence import corresponding_pixels
 from ..errors import EvaluationError
+from ..scenes.correspondence import corresponding_pixels
 
 __all__ = ["auc", "cohens_kappa", "corresponding_pixels", "similarity_auc"]
 

@@ -17,8 +17,8 @@ import cv2
 import numba
 import numpy as np
 
-from ..artefacts import atomic_write
 from ..errors import ArtefactError, EvaluationError
+from ..files import atomic_write
 
 
 def iou(prediction: np.ndarray, truth: np.ndarray, *, empty: float = math.nan) -> float:

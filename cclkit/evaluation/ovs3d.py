@@ -15,7 +15,7 @@ import numpy as np
 from scipy.signal import medfilt
 
 from ..errors import EvaluationError
-from ..query import select_level_by_mask_mean
+from ..method.query import select_level_by_mask_mean
 from .metrics import as_maps, iou, majority, min_max, resize_nearest
 
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import EvaluationError
-from ..masks import LEVELS, ViewMasks
+from ..method.masks import LEVELS, ViewMasks
+from ..method.tracking import ViewTracks
 from ..scenes.scene import GroundTruth, View
-from ..tracking import ViewTracks
 
 GRANULARITIES = {"sp": ("subpart", "part"), "wp": ("whole", "part")}
 """Ground truth maps that the masks of a level may stand for."""

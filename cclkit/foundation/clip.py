@@ -3,16 +3,69 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
 
 import cv2
 import numpy as np
 import torch
 
-from ..config import ClipConfig
-from ..errors import FeatureError
+from ..errors import FeatureError, ModelError, reason
 from ..scenes.scene import View
-from .mini_clip import PIXEL_MEAN, PIXEL_STD
-from .models import load_clip
+from ..settings import BELOW_ONE, POSITIVE, OneOf, as_dict
+from . import weights
+from .mini_clip import PIXEL_MEAN, PIXEL_STD, WordTokenizer, build_mini_clip
+from .roles import Model, Setup, kept
+from .weights import (
+    MINI_CLIP,
+    MINI_CLIP_WORDS,
+    bundled,
+    fetched,
+    fill,
+    folder,
+    load_weights,
+    remedy,
+)
+
+CLIP_MODELS = ("mini", "ViT-B-32", "ViT-B-16", "ViT-L-14", "ViT-H-14", "ViT-g-14", "ViT-bigG-14")
+"""Those of open_clip whose pictures are normalised as CLIP's and whose tokenizer needs
+no download.
+"""
+
+
+@dataclass(frozen=True)
+class ClipConfig:
+    """The open_clip model that embeds masks and texts."""
+
+    model: str = "mini"
+    """"mini" (bundled) or a name of open_clip. Paper: ViT-B-16."""
+    checkpoint: str = ""
+    """Path of the weights; empty: the bundled ones of mini, else what `cclkit data fetch` brought.
+    The file's sha256 counts for artefact keys, not its path.
+    """
+    crop: Annotated[str, OneOf("complete", "langsplat")] = "complete"
+    """"complete" (the whole box of a mask, averaged when it shrinks) or "langsplat" (its published
+    pixels exactly, which lose the last row and column). Paper does not say (ours: complete, because
+    nothing is gained by losing pixels).
+    """
+    prompts: Annotated[str, OneOf("raw", "ensemble")] = "raw"
+    """"raw" (the query itself, as LERF and LangSplat do) or "ensemble" (mean over a few templates).
+    Paper does not say (ours: raw, because the methods it compares with do).
+    """
+    cone: Annotated[float, BELOW_ONE] = 0.0
+    """Component that all features of crops share, and all texts at a right angle to it, as a share
+    of a unit feature's square: cosines of crops grow from x to cone + (1 - cone) x, those with
+    texts shrink to (1 - cone) x. Paper: none, since CLIP's features lie in a narrow cone by
+    themselves (0, also where the profile mini gets another model; 0.5 with mini-CLIP, which spreads
+    features four times as wide, so that neither the push margin nor LERF's scale would mean what
+    they mean with CLIP).
+    """
+    batch: Annotated[int, POSITIVE] = 64
+    """Crops encoded at once."""
+    precision: Annotated[str, OneOf("float32", "bfloat16")] = "float32"
+    """"float32" or "bfloat16"."""
+
 
 ENSEMBLE = (
     "{}",
@@ -150,3 +203,71 @@ def masked_crop(
     return cv2.resize(
         square, (size, size), interpolation=cv2.INTER_AREA if shrink else cv2.INTER_LINEAR
     )
+
+
+def load_mini_clip(path: Path | None = None):
+    """mini-CLIP and its tokenizer from a file beside its word list (None: the bundled one, whose
+    digest is checked).
+    """
+    words = (path or folder() / MINI_CLIP).with_name(MINI_CLIP_WORDS)
+    if not words.is_file():
+        raise ModelError(
+            f"{words}: the vocabulary of mini-CLIP is missing; restore it from the repository"
+        )
+    try:
+        tokenizer = WordTokenizer(words.read_text(encoding="utf-8").split())
+    except (OSError, UnicodeDecodeError) as e:
+        raise ModelError(
+            f"{words}: the vocabulary of mini-CLIP cannot be read ({reason(e)}); restore it from"
+            " the repository"
+        ) from e
+    weights = (
+        load_weights(*bundled(MINI_CLIP, "mini-CLIP"))
+        if path is None
+        else load_weights(path, "mini-CLIP")
+    )
+    return (
+        fill(build_mini_clip(len(tokenizer)), weights, path or folder() / MINI_CLIP, "mini-CLIP"),
+        tokenizer,
+    )
+
+
+def load_clip(model: str, checkpoint: str = ""):
+    """An open_clip model and its tokenizer: "mini", or a name of open_clip with a checkpoint
+    (ViT-B-16: fetched unless given).
+    """
+    if model == "mini":
+        return load_mini_clip(Path(checkpoint) if checkpoint else None)
+    import open_clip
+
+    what = f"OpenCLIP {model}"
+    if model not in CLIP_MODELS:
+        raise ModelError(
+            f"front_end.clip.model={model!r} is not supported; use one of {', '.join(CLIP_MODELS)}"
+        )
+    checkpoint = checkpoint or fetched(model)
+    if not checkpoint:
+        raise ModelError(
+            f"front_end.clip.model={model!r} needs front_end.clip.checkpoint=PATH; {remedy(what)}"
+        )
+    weights = load_weights(checkpoint, what)
+    clip = open_clip.create_model(model, pretrained=None)
+    own = clip.state_dict()
+    for k in ("logit_bias", "attn_mask"):  # files of other versions of open_clip differ in these
+        if k in weights and k not in own:
+            weights.pop(k)
+    return fill(clip, weights, checkpoint, what), open_clip.get_tokenizer(model)
+
+
+def _settings(setup: Setup) -> dict:
+    c = setup.settings.clip
+    own = kept(as_dict(c), "checkpoint", "batch")
+    own |= {"weights": weights.identity(c.model, c.checkpoint, MINI_CLIP), "device": setup.device}
+    return own
+
+
+ENCODER = Model(
+    build=lambda setup: clip_encoder(setup.settings.clip, setup.device),
+    label=lambda settings: weights.label("CLIP", settings.clip.model),
+    settings=_settings,
+)

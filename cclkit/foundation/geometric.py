@@ -8,9 +8,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
-from ..correspondence import corresponding_pixels
+from ..gaussians.rasterize import rasterize
+from ..scenes.correspondence import corresponding_pixels
 from ..scenes.scene import View
+from .roles import Model, Setup
 
 TOLERANCE = 0.03
 """Relative difference up to which two views' depths are the same surface. Rendered depth of a
@@ -45,3 +48,35 @@ class GeometricPropagation:
             out = np.zeros((len(masks), view.camera.height, view.camera.width), bool)
             out[:, here[:, 1], here[:, 0]] = masks[:, there[:, 1], there[:, 0]]
             yield view, out
+
+
+class NoPropagation:
+    """Carries nothing: only the first view's masks get a track label."""
+
+    def propagate(
+        self, views: Sequence[View], masks: np.ndarray, keep=None
+    ) -> Iterator[tuple[View, np.ndarray]]:
+        for n, view in enumerate(views):
+            yield (
+                view,
+                (
+                    masks
+                    if n == 0
+                    else np.zeros((len(masks), view.camera.height, view.camera.width), bool)
+                ),
+            )
+
+
+def _build(setup: Setup) -> GeometricPropagation:
+    gaussians = setup.gaussians()
+
+    def depth(view: View) -> np.ndarray:  # [H, W]
+        with torch.no_grad():
+            seen = rasterize(gaussians, view.camera)
+        return torch.where(seen.alpha > 0.5, seen.depth, 0).numpy()
+
+    return GeometricPropagation(depth)
+
+
+TRACKER = Model(build=_build, label=lambda settings: "geometric tracks", inputs=("gaussians",))
+NO_TRACKER = Model(build=lambda setup: NoPropagation(), label=lambda settings: "no tracks")

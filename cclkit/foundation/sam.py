@@ -5,16 +5,79 @@ output by output.
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
 from segment_anything import SamAutomaticMaskGenerator, SamPredictor
 from segment_anything.utils.amg import MaskData, calculate_stability_score, rle_to_mask
 
-from ..config import MaskConfig, SamConfig
+from ..errors import ModelError
+from ..method.interfaces import Candidates
+from ..method.masks import MaskConfig
 from ..scenes.scene import View
-from . import Candidates
-from .models import load_sam
+from ..settings import POSITIVE, SHARE, OneOf, as_dict, at_most, out_of_range
+from . import weights
+from .mini_sam import CLICK_SIZE, build_mini_sam
+from .roles import Model, Setup, kept
+from .weights import MINI_SAM, bundled, fetched, fill, folder, load_weights, remedy
+
+SAM_MODELS = ("mini", "vit_b", "vit_l", "vit_h")
+"""The bundled small model and the three of segment_anything's registry."""
+
+
+@dataclass(frozen=True)
+class SamConfig:
+    """The segment_anything model that proposes masks."""
+
+    model: Annotated[str, OneOf(*SAM_MODELS)] = "mini"
+    """"mini" (bundled, trained on random Tabletop scenes), "vit_b", "vit_l" or "vit_h". Paper:
+    ViT-H.
+    """
+    checkpoint: str = ""
+    """Path of the weights; empty: the bundled ones of mini, else what `cclkit data fetch` brought.
+    The file's sha256 counts for artefact keys, not its path.
+    """
+    points_per_side: Annotated[int, POSITIVE] = 32
+    """Clicks per side of the uniform grid; time grows with its square. Paper: 32; the profile mini
+    clicks 24 × 24, which takes half the time.
+    """
+    points_per_batch: Annotated[int, POSITIVE] = 64
+    """Clicks decoded at once; memory grows with it, results do not change."""
+    crop_layers: Annotated[int, at_most(8)] = 0
+    """Extra passes over 4, 16, … overlapping crops of the image. Paper does not say (ours: none,
+    because each layer costs several times the pass before; 1, as LangSplat has, in the profile
+    mini, whose photographs are small and whose small SAM finds small things only enlarged).
+    """
+    crop_points_divisor: Annotated[int, POSITIVE] = 1
+    """Clicks per side of a crop: points_per_side divided by this, once per layer. Paper does not
+    say (ours: 1, because LangSplat has it; 2 in the profile mini, which clicks the crops as densely
+    as the image for a quarter of the time).
+    """
+    box_nms_iou: Annotated[float, SHARE] = 0.7
+    """Within one output, of two masks whose boxes overlap more than this the one with the lower
+    predicted IoU is dropped. Paper does not say (ours: 0.7, because segment_anything has it).
+    """
+    stability_offset: Annotated[float, POSITIVE] = 1.0
+    """Stability is the IoU of the mask at logits above +offset and above -offset. Paper does not
+    say (ours: 1, because segment_anything has it).
+    """
+    precision: Annotated[str, OneOf("float32", "bfloat16")] = "float32"
+    """"float32" or "bfloat16" (autocast; half the memory on a GPU)."""
+
+    def check(self, prefix: str) -> None:
+        """Raise ConfigError when a crop would get no click."""
+        fewest = self.crop_points_divisor**self.crop_layers
+        if self.points_per_side < fewest:
+            raise out_of_range(
+                f"{prefix}crop_points_divisor",
+                self.crop_points_divisor,
+                f"a smaller divisor, fewer layers (at most 8) or more points_per_side: it leaves no"
+                f" click of {self.points_per_side} per side in a crop of layer {self.crop_layers}",
+            )
+
 
 OUTPUTS = 3
 APART = 2.0**17
@@ -178,3 +241,47 @@ class OutputKeepingGenerator(SamAutomaticMaskGenerator):
         # where nothing was found the package leaves no second axis
         data["crop_boxes"] = data["crop_boxes"].reshape(-1, 4)
         return data
+
+
+def load_sam(model: str, checkpoint: str = "") -> torch.nn.Module:
+    """A `segment_anything` Sam: "mini" (bundled unless a checkpoint is given), "vit_b", "vit_l" or
+    "vit_h" (fetched unless given).
+    """
+    if model == "mini":
+        return load_mini_sam(Path(checkpoint) if checkpoint else None)
+    from segment_anything import sam_model_registry
+
+    what = f"SAM {model}"
+    checkpoint = checkpoint or fetched(model)
+    if not checkpoint:
+        raise ModelError(
+            f"front_end.sam.model={model!r} needs front_end.sam.checkpoint=PATH; {remedy(what)}"
+        )
+    weights = load_weights(checkpoint, what)
+    return fill(sam_model_registry[model](), weights, checkpoint, what)
+
+
+def load_mini_sam(path: Path | None = None) -> torch.nn.Module:
+    """mini-SAM from a file (None: the bundled weights, whose digest is checked)."""
+    weights = (
+        load_weights(*bundled(MINI_SAM, "mini-SAM"))
+        if path is None
+        else load_weights(path, "mini-SAM")
+    )
+    return fill(build_mini_sam(CLICK_SIZE), weights, path or folder() / MINI_SAM, "mini-SAM")
+
+
+def _settings(setup: Setup) -> dict:
+    c = setup.settings.sam
+    own = kept(as_dict(c), "checkpoint", "points_per_batch")
+    own |= {"weights": weights.identity(c.model, c.checkpoint, MINI_SAM), "device": setup.device}
+    # those that segment_anything's generator applies itself
+    thresholds = {k: getattr(setup.masks, k) for k in ("predicted_iou_min", "stability_min")}
+    return own | thresholds
+
+
+PROPOSER = Model(
+    build=lambda setup: sam_masks(setup.settings.sam, setup.masks, setup.device),
+    label=lambda settings: weights.label("SAM", settings.sam.model),
+    settings=_settings,
+)

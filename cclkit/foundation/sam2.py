@@ -9,18 +9,51 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
-from ..artefacts import load_npz, save_npz
-from ..config import Sam2Config
 from ..errors import ModelError
+from ..files import load_npz, save_npz
 from ..rle import pack_masks, unpack_masks
 from ..scenes.scene import View
-from .models import fetched, fill, load_mini_sam2, load_weights
+from ..settings import POSITIVE, OneOf, as_dict, multiple_of
+from . import weights
+from .mini_sam2 import FOLLOW_SIZE, build_mini_sam2
+from .roles import Model, Setup, kept
+from .weights import MINI_SAM2, bundled, fetched, fill, folder, load_weights
+
+
+@dataclass(frozen=True)
+class Sam2Config:
+    """The sam2 video predictor that carries masks from view to view."""
+
+    model: Annotated[str, OneOf("mini", *CONFIGS)] = "mini"
+    """"mini" (bundled, trained on random Tabletop orbits; 256 pixels, whatever image_size says), or
+    "sam2.1_hiera_" or "sam2_hiera_" with tiny, small, base_plus or large. Paper: SAM2, variant not
+    given (ours: 2.1 large in paper).
+    """
+    checkpoint: str = ""
+    """Path of the weights; empty: the bundled ones of mini, else what `cclkit data fetch` brought.
+    The file's sha256 counts for artefact keys, not its path.
+    """
+    image_size: Annotated[int, multiple_of(32)] = 1024
+    """Side of the square that views are resized to, pixels; a multiple of 32. Paper does not say
+    (ours: 1024, because the public weights were trained with it; mini-SAM2 has a size of its own).
+    """
+    objects_per_chunk: Annotated[int, POSITIVE] = 16
+    """Objects carried through the views at once; memory grows with it, and with fewer the images
+    are encoded more often.
+    """
+    offload: bool = True
+    """Keep images and memory of the sequence in main memory, not on the device."""
+    precision: Annotated[str, OneOf("float32", "bfloat16")] = "float32"
+    """"float32" or "bfloat16"."""
+
 
 CONFIGS = {
     f"{family}_{size}": f"configs/{family.removesuffix('_hiera')}/{family}_{letter}.yaml"
@@ -203,3 +236,31 @@ def build_sam2(model: str, image_size: int = 1024):
 
 def _file(folder: Path, chunk: int) -> Path:
     return Path(folder) / f"carried_{chunk:03d}.npz"
+
+
+def load_mini_sam2(path: Path | None = None):
+    """mini-SAM2 from a file (None: the bundled weights, whose digest is checked)."""
+    weights = (
+        load_weights(*bundled(MINI_SAM2, "mini-SAM2"))
+        if path is None
+        else load_weights(path, "mini-SAM2")
+    )
+    return fill(build_mini_sam2(FOLLOW_SIZE), weights, path or folder() / MINI_SAM2, "mini-SAM2")
+
+
+def _settings(setup: Setup) -> dict:
+    c = setup.settings.sam2
+    own = kept(as_dict(c), "checkpoint", "objects_per_chunk", "offload")
+    own |= {"weights": weights.identity(c.model, c.checkpoint, MINI_SAM2), "device": setup.device}
+    return own
+
+
+def _label(model: str) -> str:
+    return "mini-SAM2" if model == "mini" else model.replace("sam2", "SAM2", 1)
+
+
+TRACKER = Model(
+    build=lambda setup: sam2_propagation(setup.settings.sam2, setup.device),
+    label=lambda settings: _label(settings.sam2.model),
+    settings=_settings,
+)

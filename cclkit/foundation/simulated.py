@@ -12,25 +12,74 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Annotated
 
 import cv2
 import numpy as np
 
-from ..config import SimulationConfig
 from ..errors import SceneError
-from ..query import CANONICAL
+from ..method.interfaces import Candidates
+from ..method.query import CANONICAL
 from ..scenes.scene import GRANULARITIES, Scene, View
-from . import Candidates, FrontEnd
+from ..settings import NOT_NEGATIVE, POSITIVE, SHARE, as_dict
+from .roles import FrontEnd, Model, Setup
+
+
+@dataclass(frozen=True)
+class SimulationConfig:
+    """The simulated front end: ground truth with dialled-in imperfection (no counterpart in the
+    paper).
+    """
+
+    seed: int = 0
+    """Seed of all simulated imperfections. They belong to the data, so they do not follow the run's
+    seed.
+    """
+    incomplete_rate: Annotated[float, SHARE] = 0.35
+    """Share of masks that lose a piece, as SAM's do under occlusion or on parts that differ in
+    colour.
+    """
+    incomplete_cut: Annotated[float, SHARE] = 0.55
+    """Largest share of its area that an incomplete mask loses (drawn uniformly from 0.15 up to
+    this).
+    """
+    split_rate: Annotated[float, SHARE] = 0.05
+    """Share of masks that are cut into two masks."""
+    merge_rate: Annotated[float, SHARE] = 0.03
+    """Share of masks that swallow a touching neighbour."""
+    missing_rate: Annotated[float, SHARE] = 0.05
+    """Share of masks that are not found in a view."""
+    jitter_px: Annotated[int, NOT_NEGATIVE] = 1
+    """Boundary jitter: a mask is dilated or eroded by up to this many pixels."""
+    min_area_px: Annotated[int, NOT_NEGATIVE] = 30
+    """Regions smaller than this are not segmented at all."""
+    track_loss_rate: Annotated[float, SHARE] = 0.10
+    """Chance per view that the propagator loses an object in that view."""
+    dim: Annotated[int, POSITIVE] = 64
+    """Dimension of the simulated features (CLIP ViT-B/16 has 512)."""
+    between_object_cosine: Annotated[float, SHARE] = 0.6
+    """Mean cosine between features of different objects, 0–0.8. CLIP crops are all alike, and the
+    push margin is 0.7.
+    """
+    hierarchy: Annotated[float, SHARE] = 0.35
+    """Share of a part's own direction that it takes from its whole, so that a part is nearer its
+    whole than others.
+    """
+    confuser_drift: Annotated[float, NOT_NEGATIVE] = 1.0
+    """How far a mask that is half missing moves from its own class (0) towards a confuser class (1:
+    midway and beyond).
+    """
+    feature_noise: Annotated[float, NOT_NEGATIVE] = 0.25
+    """Length of the independent per-mask noise added to a unit feature."""
+    text_gap: Annotated[float, NOT_NEGATIVE] = 0.5
+    """Length of the constant offset between text and image features (CLIP's modality gap)."""
+    text_noise: Annotated[float, NOT_NEGATIVE] = 0.15
+    """Length of the per-phrase deviation of a text from the class it names."""
 
 
 def simulated_front_end(scene: Scene, config: SimulationConfig) -> FrontEnd:
     """All three roles from one scene's ground truth. Raises SceneError if it has none."""
-    if scene.ground_truth is None:
-        raise SceneError(
-            f"{scene.path}: the simulated front end needs ground truth ids, the scene has none; add"
-            " instances/<view>.png with instances/classes.json, or use a scene that has"
-            " ground_truth/"
-        )
     world = SimulatedWorld(scene, config)
     return FrontEnd(
         "simulated front end",
@@ -54,6 +103,12 @@ class SimulatedWorld:
     """
 
     def __init__(self, scene: Scene, config: SimulationConfig):
+        if scene.ground_truth is None:
+            raise SceneError(
+                f"{scene.path}: the simulated front end needs ground truth ids, the scene has none;"
+                " add instances/<view>.png with instances/classes.json, or use a scene that has"
+                " ground_truth/"
+            )
         self.scene, self.config, self.truth = scene, config, scene.ground_truth
         self.space = FeatureSpace(config)
         self.directions: dict[int, np.ndarray] = {}
@@ -252,23 +307,6 @@ class SimulatedPropagation:
             yield view, out
 
 
-class NoPropagation:
-    """Carries nothing: only the first view's masks get a track label."""
-
-    def propagate(
-        self, views: Sequence[View], masks: np.ndarray, keep=None
-    ) -> Iterator[tuple[View, np.ndarray]]:
-        for n, view in enumerate(views):
-            yield (
-                view,
-                (
-                    masks
-                    if n == 0
-                    else np.zeros((len(masks), view.camera.height, view.camera.width), bool)
-                ),
-            )
-
-
 class SimulatedEncoder:
     """CLIP's role: a feature that depends on which region a mask covers and how much of it is
     missing.
@@ -352,3 +390,34 @@ def jitter(region: np.ndarray, pixels: int, rng: np.random.Generator) -> np.ndar
 
 def unit(v: np.ndarray) -> np.ndarray:
     return v / np.linalg.norm(v)
+
+
+def _world(setup: Setup) -> SimulatedWorld:
+    """The same one for all roles of a run."""
+    if "simulated" not in setup.shared:
+        setup.shared["simulated"] = SimulatedWorld(setup.scene, setup.settings.simulation)
+    return setup.shared["simulated"]
+
+
+def _settings(setup: Setup) -> dict:
+    return as_dict(setup.settings.simulation)
+
+
+PROPOSER = Model(
+    build=lambda setup: SimulatedMasks(_world(setup)),
+    label=lambda settings: "simulated masks",
+    settings=_settings,
+    truth=True,
+)
+TRACKER = Model(
+    build=lambda setup: SimulatedPropagation(_world(setup)),
+    label=lambda settings: "simulated tracks",
+    settings=_settings,
+    truth=True,
+)
+ENCODER = Model(
+    build=lambda setup: SimulatedEncoder(_world(setup)),
+    label=lambda settings: "simulated features",
+    settings=_settings,
+    truth=True,
+)

@@ -10,8 +10,9 @@ import io
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field as nested
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -20,11 +21,42 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..artefacts import atomic_write
 from ..errors import GaussiansError
+from ..files import atomic_write
 from ..scenes.scene import Scene, View
+from ..settings import NOT_NEGATIVE, POSITIVE, OneOf
 from .model import SH_SIZES, Gaussians
 from .rasterize import rasterize
+
+
+@dataclass(frozen=True)
+class GaussiansConfig:
+    """RGB reconstruction."""
+
+    init: Annotated[str, OneOf("auto", "depth", "points", "random")] = "auto"
+    """"points" (the scene's points, what 3DGS starts from), "depth" (back-projected depth),
+    "random", or "auto": depth, else points, else random. Paper does not say (3DGS starts from
+    points; ours: auto, because rendered scenes have depth, which needs fewer steps).
+    """
+    start_gaussians: Annotated[int, POSITIVE] = 12_000
+    """Number of Gaussians to start from at most, by sampling depth, points or random places. Paper
+    does not say (ours: 12,000 in mini, because its photographs are small and a CPU has to keep up).
+    """
+    max_gaussians: Annotated[int, POSITIVE] = 30_000
+    """Densification stops growing once this many are reached, with one step's overshoot. Paper does
+    not say (ours: 30,000 in mini, because its photographs are small and a CPU has to keep up).
+    """
+    iterations: Annotated[int, NOT_NEGATIVE] = 700
+    """Optimisation steps, one view each. Paper: 30,000 (jointly with semantics)."""
+    sh_degree: Annotated[int, NOT_NEGATIVE] = 1
+    """Degree of the spherical harmonics. Paper does not say (3DGS uses 3; ours: 1 in mini, because
+    that saves 3/4 of the coefficients).
+    """
+    densify: bool = True
+    """Clone, split and prune as 3DGS does (gsplat's DefaultStrategy). Paper does not say (ours: on,
+    because it builds on 3DGS).
+    """
+
 
 SH_C0 = 0.28209479177387814
 """The constant SH basis function: colour = SH_C0 * sh[:, 0] + 0.5."""
@@ -302,7 +334,7 @@ class Companion:
     betas: tuple[float, float]
     into_geometry: bool  # whether this loss also moves, shapes and densifies the Gaussians
     # a value per iteration
-    curves: dict[str, list[float]] = field(default_factory=lambda: {"loss": [], "score": []})
+    curves: dict[str, list[float]] = nested(default_factory=lambda: {"loss": [], "score": []})
 
 
 def fit_rgb(

@@ -11,11 +11,13 @@ import mmap
 import struct
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 
 from ..errors import SceneError
 from .common import check_pose, image_size, natural_key
+from .layout import Layout
 from .scene import Camera, View
 
 PINHOLES = ("PINHOLE", "SIMPLE_PINHOLE")
@@ -274,3 +276,24 @@ _RECORDS = {
     "rigs": _rig_record,
     "frames": _frame_record,
 }
+
+
+def read_fields(root: Path, also: str = "") -> dict[str, Any]:
+    """Views and points of a scene folder's model; ``also`` names what else could hold cameras."""
+    folder = find_model(root)
+    if folder is None:
+        raise SceneError(
+            f"{root / 'sparse' / '0'}: no camera model; expected {also}cameras, images and points3D"
+            " (.bin or .txt) in sparse/0 or sparse: run COLMAP or restore the folder"
+        )
+    model = read_model(folder)
+    views = read_views(model, root / "images")
+    points, colors = read_points(model)
+    return {"views": views, "points": points, "point_colors": colors, "files": [*model.files]}
+
+
+LAYOUT = Layout(
+    found=lambda root: find_model(root) is not None,
+    read=read_fields,
+    expected="images/ with sparse/0/ (COLMAP)",
+)

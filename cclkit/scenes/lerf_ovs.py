@@ -9,12 +9,15 @@ from __future__ import annotations
 import math
 import warnings
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 
 from ..errors import SceneError
+from . import colmap
 from .common import natural_key, read_json
+from .layout import Layout
 from .scene import LabelledObject, View
 
 FAR = 4
@@ -170,3 +173,17 @@ def _numbers(rows, columns: int) -> np.ndarray | None:
         ):
             return None
     return np.array(rows, np.float64)
+
+
+def read_fields(root: Path) -> dict[str, Any]:
+    """A COLMAP scene with labels."""
+    fields = colmap.read_fields(root)
+    labels, used = read_labels(label_folder(root), fields["views"])
+    return fields | {"labels": labels, "files": [*fields["files"], *used]}
+
+
+LAYOUT = Layout(
+    found=lambda root: label_folder(root).is_dir(),
+    read=read_fields,
+    expected="the same with labels in ../label/<scene>/ (LERF-OVS)",
+)

@@ -9,12 +9,15 @@ from __future__ import annotations
 import re
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from ..artefacts import read_array
 from ..errors import SceneError
+from ..files import read_array
+from . import colmap
 from .common import check_pose, image_files, image_size, natural_key
+from .layout import Layout
 from .scene import Camera, View
 
 SAME_SHAPE = 0.02
@@ -193,3 +196,68 @@ def _match(folders: list[Path], views: tuple[View, ...]) -> list[View]:
         f"{wrong}: matches no view by name, and no index 0..{len(views) - 1}; name mask folders"
         " after their images"
     )
+
+
+def read_fields(root: Path) -> dict[str, Any]:
+    """Views of ``poses_bounds.npy``, with points if a COLMAP model describes the same world; or a
+    COLMAP scene; with class masks.
+    """
+    poses = root / "poses_bounds.npy"
+    if poses.is_file():
+        views, files = read_llff(poses, root / "images"), [poses]
+        points, colors = np.zeros((0, 3)), np.zeros((0, 3), np.uint8)
+        if (model := _model_of_same_world(root, views)) is not None:
+            points, colors = colmap.read_points(model)
+            files.extend(model.files)
+        fields = {"views": views, "points": points, "point_colors": colors, "files": files}
+    else:
+        fields = colmap.read_fields(root, also="poses_bounds.npy or ")
+    folder = root / "segmentations"
+    if not folder.is_dir():
+        raise SceneError(
+            f"{folder}: no such folder; the 3D-OVS layout needs classes.txt and NN/<class>.png"
+            " there: restore it, or use layout='colmap'"
+        )
+    classes, masks, used = read_segmentations(folder, fields["views"])
+    files = [*fields["files"], *used]
+    return fields | {"classes": classes, "class_masks": masks, "files": files}
+
+
+def _model_of_same_world(root: Path, views: tuple[View, ...]):
+    """The COLMAP model beside ``poses_bounds.npy``, for its points, if both describe one world.
+
+    LLFF keeps COLMAP's world. A model whose camera centres differ was made separately, and its
+    points would float beside the views; it, or one that cannot be read, is left out with a warning.
+    """
+    folder = colmap.find_model(root)
+    if folder is None:
+        return None
+    try:
+        model = colmap.read_model(folder)
+    except SceneError as e:
+        warnings.warn(
+            "cameras come from poses_bounds.npy, and the COLMAP model beside it gives no"
+            f" points: {e}",
+            stacklevel=4,
+        )
+        return None
+    centres = {v.name: v.camera.centre for v in views}
+    shared = [n for n in model.poses if n in centres]
+    theirs = np.array([-model.poses[n][1][:3, :3].T @ model.poses[n][1][:3, 3] for n in shared])
+    ours = np.array([centres[n] for n in shared])
+    if len(shared) and np.isfinite(theirs).all():
+        spread = max(np.ptp(ours, axis=0).max(), 1e-9)
+        if np.abs(theirs - ours).max() <= 1e-2 * spread:
+            return model
+    warnings.warn(
+        f"{folder}: its cameras are not those of poses_bounds.npy, so its points are not used",
+        stacklevel=4,
+    )
+    return None
+
+
+LAYOUT = Layout(
+    found=lambda root: (root / "segmentations").is_dir(),
+    read=read_fields,
+    expected="images/ with segmentations/ and poses_bounds.npy (3D-OVS)",
+)

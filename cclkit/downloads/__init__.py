@@ -1,0 +1,1 @@
+"""What can be fetched, and fetching it."""

@@ -1,0 +1,396 @@
+"""Where a figure comes from: what is written beside it, the manifest, and two commands that read
+them.
+
+Beside each PNG lies a JSON with the same record (the PNG holds it as text, too): notebook, scene,
+seed, settings, versions, commit, a hash of the plotted data, and the keys of the artefacts used.
+``manifest.json`` maps every figure and table of the notebooks to its notebook, cell and counterpart
+in the paper. `verify` compares figures as they are with those of a commit; `explain` tells what is
+known of one.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import io
+import json
+import platform
+import re
+import subprocess
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import nbformat
+import numpy as np
+import torch
+from PIL import Image
+
+from cclkit.config import Config, profile as settings_of
+
+from .. import __version__
+from ..errors import NotebookError
+from ..files import save_json
+from ..places import project_folder, results_folder
+from ..settings import describe
+
+PAPER = {
+    "05_summary": "Table 1",
+    "05_lerf": "Table 1",
+    "05_lerf_iou": "Table 1",
+    "07_ablation": "Table 2",
+    "06_summary": "Table 3",
+    "06_3dovs": "Table 3",
+}
+"""Figures and tables of the notebooks that show what a table of the paper shows. The paper's
+figures are not listed: they show its own scenes, and no notebook draws one of them again.
+"""
+
+TOLERANCE = 0.02
+"""`verify`: share of the drawn pixels that may differ visibly. Fonts and antialiasing differ
+between builds of matplotlib.
+"""
+VISIBLE = 32
+"""`verify`: a channel's difference out of 255 above which a pixel counts as different."""
+
+
+# ----------------------------------------------------------------- what is written beside a figure
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Of what can change a picture or a number."""
+    return {
+        "cclkit": __version__,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "torch": torch.__version__.split("+")[0],
+        "matplotlib": matplotlib.__version__,
+    }
+
+
+def commit(notebook: str) -> str:
+    """The checkout's commit, with "+changes" where code, data or this notebook differ from it;
+    "unknown" outside of git.
+
+    Outputs don't count: results/ and the other notebooks change while figures are made.
+    """
+    try:
+        head = _git("rev-parse", "--short=12", "HEAD").decode().strip()
+        changed = _git(
+            "--no-optional-locks",
+            "status",
+            "--porcelain",
+            "--",
+            "cclkit",
+            "data",
+            "pyproject.toml",
+            "constraints.txt",
+            f"notebooks/{notebook}.ipynb",
+        )
+    except NotebookError:
+        return "unknown"
+    return head + ("+changes" if changed.strip() else "")
+
+
+def changed_settings(config: Config) -> dict[str, Any]:
+    """Settings that differ from the profile's own, by name; the seed and the profile are recorded
+    apart.
+    """
+    own = {name: value for name, value, _ in describe(settings_of(config.profile))}
+    return {
+        name: value for name, value, _ in describe(config) if value != own[name] and name != "seed"
+    }
+
+
+# ----------------------------------------------------------------- manifest
+
+
+def write_manifest(profile: str) -> Path:
+    """``results/<profile>/manifest.json`` from the executed notebooks; entries of notebooks not
+    executed here stay.
+    """
+    root = results_folder(profile)
+    path = root / "manifest.json"
+    entries: dict[str, dict] = _json(path)["outputs"] if path.is_file() else {}
+    sources = {p.stem for p in (project_folder() / "notebooks").glob("[0-9][0-9]_*.ipynb")}
+    for notebook in sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb")):
+        if notebook.stem in sources:
+            entries = {
+                k: e for k, e in entries.items() if e["notebook"] != notebook.stem
+            } | notebook_outputs(notebook)
+    save_json(
+        path,
+        {
+            "profile": profile,
+            "outputs": {k: e for k, e in entries.items() if e["notebook"] in sources},
+        },
+    )
+    return path
+
+
+def notebook_outputs(path: Path) -> dict[str, dict]:
+    """Figures and tables that an executed notebook shows: "figures/NAME" or "tables/NAME" -> kind,
+    notebook, cell and what the paper calls it.
+
+    ``cell`` counts code cells from 1 as Jupyter does, without the cell that papermill injects;
+    ``cell_id`` is nbformat's.
+    """
+    found: dict[str, dict] = {}
+    cells = [
+        c
+        for c in nbformat.read(path, 4).cells
+        if c.cell_type == "code" and "injected-parameters" not in c.metadata.get("tags", [])
+    ]
+    for number, cell in enumerate(cells, 1):
+        for kind, name in _shown(cell):
+            found[f"{kind}s/{name}"] = {
+                "kind": kind,
+                "notebook": path.stem,
+                "cell": number,
+                "cell_id": cell.get("id"),
+                "paper": PAPER.get(name),
+            }
+    return found
+
+
+def _shown(cell: Mapping) -> Iterator[tuple[str, str]]:
+    """Kind and name of what a cell's outputs show: `Shown` marks figures, `Notebook.table` marks
+    tables.
+    """
+    for output in cell["outputs"]:
+        for name in re.findall(
+            r'<figure id="([\w-]+)"', output.get("data", {}).get("text/html", "")
+        ):
+            yield "figure", name
+        table = output.get("metadata", {}).get("text/markdown", {}).get("cclkit_table")
+        if table:
+            yield "table", table
+
+
+# ----------------------------------------------------------------- verify
+
+
+def verify(profile: str, against: str = "HEAD", *, strict: bool = False, report=print) -> int:
+    """Compare figures as they are now with a commit's (or a folder's): 0 if all agree, 1 if not.
+
+    A figure agrees if its plotted data has the same hash, or if at most `TOLERANCE` of its drawn
+    pixels differ visibly; ``strict`` asks for both. Missing and additional figures disagree. Raises
+    NotebookError where there is nothing to compare with.
+    """
+    here = _Folder(results_folder(profile) / "figures")
+    there = (
+        _Folder(Path(against))
+        if Path(against).is_dir()
+        else _Commit(against, f"results/{profile}/figures")
+    )
+    names = sorted(here.names() | there.names())
+    if not there.names() or not here.names():
+        raise NotebookError(
+            f"{there if here.names() else here}: no figures to compare; run `make figures`, or name"
+            " a commit or folder with --against"
+        )
+    same = bad = 0
+    for name in names:
+        if name not in here.names() or name not in there.names():
+            ok, text = False, f"only in {here if name in here.names() else there}"
+        else:
+            ok, text = _compare(here, there, name, strict)
+        same += text == "same data"
+        bad += not ok
+        if text != "same data":
+            report(f"{name:<28} {'ok       ' if ok else 'DIFFERENT'} {text}")
+    report(
+        f"{len(names) - bad} of {len(names)} figures agree with {there}; {same} with the same data"
+        " hash and the same drawing"
+    )
+    return int(bad > 0)
+
+
+def _compare(here, there, name: str, strict: bool) -> tuple[bool, str]:
+    """Whether two versions of a figure agree, and how in words."""
+    record, other = json.loads(here.read(f"{name}.json")), json.loads(there.read(f"{name}.json"))
+    png = here.read(f"{name}.png")
+    written = Image.open(io.BytesIO(png)).text.get("cclkit:data_sha256")
+    if written != record["data_sha256"]:
+        return False, f"{name}.png and {name}.json were not written together; draw the figure again"
+    data = record["data_sha256"] == other["data_sha256"]
+    share = pixels_differ(png, there.read(f"{name}.png"))
+    drawn = share <= TOLERANCE
+    if data and drawn:
+        return True, (
+            "same data" if share == 0 else f"same data, {100 * share:.2f} % of the drawing differs"
+        )
+    how = f"{100 * share:.1f} % of the drawing differs"
+    text = f"{'same data' if data else 'other data'}, {how}"
+    return (data or drawn) and not strict, text
+
+
+def pixels_differ(a: bytes, b: bytes) -> float:
+    """Share of the pixels drawn in either of two PNGs (all that aren't white) that differ visibly;
+    1 if their sizes differ by more than two pixels.
+    """
+    a, b = (np.asarray(Image.open(io.BytesIO(x)).convert("RGB")).astype(np.int16) for x in (a, b))
+    if max(abs(a.shape[0] - b.shape[0]), abs(a.shape[1] - b.shape[1])) > 2:
+        return 1.0
+    h, w = min(a.shape[0], b.shape[0]), min(a.shape[1], b.shape[1])
+    a, b = a[:h, :w], b[:h, :w]
+    # of a thin line on white, white would hide any change
+    drawn = (np.minimum(a, b) < 255 - VISIBLE).any(-1)
+    return float((np.abs(a - b).max(-1) > VISIBLE).sum() / max(1, drawn.sum()))
+
+
+class _Folder:
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def names(self) -> set[str]:
+        return {p.stem for p in self.path.glob("*.png")}
+
+    def read(self, name: str) -> bytes:
+        if not (self.path / name).is_file():
+            raise NotebookError(f"{self.path / name}: missing; run `make figures`")
+        return (self.path / name).read_bytes()
+
+
+class _Commit:
+    """Files of a folder as git keeps them."""
+
+    def __init__(self, revision: str, folder: str):
+        self.revision, self.folder = revision, folder
+        listed = _git("ls-tree", "--name-only", revision, f"{folder}/").decode().split()
+        self._names = {Path(n).stem for n in listed if n.endswith(".png")}
+
+    def __str__(self) -> str:
+        return f"{self.revision}:{self.folder}"
+
+    def names(self) -> set[str]:
+        return self._names
+
+    def read(self, name: str) -> bytes:
+        return _git("show", f"{self.revision}:{self.folder}/{name}")
+
+
+def _git(*args: str) -> bytes:
+    try:
+        done = subprocess.run(
+            ["git", *args], cwd=project_folder(), capture_output=True, check=False
+        )
+    except OSError as e:
+        raise NotebookError(
+            f"git cannot be run ({e.strerror}); name a folder with --against"
+        ) from e
+    if done.returncode:
+        said = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["failed"]
+        raise NotebookError(
+            f"git {' '.join(args)}: {said}"[:400]
+            + "; name a commit of this checkout, or a folder, with --against"
+        )
+    return done.stdout
+
+
+# ----------------------------------------------------------------- explain
+
+
+def explain(figure: str, profile: str) -> str:
+    """What is known of a figure or table, for reading. Raises NotebookError for an unknown name."""
+    root = results_folder(profile)
+    name = Path(figure).stem
+    path = root / "manifest.json"
+    entries = _json(path)["outputs"] if path.is_file() else {}
+    record_path = root / "figures" / f"{name}.json"
+    kinds = [
+        k
+        for k in ("figures", "tables")
+        if f"{k}/{name}" in entries and ("tables" not in Path(figure).parts or k == "tables")
+    ]
+    if not kinds and not record_path.is_file():
+        known = sorted(
+            {Path(k).name for k in entries} | {p.stem for p in (root / "figures").glob("*.png")}
+        )
+        near = difflib.get_close_matches(name, known, 3, 0.4) or known[:5]
+        raise NotebookError(
+            f"no figure or table {name!r} in {root};"
+            f" {'did you mean ' + ', '.join(near) + '?' if near else 'run `make figures`'}"
+        )
+    entry = entries[f"{kinds[0]}/{name}"] if kinds else {}
+    record = _json(record_path) if record_path.is_file() and kinds[:1] != ["tables"] else {}
+    notebook = entry.get("notebook") or record["notebook"]
+    lines = [
+        (
+            "notebook",
+            f"notebooks/{notebook}.ipynb"
+            + (f", cell [{entry['cell']}] (id {entry['cell_id']})" if entry else ""),
+        )
+    ]
+    if entry.get("cell_id"):
+        lines.append(
+            (
+                "made by",
+                _call_in(project_folder() / "notebooks" / f"{notebook}.ipynb", entry["cell_id"]),
+            )
+        )
+    lines.append(("in the paper", entry.get("paper") or "no counterpart"))
+    if record:
+        settings = record.get("settings") or {}
+        lines += [
+            ("caption", record["caption"]),
+            (
+                "profile",
+                ", ".join(
+                    [
+                        record["profile"],
+                        (
+                            f"scene {record['scene']}, {record['front_end']}"
+                            if record["front_end"]
+                            else record["scene"]
+                        ),
+                        f"seed {record['seed']}",
+                    ]
+                ),
+            ),
+            ("settings", ", ".join(f"{k}={v}" for k, v in settings.items()) or "the profile's"),
+            ("commit", record.get("commit", "unknown")),
+            ("versions", ", ".join(f"{k} {v}" for k, v in record.get("versions", {}).items())),
+            ("data", f"sha256 {record['data_sha256']}"),
+        ]
+        runs = root / "runs"
+        lines += [
+            ("artefact", f"{a}{'' if (runs / a).is_dir() else '  (not here)'}")
+            for a in record.get("artefacts", [])
+        ]
+    lines.append(("make again", f"cclkit figures --profile {profile} --only {notebook[:2]}"))
+    return "\n".join([name, *(f"  {k:<13}{v}" for k, v in lines)])
+
+
+def _call_in(notebook: Path, cell_id: str) -> str:
+    """Names of the figure functions that a cell calls, as a reader would look them up."""
+    if not notebook.is_file():
+        return "(the notebook is gone)"
+    cell = next((c for c in nbformat.read(notebook, 4).cells if c.get("id") == cell_id), None)
+    if cell is None:
+        return "(the notebook has changed since)"
+    calls = [n.func for n in ast.walk(ast.parse(cell.source)) if isinstance(n, ast.Call)]
+    names = sorted(
+        {
+            f.attr
+            for f in calls
+            if isinstance(f, ast.Attribute)
+            and isinstance(f.value, ast.Name)
+            and f.value.id == "figures"
+            and f.attr.endswith("_figure")
+        }
+    )
+    return ", ".join(f"cclkit.notebook.figures.{n}" for n in names) or "the cell itself"
+
+
+def _json(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as e:
+        raise NotebookError(f"{path}: damaged ({e}); delete it and run `make figures`") from e

@@ -1,0 +1,18 @@
+"""Progress bars."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from tqdm.auto import tqdm
+
+
+def quiet() -> bool:
+    """No progress bars: CCLKIT_QUIET is set, as where outputs are kept and compared."""
+    return bool(os.environ.get("CCLKIT_QUIET"))
+
+
+def progress(items: Sequence, what: str):
+    """The items, with a bar while they are gone through."""
+    return tqdm(items, desc=what, disable=quiet(), leave=False)

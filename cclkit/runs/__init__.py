@@ -1,0 +1,1 @@
+"""Runs: stages in order, what they made, answers."""

@@ -1,0 +1,85 @@
+"""Evaluation: scores of the field under a named protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tqdm.auto import tqdm
+
+from ...evaluation.metrics import write_results
+from ...evaluation.protocols import evaluate_scene
+from ...evaluation.truth import evaluated_views
+from ...progress import quiet
+from ...scenes.scene import Scene
+from ...settings import as_dict
+from ..scoring import scores
+from ..stage import Stage, require
+
+if TYPE_CHECKING:
+    from ...config import Config
+    from ..engine import Engine
+
+
+def build(work: Engine, folder: Path) -> dict:
+    """``evaluation.json``, ``evaluation.csv``: rows per (view, query), aggregates, protocol and its
+    constants.
+    """
+    c, q = work.config.evaluation, work.config.query
+    views = evaluated_views(work.scene, c.views, c.truth)
+    with tqdm(total=len(views), desc="evaluation", disable=quiet(), leave=False) as bar:
+
+        def counted(reads: str, name: str, texts: Sequence[str]):
+            answer = scores(work, reads, name, texts)
+            bar.update()
+            return answer
+
+        e = evaluate_scene(work.scene, counted, c)
+    query = {"canonical": list(q.canonical), "temperature": q.temperature}
+    constants = e.constants | (query if e.protocol == "paper" else {})
+    write_results(e.rows, e.aggregates, e.protocol, constants, folder)
+    return {"protocol": e.protocol}
+
+
+def evaluation(work: Engine) -> dict:
+    """Protocol, constants, rows and aggregates, as in evaluation.json."""
+
+    def parse(e):
+        named = isinstance(e["protocol"], str) and isinstance(e["constants"], dict)
+        pooled = isinstance(e["aggregates"]["pooled"]["miou"], (int, float))
+        require(named and pooled, "no protocol or no aggregates")
+        number = (int, float)
+        scored = [isinstance(r["query"], str) and isinstance(r["iou"], number) for r in e["rows"]]
+        require(all(scored), "rows without query and IoU")
+        return e
+
+    return work.read("evaluation", "evaluation.json", parse, "json")
+
+
+def _settings(config: Config) -> dict:
+    """Of the query's settings only those that a protocol reads: the others bring their own."""
+    own = as_dict(config.evaluation) | {"device": config.device}
+    if config.evaluation.protocol == "paper":
+        own |= {k: as_dict(config.query)[k] for k in ("canonical", "temperature")}
+    return own
+
+
+def _inputs(config: Config) -> tuple[str, ...]:
+    """No stage of their own for Gaussians that the field makes."""
+    return ("codebook", *(() if config.field.mode == "joint" else ("gaussians",)), "field")
+
+
+def _unfit(scene: Scene) -> str:
+    return "" if scene.labels or scene.classes else "the scene has no labels"
+
+
+STAGE = Stage(
+    "evaluation",
+    build,
+    inputs=_inputs,
+    settings=_settings,
+    role="encoder",
+    unfit=_unfit,
+    told=("protocol",),
+)
