@@ -23,8 +23,7 @@ from open_clip.model import CLIP
 from pretend_cuda import pretend_cuda
 
 import cclkit.foundation.sam2
-from cclkit import config
-from cclkit.downloads import registry
+from cclkit import config, places
 from cclkit.foundation.mini_sam import build_mini_sam
 from cclkit.foundation.mini_sam2 import build_mini_sam2
 from cclkit.scenes.load import load_scene
@@ -108,7 +107,7 @@ def mirror(folder: Path, *, weights: dict[str, dict] | None = None, n_views: int
     torch.manual_seed(0)
     for name, state in (weights or small_weights()).items():
         torch.save(state, folder / name)
-    text = (registry.DATA / "registry.toml").read_text()
+    text = (places.DATA / "registry.toml").read_text()
     text = re.sub(
         r'^sha256 = ".*"$',
         'sha256 = ""',

@@ -7,8 +7,8 @@ import pytest
 import torch
 from pretend_cuda import pretend_cuda
 
-import cclkit.gaussians as G
 from cclkit.gaussians.model import Gaussians
+from cclkit.gaussians.rasterize import rasterize
 from cclkit.scenes.scene import Camera
 
 
@@ -72,7 +72,7 @@ def test_the_cuda_branch_equals_the_cpu_in_values_and_gradients():
         ]
         leaf = Gaussians(*tensors[:5])
         with_device = [t.to(device) for t in tensors]
-        out = G.rasterize(
+        out = rasterize(
             Gaussians(*with_device[:5]),
             cam,
             with_device[5],

@@ -5,7 +5,6 @@ renders.
 import dataclasses
 import inspect
 import os
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from cclkit import gaussians as G
+import cclkit.gaussians.rasterize as G
 from cclkit.errors import DependencyError, GaussiansError
+from cclkit.gaussians.blending import blending_weights, lift
 from cclkit.gaussians.model import Gaussians
-from cclkit.gaussians.rasterize import _cuda_arguments
 from cclkit.scenes.scene import Camera
 
 
@@ -366,7 +365,7 @@ def test_blending_weights(case):
     p = G.project(g, cam)
     weights = rasterize(g, cam)[4]  # [H, W, 60]
     # all of them: rebuilds the features
-    ids, w, residual = G.blending_weights(p, 60)
+    ids, w, residual = blending_weights(p, 60)
     assert (ids.dtype, w.dtype, residual.dtype) == (torch.int32, torch.float32, torch.float32)
     f = torch.randn((60, 3), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     rebuilt = torch.nn.functional.embedding_bag(
@@ -375,7 +374,7 @@ def test_blending_weights(case):
     torch.testing.assert_close(rebuilt, G.splat_features(p, f), rtol=1e-5, atol=1e-5)
     assert residual.abs().max() < 1e-5
     # the top 4
-    ids, w, residual = G.blending_weights(p, 4)
+    ids, w, residual = blending_weights(p, 4)
     top = weights.topk(4, dim=-1).values
     torch.testing.assert_close(w.double(), top, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(weights.gather(2, ids.long()) * (w > 0), top, rtol=1e-6, atol=1e-6)
@@ -391,11 +390,11 @@ def test_blending_weights(case):
         np.array([cam.height * cam.width - 1]),
         np.zeros(0, int),
     ):
-        for own, every in zip(G.blending_weights(p, 4, some), (ids, w, residual)):
+        for own, every in zip(blending_weights(p, 4, some), (ids, w, residual)):
             assert torch.equal(own, every.flatten(0, 1)[some])
     for wrong in ([-1], [cam.height * cam.width], [3, 5, 3]):
         with pytest.raises(GaussiansError, match="each once"):
-            G.blending_weights(p, 4, wrong)
+            blending_weights(p, 4, wrong)
 
 
 @pytest.mark.parametrize("case", ["plain", "saturating", "invisible"])
@@ -406,14 +405,14 @@ def test_lift_is_the_transpose_of_splatting(case):
         torch.randn((*shape, 3), generator=rng, dtype=torch.float64)
         for shape in ((60,), (cam.height, cam.width))
     )
-    sums, weights = G.lift(p, image)
+    sums, weights = lift(p, image)
     torch.testing.assert_close(
         (sums * features).sum(), (image * G.splat_features(p, features)).sum()
     )
     alpha = G.splat_features(p, torch.ones((60, 1), dtype=torch.float64))
     torch.testing.assert_close(weights.sum(), alpha.sum())
     with pytest.raises(GaussiansError, match="the size of its camera"):
-        G.lift(p, image[1:])
+        lift(p, image[1:])
 
 
 # --------------------------------------------------------------------------- CUDA and errors
@@ -421,7 +420,7 @@ def test_cuda_arguments_fit_the_installed_gsplat():
     """The CUDA branch cannot run everywhere, but its call can be checked everywhere."""
     gsplat = pytest.importorskip("gsplat")
     g, cam = problem(degree=1, dtype=torch.float32), camera()
-    arguments = _cuda_arguments(g, cam, torch.zeros(len(g), 11))
+    arguments = G._cuda_arguments(g, cam, torch.zeros(len(g), 11))
     bound = inspect.signature(gsplat.rasterization).bind(**arguments)
     bound.apply_defaults()
     a = bound.arguments
@@ -441,8 +440,6 @@ def test_cuda_arguments_fit_the_installed_gsplat():
 def test_cuda_branch_with_a_stand_in_for_gsplat(monkeypatch):
     """Shapes and the split of channels, with gsplat replaced by our CPU back end."""
     gsplat = pytest.importorskip("gsplat")
-    # the package exports the function under this name
-    module = sys.modules["cclkit.gaussians.rasterize"]
     g, cam = problem(degree=2, dtype=torch.float32), camera()
     f = torch.randn((len(g), 8), generator=torch.Generator().manual_seed(0))
 
@@ -465,7 +462,7 @@ def test_cuda_branch_with_a_stand_in_for_gsplat(monkeypatch):
 
     monkeypatch.setattr(gsplat, "rasterization", stand_in)
     monkeypatch.setattr(gsplat, "spherical_harmonics", harmonics)
-    image, alpha, depth, info = module._rasterize_cuda(g, cam, f, 9)
+    image, alpha, depth, info = G._rasterize_cuda(g, cam, f, 9)
     want = G.rasterize(g, cam, f)
     torch.testing.assert_close(
         image, torch.cat([want.color, want.features], -1), rtol=1e-4, atol=1e-5

@@ -14,7 +14,7 @@ import torch
 from cclkit import cli
 from cclkit.downloads import registry
 from cclkit.places import results_folder
-from cclkit.runs import store as artefacts
+from lab import __main__ as laboratory
 from lab.reproduction import jobs, ledger
 
 
@@ -30,7 +30,7 @@ def place(tmp_path, downloads, monkeypatch):
     """Data root with everything fetched from the folder of downloads, and a results folder."""
     monkeypatch.setenv("CCLKIT_DATA", str(tmp_path / "data"))
     monkeypatch.setenv("CCLKIT_RESULTS", str(tmp_path / "results"))
-    monkeypatch.setattr(registry, "REGISTRY", downloads / "registry.toml")
+    monkeypatch.setenv("CCLKIT_REGISTRY", str(downloads / "registry.toml"))
     assert cli.main(["data", "fetch", *rehearsal.NAMES, "--from", str(downloads)]) == 0
     assert [i.state for i in registry.verify(list(rehearsal.NAMES))] == ["here"] * len(
         rehearsal.NAMES
@@ -64,7 +64,7 @@ def test_the_whole_profile_from_fetch_to_ledger(place, monkeypatch, capsys):
         )
         assert all(j.done and j.minutes == 0 for j in jobs.plan("paper"))
         capsys.readouterr()
-        assert cli.main(["ledger"]) == 0
+        assert laboratory.main(["ledger"]) == 0
         assert "70 numbers" in capsys.readouterr().out
         every = ledger.rows()
     with open(results_folder("paper").parent / "ledger.csv") as f:
@@ -108,7 +108,7 @@ def test_killed_at_every_file_it_goes_on(place, monkeypatch):
             written.add(str(target))
         real(source, target)
 
-    monkeypatch.setattr(artefacts.os, "replace", replace)
+    monkeypatch.setattr(os, "replace", replace)
     records: dict[str, int] = {}
     with rehearsal.installed(scenes=one):
         patience = known = 0
@@ -180,7 +180,7 @@ def test_the_public_architectures(tmp_path_factory, tmp_path, monkeypatch):
     del weights
     monkeypatch.setenv("CCLKIT_DATA", str(tmp_path / "data"))
     monkeypatch.setenv("CCLKIT_RESULTS", str(tmp_path / "results"))
-    monkeypatch.setattr(registry, "REGISTRY", folder / "registry.toml")
+    monkeypatch.setenv("CCLKIT_REGISTRY", str(folder / "registry.toml"))
     assert (
         cli.main(
             [
