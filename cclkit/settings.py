@@ -18,9 +18,10 @@ import difflib
 import functools
 import inspect
 import math
+import sys
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, fields, replace
-from typing import Any, TypeVar, get_type_hints
+from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 from .errors import ConfigError
 
@@ -76,11 +77,14 @@ class OneOf:
 # ----------------------------------------------------------------- reading and changing
 
 
-def describe(config: Any, prefix: str = "") -> list[tuple[str, Any, str]]:
+def describe(config: Any) -> list[tuple[str, Any, str]]:
     """Rows (dotted name, value, meaning) of every setting, in order; the meaning is the field's own
     docstring.
     """
-    return [(name, getattr(node, f), docs) for name, node, f, docs in _leaves(config, prefix)]
+    return [
+        (name, getattr(node, field), _field_docs(type(node)).get(field, ""))
+        for name, node, field in _leaves(config)
+    ]
 
 
 def as_dict(config: Any) -> dict[str, Any]:
@@ -106,8 +110,8 @@ def replaced(config: T, name: str, value: Any) -> T:
 
 def check(config: Any) -> None:
     """Raise ConfigError for the first setting outside its bounds, naming what was expected."""
-    for name, node, f, _ in _leaves(config):
-        _check_value(name, getattr(node, f), _hints(type(node))[f])
+    for name, node, field in _leaves(config):
+        _check_value(name, getattr(node, field), _hint(type(node), field))
     _check_together(config, "")
 
 
@@ -132,42 +136,45 @@ def out_of_range(name: str, value: Any, wanted: str) -> ConfigError:
     return ConfigError(f"setting {name}={value!r} is out of range; expected {wanted}")
 
 
-# ---------------------------------------------------------------------------
+# ----------------------------------------------------------------- one value
 
 
-def _leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, str, str]]:
-    """Dotted name, dataclass, field and meaning of every setting, in order."""
-    docs = _field_docs(type(config))
+def _leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
+    """Dotted name, dataclass and field of every setting, in order."""
     for f in fields(config):
         value = getattr(config, f.name)
         if dataclasses.is_dataclass(value):
             yield from _leaves(value, f"{prefix}{f.name}.")
         else:
-            yield prefix + f.name, config, f.name, docs.get(f.name, "")
+            yield prefix + f.name, config, f.name
 
 
 @functools.cache
-def _hints(cls: type) -> dict[str, tuple]:
-    """Bounds and choices of each field."""
-    hints = get_type_hints(cls, include_extras=True)
-    return {f.name: getattr(hints[f.name], "__metadata__", ()) for f in fields(cls)}
+def _hints(cls: type) -> dict[str, Any]:
+    return get_type_hints(cls, include_extras=True)
 
 
-def _check_value(name: str, value: Any, rules: tuple) -> None:
-    for rule in rules:
+def _hint(cls: type, field: str) -> Any:
+    """The type of a field, with bounds and choices."""
+    return _hints(cls)[field]
+
+
+def _check_value(name: str, value: Any, hint: Any) -> None:
+    if isinstance(value, int) and not isinstance(value, bool) and not 0 <= value < 2**31:
+        raise out_of_range(name, value, f"a whole number in 0..{2**31 - 1}")
+    if isinstance(value, float) and not abs(value) < 1e12:
+        raise out_of_range(name, value, "a finite number")
+    for rule in getattr(hint, "__metadata__", ()):
         if isinstance(rule, OneOf) and value not in rule.names:
             raise ConfigError(
                 f"setting {name}={value!r} is unknown; use one of {', '.join(rule.names)}"
             )
         if isinstance(rule, Bound) and not rule.fits(value):
             raise out_of_range(name, value, rule.wanted)
-    if isinstance(value, int) and not isinstance(value, bool) and not 0 <= value < 2**31:
-        raise out_of_range(name, value, f"a whole number in 0..{2**31 - 1}")
-    if isinstance(value, float) and not abs(value) < 1e12:
-        raise out_of_range(name, value, "a finite number")
 
 
 def _check_together(config: Any, prefix: str) -> None:
+    """What settings forbid each other: innermost first, since outer ones may read inner ones."""
     for f in fields(config):
         value = getattr(config, f.name)
         if dataclasses.is_dataclass(value):
@@ -177,61 +184,64 @@ def _check_together(config: Any, prefix: str) -> None:
 
 
 def _replaced(root: Any, node: Any, path: list[str], value: Any, full: str) -> Any:
+    first, rest = path[0], path[1:]
     names = [f.name for f in fields(node)]
-    if path[0] not in names:
-        every = [row[0] for row in describe(root)]
-        near = difflib.get_close_matches(full, every, n=1, cutoff=0.5)
-        near = near or difflib.get_close_matches(path[0], names, n=1, cutoff=0.0)
-        raise ConfigError(
-            f"unknown setting {full!r}; did you mean {near[0]!r}? `cclkit settings` lists all"
-        )
-    current = getattr(node, path[0])
+    if first not in names:
+        raise _unknown(root, names, first, full)
+    current = getattr(node, first)
     if dataclasses.is_dataclass(current):
-        if len(path) == 1:
-            first = fields(current)[0].name
+        if not rest:
+            inner = fields(current)[0].name
             raise ConfigError(
-                f"setting {full!r} is a group; name one of its fields, e.g. {full}.{first}"
+                f"setting {full!r} is a group; name one of its fields, e.g. {full}.{inner}"
             )
-        return replace(node, **{path[0]: _replaced(root, current, path[1:], value, full)})
-    if len(path) > 1:
-        single = ".".join(full.split(".")[: -len(path) + 1])
+        return replace(node, **{first: _replaced(root, current, rest, value, full)})
+    if rest:
+        single = full.removesuffix("." + ".".join(rest))
         raise ConfigError(f"unknown setting {full!r}; {single!r} is a single value")
-    return replace(node, **{path[0]: _coerced(value, current, full)})
+    return replace(node, **{first: _coerced(value, current, _hint(type(node), first), full)})
 
 
-def _coerced(value: Any, like: Any, name: str) -> Any:
-    """`value` in the type of the default it replaces; the default decides, so a typo cannot change
-    a type.
-    """
-    if isinstance(value, str) and not isinstance(like, str):
+def _unknown(root: Any, names: list[str], name: str, full: str) -> ConfigError:
+    """The error for a name that is none, with the nearest one that is."""
+    every = [row[0] for row in _leaves(root)]
+    near = difflib.get_close_matches(full, every, n=1, cutoff=0.5)
+    near = near or difflib.get_close_matches(name, names, n=1, cutoff=0.0)
+    return ConfigError(
+        f"unknown setting {full!r}; did you mean {near[0]!r}? `cclkit settings` lists all"
+    )
+
+
+def _coerced(value: Any, current: Any, hint: Any, name: str) -> Any:
+    """`value` in the type of its field, so that a typo cannot change a type; a text is parsed."""
+    if get_origin(hint) is Annotated:
+        hint = hint.__origin__
+    kind, parts = get_origin(hint) or hint, get_args(hint)  # tuple[int, ...]: tuple, (int, ...)
+    expected = f"expected {kind.__name__} like {current!r}"
+    if isinstance(value, str) and kind is not str:
         try:
             value = ast.literal_eval({"true": "True", "false": "False"}.get(value.lower(), value))
         except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as e:
-            raise ConfigError(
-                f"setting {name}={value!r} cannot be read; expected {type(like).__name__} like"
-                f" {like!r}"
-            ) from e
-    if isinstance(like, bool):
-        ok = isinstance(value, bool)
-    elif isinstance(like, int):
-        ok = isinstance(value, int) and not isinstance(value, bool)
-    elif isinstance(like, float):
-        ok = isinstance(value, (int, float)) and not isinstance(value, bool)
-        value = float(value) if ok else value
-    elif isinstance(like, tuple):
+            raise ConfigError(f"setting {name}={value!r} cannot be read; {expected}") from e
+    if kind is tuple:
         value = (value,) if isinstance(value, (int, float, str)) else value
-        ok = isinstance(value, (tuple, list))
-        value = tuple(value) if ok else value
-        kinds = (int, float) if like and isinstance(like[0], float) else (type((*like, "")[0]),)
-        ok = ok and all(isinstance(v, kinds) and not isinstance(v, bool) for v in value)
+        fits = isinstance(value, (tuple, list)) and all(_is(v, parts[0]) for v in value)
     else:
-        ok = isinstance(value, type(like))
-    if not ok or (isinstance(value, float) and math.isnan(value)):
-        raise ConfigError(
-            f"setting {name}={value!r} has the wrong type; expected {type(like).__name__} like"
-            f" {like!r}"
-        )
-    return value
+        fits = _is(value, kind)
+    if not fits:
+        raise ConfigError(f"setting {name}={value!r} has the wrong type; {expected}")
+    if kind is float and abs(value) > sys.float_info.max:
+        raise out_of_range(name, value, "a finite number")
+    return kind(value)
+
+
+def _is(value: Any, kind: type) -> bool:
+    """Whether a value can stand for a type: a whole number for a float, too, but no NaN."""
+    if kind is bool or isinstance(value, bool):
+        return kind is bool and isinstance(value, bool)
+    if kind is float:
+        return isinstance(value, int) or (isinstance(value, float) and not math.isnan(value))
+    return isinstance(value, kind)
 
 
 @functools.cache
