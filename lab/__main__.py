@@ -116,9 +116,10 @@ def _compare(args) -> None:
 
 
 def _sweep(args) -> None:
+    from cclkit.notebook.measured import load_sweep
     from cclkit.places import results_folder
 
-    from .experiments.sweeps import load_sweep, run_sweep
+    from .experiments.sweeps import run_sweep
 
     if args.workers < 1:
         raise ConfigError(f"--workers {args.workers}: expected at least 1")

@@ -45,11 +45,11 @@ from cclkit.files import save_npz
 from cclkit.foundation import clip as clip_model, weights
 from cclkit.gaussians.blending_cache import open_blending_cache
 from cclkit.gaussians.model import Gaussians, load_ply, save_ply
+from cclkit.notebook.measured import load_sweep, read_sweep
 from cclkit.runs import store as artefacts
 from cclkit.runs.run import Run, _summary, run_pipeline
 from cclkit.runs.store import Artefact, Store
 from cclkit.scenes.load import content_hash, load_scene
-from lab.experiments.sweeps import load_sweep, read_rows
 
 SECONDS = 10.0
 HANGS = 90.0
@@ -281,7 +281,7 @@ def sweep_files(folder: Path) -> None:
 
 
 def read_sweep_rows(folder: Path, out: Path) -> None:
-    read_rows(folder / "rows.csv")
+    read_sweep(folder / "rows.csv")
 
 
 def settings_text(folder: Path) -> None:

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from cclkit.errors import EvaluationError
-from lab.experiments.benchmark import Row, contrasts, read_rows, save_contrasts
+from cclkit.notebook.measured import Row, contrasts, read_rows, save_contrasts
 
 
 def rows(arms, *, front_end="own", measured="index maps"):

@@ -15,7 +15,7 @@ from cclkit.method.codebook import assign, ccl_loss, index_map, label_ids
 from cclkit.method.codebook_fit import CodebookConfig, fit_codebook
 from cclkit.method.codebook_repair import colliding_labels, revive, split
 from cclkit.method.codebook_variants import initialise, shuffled
-from cclkit.notebook.experiments import ARMS, mechanism, population, population_collisions
+from cclkit.notebook.population import ARMS, mechanism, population, population_collisions
 from lab.bench import bench
 
 SETTINGS = dict(lambda_pull=0.25, lambda_push=0.25, margin=0.7)

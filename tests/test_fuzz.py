@@ -23,9 +23,9 @@ from cclkit.errors import (
 from cclkit.files import save_npz
 from cclkit.foundation.weights import load_weights
 from cclkit.gaussians.model import load_ply
+from cclkit.notebook.measured import load_sweep
 from cclkit.runs.store import Store
 from cclkit.scenes.load import load_scene
-from lab.experiments.sweeps import load_sweep
 
 SHORT = {n: max(4, t.share // 60) for n, t in fuzz.TARGETS.items()}
 

@@ -15,7 +15,7 @@ from conftest import write_plane_scene
 
 from cclkit import cli, config
 from cclkit.errors import ConfigError
-from cclkit.notebook.experiments import ARMS
+from cclkit.notebook.population import ARMS
 from cclkit.runs.run import Run
 from lab.reproduction import jobs
 

@@ -10,7 +10,7 @@ import pytest
 
 from cclkit import cli
 from cclkit.errors import DataError, EvaluationError
-from cclkit.notebook import experiments
+from cclkit.notebook import population
 from cclkit.places import project_folder
 from lab.reproduction import jobs, ledger
 
@@ -46,7 +46,7 @@ def test_every_number_of_the_papers_tables_is_there(every):
             ("push", "push"),
             ("both", "both (CCL-LGS)"),
         )
-    } == experiments.PAPER_TABLE_2
+    } == population.PAPER_TABLE_2
     # Room is left out
     assert {r.scene for r in every if r.table == 3} == {
         "bed",

@@ -3,7 +3,6 @@ command line.
 """
 
 import json
-import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -18,11 +17,14 @@ from cclkit import cli, config
 from cclkit.errors import CclkitError, ConfigError, EvaluationError, GaussiansError, QueryError
 from cclkit.gaussians.rasterize import project, rasterize, splat_features
 from cclkit.method.masks import LEVELS
-from cclkit.notebook import experiments
-from cclkit.runs.run import GRAPH, STAGES, Run, run_pipeline
-from cclkit.runs.store import verify
+from cclkit.runs.graph import GRAPH
+from cclkit.runs.run import Run
+from cclkit.runs.store import changed_files
 from cclkit.scenes.load import load_scene
+from lab.experiments import field_modes
 
+STAGES = tuple(s for s in GRAPH if s != "blending")
+"""The stages of a run with the default mode of the field."""
 SMALL = {
     "front_end.masks": "simulated",
     "front_end.features": "simulated",
@@ -46,7 +48,7 @@ def scene_folder(tmp_path_factory):
 def run(scene_folder, tmp_path_factory):
     out = Run(scene_folder, config.profile("mini", **SMALL), tmp_path_factory.mktemp("out"))
     lines = []
-    run_pipeline(out, report=lines.append)
+    out.to(report=lines.append)
     assert len(lines) == len(STAGES)
     return out
 
@@ -284,7 +286,7 @@ def test_a_setting_changes_its_stage_and_what_follows_only(run):
         changed = run.vary(**{setting.replace(".", "__"): value})
         stale = {first[setting]}
         for stage in STAGES:
-            if stale & set(GRAPH[stage].inputs):
+            if stale & set(run.engine.inputs(stage)):
                 stale.add(stage)
         if setting.startswith("front_end"):
             stale |= {"features", "tracks"}
@@ -324,7 +326,7 @@ def test_same_seed_same_machine_identical_artefacts(run, scene_folder, tmp_path)
     other = Run(scene_folder, run.config, tmp_path)
     for stage in STAGES:
         a, b = run.ensure(stage), other.ensure(stage)
-        assert b.reused and verify(b) == []
+        assert b.reused and changed_files(b) == []
         assert {n: f["sha256"] for n, f in a.record["files"].items()} == {
             n: f["sha256"] for n, f in b.record["files"].items()
         }, stage
@@ -390,7 +392,7 @@ def test_cached_mode_trains_on_a_blending_cache_of_its_own(run, monkeypatch):
     )
     assert {s for s in STAGES if cached.key(s) != run.key(s)} == {"field", "evaluation"}
     lines = []
-    run_pipeline(cached, report=lines.append)
+    cached.to(report=lines.append)
     assert [line.split()[0] for line in lines] == list(cached.stages())
     cache, record = cached.blending_cache(), cached.ensure("blending").record
     assert (
@@ -430,7 +432,7 @@ def test_joint_mode_makes_gaussians_and_field_in_one_stage(run, tmp_path):
     assert joint.stages() == tuple(s for s in STAGES if s != "gaussians")
     assert {s for s in STAGES if joint.key(s) != plain.key(s)} == {"field", "evaluation"}
     lines = []
-    run_pipeline(joint, report=lines.append)
+    joint.to(report=lines.append)
     assert [line.split()[0] for line in lines] == list(joint.stages())
     g, field = joint.gaussians(), joint.field()
     assert field.features.shape[1] == len(g) == joint.ensure("field").record[
@@ -461,8 +463,8 @@ def test_joint_mode_makes_gaussians_and_field_in_one_stage(run, tmp_path):
     by_depth = joint.vary(front_end__propagation="geometric")
     assert (
         by_depth.stages() == STAGES
-        and "gaussians" in by_depth._inputs("tracks")
-        and "gaussians" not in by_depth._inputs("evaluation")
+        and "gaussians" in by_depth.engine.inputs("tracks")
+        and "gaussians" not in by_depth.engine.inputs("evaluation")
     )
     assert config.profile("paper").field.mode == "joint"
 
@@ -470,20 +472,20 @@ def test_joint_mode_makes_gaussians_and_field_in_one_stage(run, tmp_path):
 def test_the_field_study_compares_arms_at_equal_iterations_and_equal_time(run):
     small = run.vary(gaussians__iterations=15, field__pixels_per_mask=30, field__batch=128)
     arms = ("joint", "frozen, whole views", "frozen, cached, K = 4")
-    rows = experiments.field_study(small, iterations=15, arms=arms)
+    rows = field_modes.field_study(small, iterations=15, arms=arms)
     assert [(r["arm"], r["equal"]) for r in rows] == [
         (a, e) for e in ("iterations", "time") for a in arms
     ]
     assert all(r["iterations"] == 15 for r in rows[:3]) and rows[4]["iterations"] == 15
     seconds = {
         arm: (
-            small.vary(field__iterations=15, **experiments.FIELD_ARMS[arm])
+            small.vary(field__iterations=15, **field_modes.FIELD_ARMS[arm])
             .ensure("field")
             .record["wall_time_s"]
         )
         for arm in arms[1:]
     }
-    build = small.vary(**experiments.FIELD_ARMS[arms[2]]).ensure("blending").record["wall_time_s"]
+    build = small.vary(**field_modes.FIELD_ARMS[arms[2]]).ensure("blending").record["wall_time_s"]
     assert (
         rows[5]["iterations"] == max(1, round(15 * (seconds[arms[1]] - build) / seconds[arms[2]]))
         and rows[2]["seconds"] == seconds[arms[2]] + build
@@ -497,21 +499,21 @@ def test_the_field_study_compares_arms_at_equal_iterations_and_equal_time(run):
         for r in rows
     )
     longer = run.vary(**PERFECT, front_end__simulation__jitter_px=0, field__iterations=150)
-    assert experiments.field_cross_entropy(longer) < experiments.field_cross_entropy(
+    assert field_modes.field_cross_entropy(longer) < field_modes.field_cross_entropy(
         small.vary(field__iterations=15)
     )
-    assert experiments.view_kappa(longer) > 0.5
+    assert field_modes.view_kappa(longer) > 0.5
     with pytest.raises(ConfigError, match="lack 'frozen, whole views'"):
-        experiments.field_study(small, iterations=1, arms=("joint",))
+        field_modes.field_study(small, iterations=1, arms=("joint",))
 
 
 def test_time_to_equal_miou_stops_at_the_first_training_that_reaches_it(run):
     small = run.vary(gaussians__iterations=15, field__pixels_per_mask=30, field__batch=128)
-    whole, *every = experiments.time_to_equal(small, iterations=8, doublings=2)
+    whole, *every = field_modes.time_to_equal(small, iterations=8, doublings=2)
     assert whole["iterations"] == 8 and whole["reached"] and whole["times_faster"] == 1
     cached = [r for r in every if r["arm"] == "frozen, cached, K = 16"]
     assert (
-        list(dict.fromkeys(r["arm"] for r in every)) == list(experiments.EQUAL_ARMS)
+        list(dict.fromkeys(r["arm"] for r in every)) == list(field_modes.EQUAL_ARMS)
         and every[len(cached)]["iterations"] == 2
     )
     assert [r["iterations"] for r in cached] == [2, 3, 4, 6, 8, 11, 16, 23, 32][
@@ -520,7 +522,7 @@ def test_time_to_equal_miou_stops_at_the_first_training_that_reaches_it(run):
     assert (cached[-1]["reached"] or len(cached) == 9) and all(
         r["reached"] == (r["miou"] >= whole["miou"]) for r in cached
     )
-    own = small.vary(**experiments.FIELD_ARMS["frozen, cached, K = 16"], field__iterations=2)
+    own = small.vary(**field_modes.FIELD_ARMS["frozen, cached, K = 16"], field__iterations=2)
     assert (
         cached[0]["seconds"]
         == own.ensure("blending").record["wall_time_s"] + own.ensure("field").record["wall_time_s"]
@@ -551,51 +553,12 @@ def test_bench_modes_describes_what_was_measured(scene_folder, tmp_path, monkeyp
         == 0
     )
     result, text = json.loads((tmp_path / "b.json").read_text()), (tmp_path / "b.md").read_text()
-    assert [r["arm"] for r in result["rows"]] == 2 * list(experiments.FIELD_ARMS) and result[
+    assert [r["arm"] for r in result["rows"]] == 2 * list(field_modes.FIELD_ARMS) and result[
         "to_equal"
     ][0]["arm"] == "frozen, whole views"
     assert text.count("frozen, cached, K = 16") >= 3 and "Time to equal mIoU" in text
     with pytest.raises(ConfigError, match="iterations 0"):
         bench.bench_modes(iterations=0)
-
-
-def test_every_piece_of_code_that_makes_an_artefact_is_in_its_key(run, monkeypatch):
-    """Changing a method or a file that a stage computes with makes that stage stale."""
-    from cclkit.runs import store as artefacts
-
-    before = {s: run.key(s) for s in GRAPH}
-
-    def other(self, *args, **kwargs):
-        return None
-
-    for method, stage in (
-        ("scores", "evaluation"),
-        ("silhouettes", "evaluation"),
-        ("training_set", "codebook"),
-        ("index_maps", "field"),
-        ("label_maps", "blending"),
-        ("_build_candidates", "candidates"),
-        ("_build_masks", "masks"),
-    ):
-        with monkeypatch.context() as m:
-            m.setattr(Run, method, other)
-            assert run.key(stage) != before[stage], method
-    package = Path(artefacts.__file__).parent
-    for file, stage in (
-        ("scenes/scene.py", "gaussians"),
-        ("scenes/colmap.py", "masks"),
-        ("rle.py", "candidates"),
-        ("masks.py", "masks"),
-        ("gaussians/reconstruct.py", "gaussians"),
-        ("query.py", "evaluation"),
-        ("codebook/losses.py", "codebook"),
-        ("blending_cache.py", "blending"),
-        ("blending_cache.py", "field"),
-    ):
-        with monkeypatch.context() as m:
-            m.setitem(artefacts._CODE_DIGESTS, package / file, "changed")
-            assert run.key(stage) != before[stage], file
-    assert {s: run.key(s) for s in GRAPH} == before
 
 
 def test_held_out_views_are_never_used_for_training(tmp_path):
@@ -675,7 +638,7 @@ def test_a_scene_without_labels_cannot_be_evaluated_but_runs(scene_folder, tmp_p
     r = Run(load_scene(folder), config.profile("mini", **SMALL), tmp_path / "out")
     assert r.scene.layout == "colmap"
     lines = []
-    run_pipeline(r, report=lines.append)
+    r.to(report=lines.append)
     assert "skipped" in lines[-1]
     with pytest.raises(EvaluationError, match="nothing to score"):
         r.ensure("evaluation")
@@ -792,11 +755,12 @@ def test_fresh_deletes_the_run_folder_only_when_asked(scene_folder, tmp_path, ca
     assert cli.main(arguments) == 0
     assert cli.main(arguments) == 0 and "found" in capsys.readouterr().out.splitlines()[-3]
     assert cli.main([*arguments, "--fresh"]) == 0 and "done" in capsys.readouterr().out
-    os.environ.pop("CCLKIT_NO_BUNDLE", None)
 
 
 def test_the_benchmark_writes_a_row_per_scene(scene_folder, tmp_path, monkeypatch):
-    from cclkit.notebook.experiments import ARMS, index_map_miou
+    from cclkit.notebook import measured
+    from cclkit.notebook.experiments import index_map_miou
+    from cclkit.notebook.population import ARMS
     from lab.experiments import benchmark as b
 
     monkeypatch.setenv("CCLKIT_RESULTS", str(tmp_path))
@@ -832,21 +796,21 @@ def test_the_benchmark_writes_a_row_per_scene(scene_folder, tmp_path, monkeypatc
         f"{(rows[-1].miou + rows[-3].miou) / 2:.1f}" in (tables / "benchmark.md").read_text()
         and "needs two scenes" in (tables / "benchmark_contrasts.md").read_text()
     )
-    assert b.outdated(rows, small) == []  # not bundled, so nobody can say
-    monkeypatch.setattr(b, "bundled_scenes", lambda: [run.scene.name])
+    assert measured.outdated(rows, small) == []  # not bundled, so nobody can say
+    monkeypatch.setattr(measured, "bundled_scenes", lambda: [run.scene.name])
     monkeypatch.setattr(
-        b, "Run", lambda scene, c: Run(scene_folder if scene == run.scene.name else scene, c)
+        measured, "Run", lambda scene, c: Run(scene_folder if scene == run.scene.name else scene, c)
     )
-    assert b.outdated(rows, small) == []
-    assert {r.measured for r in b.outdated(rows, small.with_settings({"field.iterations": 2}))} >= {
-        "field"
-    }
-    assert len(b.outdated(rows, small.with_settings({"codebook.margin": 0.5}))) == len(rows)
+    assert measured.outdated(rows, small) == []
+    assert {
+        r.measured for r in measured.outdated(rows, small.with_settings({"field.iterations": 2}))
+    } >= {"field"}
+    assert len(measured.outdated(rows, small.with_settings({"codebook.margin": 0.5}))) == len(rows)
     # a second run measures nothing again and keeps what other scenes have in the file
     other = replace(rows[0], scene="other", key="of another scene")
-    b._write(tables / b.ROWS, [*rows, other], {})
+    b._write(tables / measured.ROWS, [*rows, other], {})
     monkeypatch.setattr(
-        "cclkit.notebook.experiments.scene_miou", lambda *a, **k: pytest.fail("measured again")
+        "lab.experiments.benchmark.index_map_miou", lambda *a, **k: pytest.fail("measured again")
     )
     assert [
         r.miou
@@ -859,7 +823,7 @@ def test_the_benchmark_writes_a_row_per_scene(scene_folder, tmp_path, monkeypatc
             report=lambda _: None,
         )
     ] == pytest.approx([r.miou for r in rows], abs=1e-4)
-    assert other.key in {r.key for r in b.read_rows(tables / b.ROWS)}
+    assert other.key in {r.key for r in measured.read_rows(tables / measured.ROWS)}
 
 
 def test_settings_are_listed_with_meaning(capsys):
@@ -883,7 +847,7 @@ def test_real_photographs_through_every_stage(real_data, tmp_path):
         "codebook.steps": 100,
     }
     r = Run(real_data / "ycb" / "0000", config.profile("mini", **quick), tmp_path)
-    run_pipeline(r, report=lambda _: None)
+    r.to(report=lambda _: None)
     e = r.evaluation()
     assert {row["query"] for row in e["rows"]} == {"gelatin box", "mug", "foam brick"} and len(
         e["rows"]

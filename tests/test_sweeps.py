@@ -10,7 +10,8 @@ import pytest
 from cclkit.cli import main
 from cclkit.config import Config
 from cclkit.errors import ConfigError
-from cclkit.notebook.experiments import mechanism
+from cclkit.notebook import measured
+from cclkit.notebook.population import mechanism
 from cclkit.runs.store import Store
 from lab.experiments import sweeps
 
@@ -76,9 +77,9 @@ def alone(monkeypatch):
 
 def test_every_combination_once_in_the_grid_s_order(file, tmp_path, alone):
     path = sweeps.run_sweep(
-        sweeps.load_sweep(file), tmp_path / "out", Config(), report=lambda _: None
+        measured.load_sweep(file), tmp_path / "out", Config(), report=lambda _: None
     )
-    rows = sweeps.read_rows(path)
+    rows = measured.read_sweep(path)
     assert [(r["population.incomplete"], r["arm"], r["seed"]) for r in rows] == [
         (i, a, s) for i in ("0.0", "0.5") for a in ("baseline", "both") for s in ("0", "3")
     ]
@@ -86,35 +87,35 @@ def test_every_combination_once_in_the_grid_s_order(file, tmp_path, alone):
     expected = mechanism(
         small, seeds=(0, 3), arms=("baseline", "both"), n_classes=4, n_views=5, incomplete=0.5
     )
-    found = sweeps.series(rows, "population.incomplete")
+    found = measured.series(rows, "population.incomplete")
     for arm in ("baseline", "both"):
         assert found[arm][0.5] == pytest.approx(expected[arm], abs=1e-3)
     assert found["both"][0.0] != found["both"][0.5]
 
 
 def test_a_stopped_sweep_goes_on_and_changed_code_starts_over(file, tmp_path, alone, monkeypatch):
-    sweep, lines = sweeps.load_sweep(file), []
+    sweep, lines = measured.load_sweep(file), []
     alone.stop_at = 3
     with pytest.raises(KeyboardInterrupt):
         sweeps.run_sweep(sweep, tmp_path, Config(), report=lines.append)
-    assert len(sweeps.read_rows(tmp_path / "small.csv")) == 3
+    assert len(measured.read_sweep(tmp_path / "small.csv")) == 3
     alone.stop_at = None
     whole = sweeps.run_sweep(sweep, tmp_path, Config(), report=lines.append).read_bytes()
     assert len(alone.seen) == len(set(alone.seen)) == 8 and "small: 8 runs, 3 found" in lines
     sweeps.run_sweep(sweep, tmp_path, Config(), report=lines.append)
     assert len(alone.seen) == 8 and (tmp_path / "small.csv").read_bytes() == whole
-    assert sweeps.outdated(tmp_path / "small.csv", Config(), file.parent) == 0
-    monkeypatch.setattr(sweeps, "code_version", lambda *code: "changed")
-    assert sweeps.outdated(tmp_path / "small.csv", Config(), file.parent) == 8
+    assert measured.outdated_sweep(tmp_path / "small.csv", Config(), file.parent) == 0
+    monkeypatch.setattr(measured, "code_key", lambda *code: "changed")
+    assert measured.outdated_sweep(tmp_path / "small.csv", Config(), file.parent) == 8
     sweeps.run_sweep(sweep, tmp_path, Config(), report=lines.append)
     assert (
         len(alone.seen) == 16
-        and sweeps.outdated(tmp_path / "small.csv", Config(), file.parent) == 0
+        and measured.outdated_sweep(tmp_path / "small.csv", Config(), file.parent) == 0
     )
 
 
 def test_two_sweeps_in_one_folder_keep_each_other_s_rows(file, tmp_path, alone, capfd):
-    sweep, lines = sweeps.load_sweep(file), []
+    sweep, lines = measured.load_sweep(file), []
     alone.stop_at = 3
     with Store(tmp_path / "out").lock():  # the first, under way
         with pytest.raises(KeyboardInterrupt):
@@ -133,7 +134,7 @@ def test_two_sweeps_in_one_folder_keep_each_other_s_rows(file, tmp_path, alone, 
     assert (
         not second.is_alive()
         and "small: 8 runs, 3 found" in lines
-        and len(sweeps.read_rows(tmp_path / "out/small.csv")) == 8
+        and len(measured.read_sweep(tmp_path / "out/small.csv")) == 8
     )
     assert (
         f"{tmp_path / 'out'}: in use by another run (process {os.getpid()}); waiting for it"
@@ -151,8 +152,8 @@ def test_gains_are_paired_by_seed():
             ("both", "0.5", "1", "51"),
         )
     ]
-    assert sweeps.gains(rows, "margin") == {"both": {0.5: [2.0, 1.0]}}
-    assert sweeps.gains(rows[2:], "margin", baseline=[10.0, 50.0]) == {"both": {0.5: [2.0, 1.0]}}
+    assert measured.gains(rows, "margin") == {"both": {0.5: [2.0, 1.0]}}
+    assert measured.gains(rows[2:], "margin", baseline=[10.0, 50.0]) == {"both": {0.5: [2.0, 1.0]}}
 
 
 @pytest.mark.parametrize(
@@ -173,21 +174,21 @@ def test_gains_are_paired_by_seed():
 def test_a_sweep_that_cannot_run_is_refused_before_anything_runs(file, change, message):
     file.write_text(SMALL.replace(*change))
     with pytest.raises(ConfigError, match=message) as e:
-        sweeps.load_sweep(file)
+        measured.load_sweep(file)
     assert "small.toml" in str(e.value)
 
 
 def test_damaged_rows_are_named(file, tmp_path, alone):
     (tmp_path / "small.csv").write_text("a,b\n1,2\n")
     with pytest.raises(ConfigError, match="small.csv.*delete it"):
-        sweeps.run_sweep(sweeps.load_sweep(file), tmp_path, Config(), report=lambda _: None)
+        sweeps.run_sweep(measured.load_sweep(file), tmp_path, Config(), report=lambda _: None)
 
 
 def test_the_command_runs_in_processes(file, tmp_path, monkeypatch, capsys):
     file.write_text(SMALL.replace("[0.0, 0.5]", "[0.5]").replace("[0, 3]", "[0]"))
     monkeypatch.setenv("CCLKIT_RESULTS", str(tmp_path / "results"))
     assert main(["sweep", str(file)]) == 0
-    assert len(sweeps.read_rows(tmp_path / "results" / "mini" / "sweeps" / "small.csv")) == 2
+    assert len(measured.read_sweep(tmp_path / "results" / "mini" / "sweeps" / "small.csv")) == 2
     assert main(["sweep", str(tmp_path / "no.toml")]) == 1
     assert "no.toml" in capsys.readouterr().err
 
@@ -197,7 +198,7 @@ def test_committed_sweeps_can_run():
 
     varied = set()
     for f in sorted((project_folder() / "data" / "sweeps").glob("*.toml")):
-        sweep = sweeps.load_sweep(f)
+        sweep = measured.load_sweep(f)
         assert len(sweep.grid["seed"]) >= 5, "bands need repetitions"
         varied |= set(sweep.grid)
     assert varied >= {

@@ -760,7 +760,7 @@ def bench_modes(*, scene: str = "tea_party", iterations: int = 200, profile: str
     Artefacts that are there are reused with the times that they took when they were computed.
     """
     from cclkit import config as configs
-    from cclkit.notebook.experiments import field_study, time_to_equal
+    from lab.experiments.field_modes import field_study, time_to_equal
     from cclkit.runs.run import Run
 
     if iterations < 1:

@@ -25,7 +25,7 @@ from scipy.sparse import csr_matrix
 from torch import Tensor, nn
 
 from cclkit.errors import EvaluationError
-from cclkit.evaluation.consistency import cohens_kappa, corresponding_pixels, similarity_auc
+from cclkit.evaluation.protocols import evaluate_scene
 from cclkit.gaussians.blending_cache import BlendingCache
 from cclkit.gaussians.model import Gaussians
 from cclkit.gaussians.rasterize import project, splat_features
@@ -35,7 +35,8 @@ from cclkit.method.codebook_variants import initialise
 from cclkit.method.lifting import vote_field
 from cclkit.method.masks import LEVELS
 from cclkit.method.query import code_relevancy
-from cclkit.notebook.experiments import ARMS, scene_miou
+from cclkit.notebook.experiments import Seen, surface_pairs, view_consistency
+from cclkit.notebook.population import ARMS
 from cclkit.notebook.provenance import changed_settings
 from cclkit.notebook.tables import save_table
 from cclkit.runs.run import Run
@@ -59,12 +60,6 @@ class Level:
     decode: Callable[[Tensor], Tensor]  # latents of pixels [P, k] -> unit features [P, d]
     prototypes: Tensor | None  # [N, d]
     numbers: int  # that decoding needs: prototypes, or the decoder's weights
-
-
-Seen = tuple[Tensor, np.ndarray]
-"""A view at one level: features [R, d], and for every pixel the row it shows [H, W]
-int, -1 = none.
-"""
 
 
 class Autoencoder(nn.Module):
@@ -249,63 +244,27 @@ class Lifted:
         return out
 
 
-SurfacePair = tuple[str, np.ndarray, str, np.ndarray, np.ndarray]
-"""Two views' names and pixels [n, 2] (x, y) that see one surface, and the whole object there [n],
--1 = unknown.
-"""
-
-
-def surface_pairs(run: Run, *, gaps: Sequence[int] = (1, 4), stride: int = 6) -> list[SurfacePair]:
-    """Pairs of training views that lie ``gaps`` apart, by true depth, from every ``stride``-th
-    pixel.
-
-    Raises EvaluationError for a scene without true depth and ids.
+def scene_miou(
+    run: Run, relevancy: Callable[[str, Sequence[str]], Tensor], *, views: str = "all"
+) -> float:
+    """mIoU % of the scene's own protocol, the relevancy maps [P, 2, H, W] of a view's texts coming
+    from a function. Raises EvaluationError when the protocol reads something else.
     """
-    if run.scene.ground_truth is None or run.scene.depth_folder is None:
-        raise EvaluationError(
-            f"{run.scene.path}: consistency needs true depth and ids, the scene lacks them; compare"
-            " on a bundled scene"
-        )
-    views, out = run.scene.training_views, []
-    for a, b in ((a, b) for gap in gaps for a, b in zip(views, views[gap:])):
-        at_a, at_b = corresponding_pixels(
-            a.camera, run.scene.depth(a), b.camera, run.scene.depth(b), stride=stride
-        )
-        whole = run.scene.ground_truth.ids(a, "whole")[at_a[:, 1], at_a[:, 0]]
-        out.append((a.name, at_a, b.name, at_b, np.where(whole > 0, whole, -1)))
-    return out
 
+    def scores(reads: str, name: str, texts):
+        if reads != "relevancy":
+            raise EvaluationError(
+                f"evaluation.protocol={run.config.evaluation.protocol!r} reads {reads}, and here"
+                " are relevancy maps; use langsplat or ovs3d_langsplat"
+            )
+        return relevancy(name, texts)
 
-def view_consistency(
-    see: Callable[[View], Seen],
-    views: Sequence[View],
-    pairs: Sequence[SurfacePair],
-    *,
-    codes: Callable[[np.ndarray], np.ndarray] | None = None,
-    seed: int = 0,
-) -> tuple[float, float]:
-    """Cohen's kappa of codes and AUC of feature similarity, means over pairs of views.
-
-    ``see``: features and rows of a view at one level. ``codes``: rows -> codes; without it kappa is
-    NaN.
-    """
-    found: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}
-    for v in views:  # a view is rendered once, and only the pixels of its pairs are kept
-        table, rows = see(v)
-        table = torch.cat([table, torch.zeros(1, table.shape[1])])  # row -1: no feature
-        for n, (a, at_a, b, at_b, _) in enumerate(pairs):
-            for side, name, at in ((0, a, at_a), (1, b, at_b)):
-                if name == v.name:
-                    here = rows[at[:, 1], at[:, 0]]
-                    found[n, side] = here, table[torch.from_numpy(here).long()].numpy()
-    kappas = [
-        cohens_kappa(codes(found[n, 0][0]), codes(found[n, 1][0])) if codes else np.nan
-        for n in range(len(pairs))
-    ]
-    aucs = [
-        similarity_auc(found[n, 0][1], found[n, 1][1], p[4], seed=seed) for n, p in enumerate(pairs)
-    ]
-    return _mean(kappas), _mean(aucs)
+    return (
+        100
+        * evaluate_scene(run.scene, scores, replace(run.config.evaluation, views=views)).aggregates[
+            "pooled"
+        ]["miou"]
+    )
 
 
 def compare(
@@ -436,11 +395,6 @@ def _mask_maps(run: Run) -> dict[str, np.ndarray]:  # view name -> [2, H, W] int
             start[n] += int((masks.level == n).sum())
         out[v.name] = np.stack(maps)
     return out
-
-
-def _mean(values: Sequence[float]) -> float:
-    known = [v for v in values if not np.isnan(v)]
-    return float(np.mean(known)) if known else float("nan")
 
 
 def _through(layers: nn.ModuleList, x: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from cclkit import config as configs
 from cclkit.errors import ConfigError, SceneError
-from cclkit.notebook.experiments import ARMS
+from cclkit.notebook.population import ARMS
 from cclkit.places import results_folder
 from cclkit.runs.run import Run
 from cclkit.scenes.load import load_scene
@@ -31,7 +31,7 @@ class Grid:
     job that needs them).
     """
 
-    scenes: dict[str, tuple[str, ...]]  # scene -> arms of experiments.ARMS
+    scenes: dict[str, tuple[str, ...]]  # scene -> arms of population.ARMS
     seeds: tuple[int, ...]
     stages: tuple[str, ...]
 
