@@ -6,12 +6,15 @@ VENV    := .venv
 BIN     := $(VENV)/bin
 STAMP   := $(VENV)/.installed
 BOOK    := $(VENV)/.installed-book
+# idle threads sleep, but not at once: see cclkit/machine.py
+export OMP_WAIT_POLICY ?= PASSIVE
+export GOMP_SPINCOUNT ?= 30000
 
 .PHONY: figures test setup lab book bench benchmark sweeps fuzz clean help
 
 help:
 	@echo "make figures   the runs of a profile, then every figure and table (FRESH=1: from the photographs, PROFILE=paper)"
-	@echo "make test      unit tests, then every notebook twice, compared by nbval"
+	@echo "make test      formatting, unit tests, then every notebook twice, compared by nbval"
 	@echo "make lab       open the notebooks in JupyterLab"
 	@echo "make book      the executed notebooks as a static site in build/book (opens without a network)"
 	@echo "make benchmark the ablation over all bundled scenes, and what CCL is compared with (about an hour)"
@@ -38,18 +41,19 @@ ifdef LOCKED
 else
 	$(BIN)/python -m pip install --quiet -c constraints.txt setuptools torch torchvision
 	SAM2_BUILD_CUDA=0 $(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation sam2
-	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e .
+	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e '.[dev]'
 endif
 	@touch $(STAMP)
 
 figures: $(STAMP)
 	$(if $(FRESH),rm -rf results/$(PROFILE)/runs results/$(PROFILE)/notebooks)
-	$(if $(FRESH),CCLKIT_NO_BUNDLE=1) $(BIN)/snakemake figures --workflow-profile profiles/default --config profile=$(PROFILE)
+	$(BIN)/python -m snakemake figures --workflow-profile workflow/profiles/default --config profile=$(PROFILE)
 
 test: $(STAMP)
+	$(BIN)/ruff format --check --quiet . && $(BIN)/ruff check --quiet .
 	$(BIN)/python -m pytest tests
 	CCLKIT_OFFLINE=1 $(BIN)/cclkit figures --profile mini
-	CCLKIT_OFFLINE=1 CCLKIT_QUIET=1 $(BIN)/python -m pytest -p cclkit.nbval_guard --nbval --nbval-cell-timeout 600 results/mini/notebooks
+	CCLKIT_OFFLINE=1 CCLKIT_QUIET=1 $(BIN)/python -m pytest -p lab.site.nbval_guard --nbval --nbval-cell-timeout 600 results/mini/notebooks
 
 lab: $(STAMP)
 	$(BIN)/jupyter lab notebooks
@@ -59,29 +63,29 @@ $(BOOK): $(STAMP)
 	@touch $(BOOK)
 
 book: figures $(BOOK)
-	$(BIN)/cclkit book --profile $(PROFILE)
+	$(BIN)/python -m lab book --profile $(PROFILE)
 
 bench: $(STAMP)
-	$(BIN)/cclkit bench rasterize --growing --json results/mini/tables/bench_rasterize.json
-	$(BIN)/cclkit bench mask_nms --json results/mini/tables/bench_mask_nms.json
-	$(BIN)/cclkit bench codebook --json results/mini/tables/bench_codebook.json
-	$(BIN)/cclkit bench field --curves --json results/mini/tables/bench_field.json
-	$(BIN)/cclkit bench field_size --json results/mini/tables/bench_field_size.json
-	$(BIN)/cclkit bench modes --json results/mini/tables/bench_modes.json
-	$(BIN)/cclkit bench propagation --json results/mini/tables/bench_propagation.json
-	$(BIN)/cclkit bench query --json results/mini/tables/bench_query.json
-	$(BIN)/cclkit bench widgets --json results/mini/tables/bench_widgets.json
+	$(BIN)/python -m lab bench rasterize --growing --json results/mini/tables/bench_rasterize.json
+	$(BIN)/python -m lab bench mask_nms --json results/mini/tables/bench_mask_nms.json
+	$(BIN)/python -m lab bench codebook --json results/mini/tables/bench_codebook.json
+	$(BIN)/python -m lab bench field --curves --json results/mini/tables/bench_field.json
+	$(BIN)/python -m lab bench field_size --json results/mini/tables/bench_field_size.json
+	$(BIN)/python -m lab bench modes --json results/mini/tables/bench_modes.json
+	$(BIN)/python -m lab bench propagation --json results/mini/tables/bench_propagation.json
+	$(BIN)/python -m lab bench query --json results/mini/tables/bench_query.json
+	$(BIN)/python -m lab bench widgets --json results/mini/tables/bench_widgets.json
 
 benchmark: $(STAMP)
-	$(BIN)/cclkit benchmark
-	$(BIN)/cclkit compare
+	$(BIN)/python -m lab benchmark
+	$(BIN)/python -m lab compare
 
 fuzz: $(STAMP)
 	$(BIN)/python -m tests.fuzz --full
 	$(BIN)/python -m tests.crash --full
 
 sweeps: $(STAMP)
-	$(BIN)/cclkit sweep data/sweeps/*.toml
+	$(BIN)/python -m lab sweep data/sweeps/*.toml
 
 clean:
 	rm -rf results/*/runs results/*/notebooks

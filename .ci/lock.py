@@ -100,7 +100,8 @@ def main() -> None:
     )
     if here != ("Linux", "x86_64", "CPython", (3, 11)):
         sys.exit(f"the lock is for Linux x86-64 and CPython 3.11, this is {here}; run it there")
-    dependencies = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    dependencies = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
     configured = report([*BUILD, *dependencies], "-c", "constraints.txt")
     plain = report(
         [f"{name}=={version}" for name, (version, *_) in configured.items()],

@@ -1,7 +1,9 @@
 """Keys, atomic writes, resume, locks, damage."""
 
+import ast
 import json
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -11,8 +13,8 @@ import pytest
 
 from cclkit.errors import ArtefactError
 from cclkit.files import atomic_write, save_npz
-from cclkit.runs.keys import code_version, content_key
-from cclkit.runs.store import Store, verify
+from cclkit.runs.keys import canonical, content_key
+from cclkit.runs.store import Store, changed_files
 
 
 def build_one(folder):
@@ -75,11 +77,11 @@ def test_equal_arrays_give_equal_bytes(tmp_path):
 def test_damage_is_noticed(tmp_path):
     store = Store(tmp_path)
     artefact = store.ensure("masks", "k", build_one, about={})
-    assert verify(artefact) == []
+    assert changed_files(artefact) == []
     path = artefact.folder / "a.npz"
     content = path.read_bytes()
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    assert verify(artefact) == ["a.npz"]
+    assert changed_files(artefact) == ["a.npz"]
     # truncated: no longer complete, so it is built again
     path.write_bytes(content[: len(content) // 2])
     assert store.find("masks", "k") is None
@@ -146,21 +148,6 @@ def test_pickles_are_refused(tmp_path):
         artefact.npz("a.npz")
 
 
-def test_a_bundle_is_read_and_never_written(tmp_path):
-    bundle = Store(tmp_path / "bundle")
-    bundle.ensure("masks", "k", build_one, about={})
-    store = Store(tmp_path / "run", bundle=tmp_path / "bundle")
-    found = store.ensure("masks", "k", lambda folder: pytest.fail("built"), about={})
-    assert found.reused and found.folder.is_relative_to(tmp_path / "bundle")
-    before = sorted(p for p in (tmp_path / "bundle").rglob("*"))
-    store.ensure("masks", "0123456789abcdef", build_one, about={})
-    store.clear(["masks"])
-    assert (
-        sorted(p for p in (tmp_path / "bundle").rglob("*")) == before
-        and store.find("masks", "0123456789abcdef") is None
-    )
-
-
 def test_an_unwritable_folder_is_one_clear_error(tmp_path):
     blocker = tmp_path / "file"
     blocker.write_text("")
@@ -183,7 +170,7 @@ def test_a_failing_write_leaves_earlier_artefacts(tmp_path):
 def test_a_second_run_on_the_folder_is_refused_by_name(tmp_path):
     script = textwrap.dedent("""
         import sys
-        from cclkit.artefacts import Store
+        from cclkit.runs.store import Store
         with Store(sys.argv[1]).lock():
             print("locked", flush=True)
             sys.stdin.read()
@@ -222,63 +209,32 @@ def test_keys_depend_on_content_only():
     assert a != content_key(settings={"x": 1, "y": [2, 4]}, inputs={"m": "k"})
 
 
-def test_code_version_ignores_comments_and_docstrings_but_not_code():
-    def versions(text):
-        import ast
-
-        from cclkit.runs.store import _canonical
-
-        return _canonical(ast.parse(text))
+def test_comments_docstrings_and_layout_are_no_code():
+    def read(text):
+        return canonical(ast.parse(text))
 
     base = 'def f(x):\n    "doc"\n    return x + 1\n'
-    assert versions(base) == versions(
-        'def f(x):  # why\n    """Other\n    words."""\n\n    return x + 1\n'
-    )
-    assert versions(base) != versions(base.replace("+ 1", "+ 2"))
-    assert (
-        code_version(["masks.py"]) != code_version(["tracking.py"])
-        and len(code_version(["gaussians"])) == 16
-    )
+    assert read(base) == read('def f(x):  # why\n    """Other\n    words."""\n\n    return x + 1\n')
+    assert read(base) != read(base.replace("+ 1", "+ 2"))
 
 
-def test_keys_are_those_of_the_code_that_runs_not_of_the_file_as_it_is_by_now(tmp_path):
-    """A package is imported, then edited: its functions keep their version until it is imported
-    again.
-    """
-    script = textwrap.dedent("""
-        import sys
-        from pathlib import Path
-        from cclkit.artefacts import code_version
-        from cclkit.pipeline import Run
-        path = Path(sys.argv[1]) / "cclkit/runs/run.py"
-        before = code_version(["rle.py"], Run.codes, Run._build_field)
-        text = path.read_text()
-        old = "def codes(self, view: View | str)"
-        new = "def codes(self, view: View | str, other=None)"
-        path.write_text("# another line\\n" * 7 + text.replace(old, new))
-        assert code_version(["rle.py"], Run.codes, Run._build_field) == before
-        print(before)
-        """)
-    import shutil
-
-    import cclkit
-
-    shutil.copytree(
-        os.path.dirname(cclkit.__file__),
-        tmp_path / "cclkit",
-        ignore=shutil.ignore_patterns("__pycache__"),
-    )
-    runs = [
-        subprocess.run(
-            [sys.executable, "-c", script, str(tmp_path)],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-        )
-        for _ in range(2)
-    ]
-    assert all(r.returncode == 0 for r in runs), runs[0].stderr + runs[1].stderr
-    assert runs[0].stdout != runs[1].stdout  # imported again, the edit counts
+def test_an_artefact_of_another_layout_is_computed_again_and_never_half_read(tmp_path):
+    """A run folder of an older version: other keys beside ours, records of other forms in ours."""
+    store = Store(tmp_path)
+    old = tmp_path / "masks" / "k"
+    for record in (
+        {"stage": "masks", "key": "other", "files": {}, "wall_time_s": 1.0},
+        {"stage": "masks", "key": "k", "wall_time_s": 1.0},  # no digests
+        {"stage": "masks", "key": "k", "files": {"a.npz": "0" * 64}, "wall_time_s": 1.0},
+        {"stage": "masks", "key": "k", "files": {"gone.npz": {"bytes": 1, "sha256": "0"}}},
+    ):
+        old.mkdir(parents=True, exist_ok=True)
+        (old / "stage.json").write_text(json.dumps(record))
+        assert store.find("masks", "k") is None
+        (old / "a.npz").write_bytes(b"of an older version")
+        artefact = store.ensure("masks", "k", build_one, about={})
+        assert not artefact.reused and artefact.npz("a.npz")["x"].tolist() == [0, 1, 2, 3, 4]
+        shutil.rmtree(old)
 
 
 def test_record_is_json_with_digests(tmp_path):

@@ -66,7 +66,7 @@ def closure(path: Path | str) -> list[Path]:
     Imports inside of functions count, those for type checking only do not. The package's own
     ``__init__.py`` does not count: it hands out names and computes nothing.
     """
-    seen: set[Path] = set()
+    seen = {PACKAGE / "__init__.py"}
     left = [Path(path).resolve()]
     while left:
         file = left.pop()

@@ -289,7 +289,7 @@ def _intact(folder: Path, record: dict[str, Any]) -> bool:
     return True
 
 
-def verify(artefact: Artefact) -> list[str]:
+def changed_files(artefact: Artefact) -> list[str]:
     """Names of the files whose content differs from what was recorded."""
     return [
         n
