@@ -10,13 +10,21 @@ import pytest
 import torch
 
 from cclkit.errors import CodebookError, ConfigError, FeatureError
-from cclkit.evaluation.codes import perplexity, usage
-from cclkit.method.codebook import assign, ccl_loss, index_map, label_ids
+from cclkit.evaluation.codes import colliding_labels, perplexity, usage
+from cclkit.method.codebook import assign, ccl_loss, check_batch, index_map, losses, unit
 from cclkit.method.codebook_fit import CodebookConfig, fit_codebook
-from cclkit.method.codebook_repair import colliding_labels, revive, split
-from cclkit.method.codebook_variants import initialise, shuffled
+from cclkit.method.codebook_variants import (
+    initialise,
+    numbered_in_groups,
+    pair_weights,
+    revive,
+    shuffled,
+    split,
+)
 from cclkit.notebook.population import ARMS, mechanism, population, population_collisions
-from lab.bench import bench
+from lab import reference
+from lab.bench import codebook as bench
+from lab.bench.__main__ import main as bench_main
 
 SETTINGS = dict(lambda_pull=0.25, lambda_push=0.25, margin=0.7)
 
@@ -30,20 +38,20 @@ def ccl_loss_by_pairs(
     lambda_push,
     margin,
     normalisation="pairs",
-    centroids=False,
-    soft=False,
-    load_balance=0.0,
-    temperature=0.1,
+    collisions="ignore",
+    temperature=0.02,
     groups=None,
 ):
     """The definition, pair by pair: slow, obvious, the reference."""
     unit = lambda x: x / x.norm(dim=-1, keepdim=True)
     T, F = unit(prototypes), unit(features)
     codes = (F @ T.T).detach().argmax(1)
-    P = torch.softmax(F @ T.T / temperature, 1)
     # of every prototype for every mask
-    weight = P.detach() if soft else torch.nn.functional.one_hot(codes, len(T)).to(T.dtype)
-    balance = sum((codes == j).double().mean() * P[:, j].mean() for j in range(len(T)))
+    if collisions == "soft":
+        weight = torch.softmax(F @ T.T / temperature, 1).detach()
+    else:
+        weight = torch.nn.functional.one_hot(codes, len(T)).to(T.dtype)
+    centroids = collisions == "centroids"
     l_max = torch.stack([1 - F[i] @ T[codes[i]] for i in range(len(F))]).mean()
     track = [(0 if groups is None else int(groups[i]), int(labels[i])) for i in range(len(F))]
     centre = {y: unit(F[[i for i in range(len(F)) if track[i] == y]].sum(0)) for y in track}
@@ -72,26 +80,34 @@ def ccl_loss_by_pairs(
         )
 
     l_pull, l_push = mean(pull), mean(push)
-    return (
-        l_max,
-        l_pull,
-        l_push,
-        l_max + lambda_pull * l_pull + lambda_push * l_push + load_balance * balance,
-    )
+    return l_max, l_pull, l_push, l_max + lambda_pull * l_pull + lambda_push * l_push
+
+
+def variant_loss(
+    prototypes, features, labels, *, lambda_pull, lambda_push, margin, groups=None, **variant
+):
+    """What `fit_codebook` computes in a step of a variant."""
+    check_batch(prototypes, features, labels, groups)
+    T, F = unit(prototypes), unit(features.to(prototypes.dtype))
+    codes = assign(prototypes, F)
+    pairs = pair_weights(T, F, codes, *numbered_in_groups(labels, groups), **variant)
+    weights = {"lambda_pull": lambda_pull, "lambda_push": lambda_push, "margin": margin}
+    return losses(T, F, codes, pairs, **weights)
 
 
 def assert_equal_losses(prototypes, features, labels, tolerance, **settings):
-    """Values and gradients of the counted form and of the definition."""
+    """Values and gradients of the counted form (the paper's, or a variant's) and of the
+    definition.
+    """
     a, b = prototypes.clone().requires_grad_(True), prototypes.clone().requires_grad_(True)
-    fast, slow = (
-        ccl_loss(a, features, labels, **SETTINGS, **settings),
-        ccl_loss_by_pairs(b, features, labels, **SETTINGS, **settings),
-    )
-    for name, reference in zip(("max", "pull", "push", "total"), slow):
+    counted = variant_loss if settings else ccl_loss
+    fast = counted(a, features, labels, **SETTINGS, **settings)
+    slow = ccl_loss_by_pairs(b, features, labels, **SETTINGS, **settings)
+    for name, definition in zip(("max", "pull", "push", "total"), slow):
         value = getattr(fast, name)
-        assert abs(value.item() - reference.item()) < tolerance, name
+        assert abs(value.item() - definition.item()) < tolerance, name
         (ga,) = torch.autograd.grad(value, a, retain_graph=True)
-        (gb,) = torch.autograd.grad(reference, b, retain_graph=True)
+        (gb,) = torch.autograd.grad(definition, b, retain_graph=True)
         assert (ga - gb).abs().max() < tolerance, name
 
 
@@ -113,10 +129,10 @@ def test_counts_equal_pairs_in_value_and_gradient(seed, unlabelled):
 
 
 @pytest.mark.parametrize("normalisation", ["pairs", "labels"])
-@pytest.mark.parametrize("centroids", [False, True])
+@pytest.mark.parametrize("collisions", ["ignore", "centroids"])
 @pytest.mark.parametrize("grouped", [False, True])
 @pytest.mark.parametrize("unlabelled", [0.2, 1.0])
-def test_every_form_equals_its_pairs(normalisation, centroids, grouped, unlabelled):
+def test_every_form_equals_its_pairs(normalisation, collisions, grouped, unlabelled):
     for seed, n_labels in ((10, 6), (11, 1), (12, 60)):  # some, one, and mostly one mask per label
         prototypes, features, labels = random_case(
             seed, unlabelled=unlabelled, spread=0.8, n_labels=n_labels
@@ -128,19 +144,14 @@ def test_every_form_equals_its_pairs(normalisation, centroids, grouped, unlabell
             labels,
             1e-12,
             normalisation=normalisation,
-            centroids=centroids,
+            collisions=collisions,
             groups=groups,
         )
 
 
 @pytest.mark.parametrize("normalisation", ["pairs", "labels"])
 @pytest.mark.parametrize("grouped", [False, True])
-@pytest.mark.parametrize(
-    "settings",
-    [{"soft": True}, {"load_balance": 0.7}, {"soft": True, "centroids": True, "load_balance": 0.2}],
-    ids=str,
-)
-def test_soft_assignment_and_load_balance_equal_their_pairs(normalisation, grouped, settings):
+def test_soft_assignment_equals_its_pairs(normalisation, grouped):
     for seed, unlabelled in ((20, 0.2), (21, 1.0)):
         prototypes, features, labels = random_case(
             seed, B=14, N=5, n_labels=3, unlabelled=unlabelled, spread=0.8
@@ -152,34 +163,30 @@ def test_soft_assignment_and_load_balance_equal_their_pairs(normalisation, group
             labels,
             1e-12,
             normalisation=normalisation,
+            collisions="soft",
             temperature=0.3,
             groups=groups,
-            **settings,
         )
+
+
+def test_a_variant_that_changes_nothing_is_the_papers_form_to_the_bit():
+    for seed in range(3):
+        case = random_case(seed)
+        paper, variant = ccl_loss(*case, **SETTINGS), variant_loss(*case, **SETTINGS)
+        for name in ("max", "pull", "push", "total"):
+            assert torch.equal(getattr(paper, name), getattr(variant, name))
 
 
 def test_soft_assignment_at_low_temperature_is_the_papers_form():
     case = random_case(22)
     hard, soft = (
         ccl_loss(*case, **SETTINGS),
-        ccl_loss(*case, **SETTINGS, soft=True, temperature=1e-7),
+        variant_loss(*case, **SETTINGS, collisions="soft", temperature=1e-7),
     )
     assert hard.pull > 0.01 and hard.push > 0.01
     assert soft.pull.item() == pytest.approx(
         hard.pull.item(), abs=1e-9
     ) and soft.push.item() == pytest.approx(hard.push.item(), abs=1e-9)
-
-
-def test_load_balance_is_one_at_collapse_and_one_nth_at_even_use():
-    axes = torch.eye(4, dtype=torch.float64)
-    even = ccl_loss(
-        axes, axes, torch.full((4,), -1), **SETTINGS, load_balance=1.0, temperature=0.01
-    ).balance
-    collapsed = ccl_loss(
-        axes, axes[[0] * 4], torch.full((4,), -1), **SETTINGS, load_balance=1.0, temperature=0.01
-    ).balance
-    assert even.item() == pytest.approx(0.25) and collapsed.item() == pytest.approx(1.0)
-    assert ccl_loss(axes, axes, torch.full((4,), -1), **SETTINGS).balance.item() == 0
 
 
 def test_soft_assignment_gives_a_collision_a_gradient_from_a_neighbour():
@@ -194,21 +201,21 @@ def test_soft_assignment_gives_a_collision_a_gradient_from_a_neighbour():
     )
     assert (assign(T.detach(), features.double()) == 0).all()
     gradient = {}
-    for soft in (False, True):
-        loss = ccl_loss(
+    for collisions in ("ignore", "soft"):
+        loss = variant_loss(
             T,
             features.double(),
             labels,
             lambda_pull=0.25,
             lambda_push=0.25,
             margin=0.2,
-            soft=soft,
+            collisions=collisions,
             temperature=0.1,
         )
-        gradient[soft] = torch.autograd.grad(loss.push, T)[0]
-    assert gradient[False].abs().max() < 1e-12
+        gradient[collisions] = torch.autograd.grad(loss.push, T)[0]
+    assert gradient["ignore"].abs().max() < 1e-12
     # descent moves the shared prototype away from the neighbour, towards the larger label
-    assert -(gradient[True][0] @ (axes[0] - axes[1]).double()) > 1e-3
+    assert -(gradient["soft"][0] @ (axes[0] - axes[1]).double()) > 1e-3
 
 
 def test_label_means_do_not_grow_with_a_label():
@@ -219,7 +226,7 @@ def test_label_means_do_not_grow_with_a_label():
     features = prototypes[[0] * 18 + [1, 2]]
     labels = torch.tensor([1] * 18 + [2, 2])
     by = {
-        n: ccl_loss(prototypes, features, labels, **SETTINGS, normalisation=n).pull.item()
+        n: variant_loss(prototypes, features, labels, **SETTINGS, normalisation=n).pull.item()
         for n in ("pairs", "labels")
     }
     assert by["pairs"] == pytest.approx(1 / 154) and by["labels"] == pytest.approx(1 / 2)
@@ -293,7 +300,7 @@ def test_the_benchmark_compares_equal_things(tmp_path, capsys):
         "--repeats",
         "1",
     ]
-    assert bench.main(["codebook", *small, "--json", str(tmp_path / "b.json")]) == 0
+    assert bench_main(["codebook", *small, "--json", str(tmp_path / "b.json")]) == 0
     result = json.loads((tmp_path / "b.json").read_text())
     assert (
         [r["masks"] for r in result["growing"]] == [8, 16, 32, 64]
@@ -301,13 +308,12 @@ def test_the_benchmark_compares_equal_things(tmp_path, capsys):
         and "times_faster" in capsys.readouterr().out
     )
     assert "µs per mask" in (tmp_path / "b.md").read_text()
-    problem = bench.codebook_problem(n_masks=50, n_prototypes=8, dim=16)
+    problem = bench.Codebook(prototypes=8, dim=16).problem(50)
     slow = ccl_loss_by_pairs(*problem, **SETTINGS)
-    assert slow[2] > 0 and bench.ccl_loss_all_pairs(*problem, **SETTINGS).item() == pytest.approx(
-        slow[3].item(), abs=1e-5
-    )
+    total = reference.ccl_loss(*problem, **SETTINGS).item()
+    assert slow[2] > 0 and total == pytest.approx(slow[3].item(), abs=1e-5)
     with pytest.raises(ConfigError, match="masks 0"):
-        bench.bench_codebook(n_masks=0)
+        bench.Codebook(masks=0)
 
 
 def test_gradient_passes_finite_differences():
@@ -342,8 +348,10 @@ def test_bad_features_are_refused():
         ccl_loss(prototypes, features, labels[:3], **SETTINGS)
     with pytest.raises(CodebookError, match="no mask features"):
         fit_codebook(features[:0], labels[:0], CodebookConfig(), seed=0)
-    with pytest.raises(CodebookError, match="codebook.init='best'"):
+    with pytest.raises(ConfigError, match="setting init='best' is unknown; use one of kmeans"):
         fit_codebook(features, labels, CodebookConfig(init="best"), seed=0)
+    with pytest.raises(CodebookError, match="codebook.init='best'"):
+        initialise(features, 4, "best", torch.Generator())
 
 
 ONE_EACH = [
@@ -358,8 +366,6 @@ ONE_EACH = [
     {"collisions": "split", "split_every": 4},
     {"collisions": "centroids"},
     {"collisions": "soft"},
-    {"load_balance": 1.0},
-    {"load_balance": 1.0, "update": "ema"},
     {
         "init": "random",
         "update": "ema",
@@ -426,20 +432,22 @@ def test_every_setting_has_a_result_on_odd_input_and_repeats_bit_for_bit(change)
         {"split_every": 0},
         {"ema_decay": 1.0},
         {"ema_decay": float("nan")},
-        {"load_balance": -1.0},
+        {"split_cosine": 1.5},
+        {"n_prototypes": 0},
+        {"lr": 0.0},
+        {"betas": (0.9, 1.0)},
+        {"margin": float("nan")},
+        {"lambda_push": -0.1},
         {"temperature": 0.0},
         {"temperature": float("nan")},
     ],
     ids=str,
 )
 def test_unknown_settings_are_named(change):
-    with pytest.raises(
-        CodebookError,
-        match=f"codebook.{next(iter(change))}=.*expected|codebook.{next(iter(change))}=.*unknown",
-    ):
-        fit_codebook(
-            torch.eye(4), torch.arange(4), CodebookConfig(n_prototypes=2, steps=2, **change), seed=0
-        )
+    setting = f"setting {next(iter(change))}="
+    with pytest.raises(ConfigError, match=f"{setting}.*; expected|{setting}.*; use one of"):
+        config = CodebookConfig(**({"n_prototypes": 2, "steps": 2} | change))
+        fit_codebook(torch.eye(4), torch.arange(4), config, seed=0)
 
 
 def test_all_unlabelled_uses_the_matching_loss_alone():
@@ -557,7 +565,7 @@ def test_averaging_rests_where_the_gradient_of_the_total_vanishes(normalisation)
     size = {}
     for name, start in (("initial", book.initial), ("learned", book.prototypes)):
         T = start.double().requires_grad_(True)
-        loss = ccl_loss(
+        loss = variant_loss(
             T,
             features,
             labels,
@@ -582,12 +590,12 @@ def collision(n=(12, 6)):
 def test_split_hands_the_smaller_label_an_unused_prototype():
     features, labels, prototypes, axes = collision()
     assert colliding_labels(assign(prototypes, features), labels) == 2
-    ids, group_of = label_ids(labels, None)
+    ids, group_of = numbered_in_groups(labels, None)
     # alike enough to share
     assert len(split(prototypes.clone(), features, ids, group_of, cosine=0.3)) == 0
     # nothing is unused
     assert len(split(prototypes[:1].clone(), features, ids, group_of, cosine=0.95)) == 0
-    apart = label_ids(labels, labels)  # in different groups they never compete
+    apart = numbered_in_groups(labels, labels)  # in different groups they never compete
     assert len(split(prototypes.clone(), features, *apart, cosine=0.95)) == 0
     assert split(prototypes, features, ids, group_of, cosine=0.95).tolist() == [1]
     assert prototypes[1] @ axes[1] > 0.99
@@ -600,21 +608,21 @@ def test_centroids_give_a_collision_the_gradient_that_the_papers_form_lacks():
     # a little nearer to the larger label
     T = (prototypes + 0.1 * axes[:1]).double().requires_grad_(True)
     gradient = {}
-    for centroids in (False, True):
-        loss = ccl_loss(
+    for collisions in ("ignore", "centroids"):
+        loss = variant_loss(
             T,
             features.double(),
             labels,
             lambda_pull=0.25,
             lambda_push=0.25,
             margin=0.7,
-            centroids=centroids,
+            collisions=collisions,
         )
-        gradient[centroids] = [
+        gradient[collisions] = [
             torch.autograd.grad(x, T, retain_graph=True)[0][0] for x in (loss.pull, loss.push)
         ]
-    assert all(g.norm() < 1e-12 for g in gradient[False])
-    pull, push = gradient[True]
+    assert all(g.norm() < 1e-12 for g in gradient["ignore"])
+    pull, push = gradient["centroids"]
     direction = (axes[0] - axes[1]).double()
     # descent of either moves the shared prototype towards the larger label
     assert -(pull @ direction) > 0.05 and -(push @ direction) > 0.01
@@ -660,8 +668,8 @@ def test_both_remedies_end_a_collision_that_the_papers_form_keeps(monkeypatch):
 def test_a_shared_codebook_counts_no_pairs_across_levels():
     _, features, labels = random_case(7, B=60)
     level = torch.arange(60) % 2
-    together = ccl_loss(features[:8].clone(), features, labels, **SETTINGS, groups=level)
-    relabelled = ccl_loss(
+    together = variant_loss(features[:8].clone(), features, labels, **SETTINGS, groups=level)
+    relabelled = variant_loss(
         features[:8].clone(),
         features,
         torch.where((level == 1) & (labels != -1), labels + 1000, labels),
@@ -772,7 +780,7 @@ def test_mechanism_ccl_gains_and_shuffled_labels_do_not():
 
 
 def test_mechanism_dead_codes_and_collisions_of_a_random_start_are_repaired():
-    arms = ("random", "random, split", "random, revive", "random, load balance")
+    arms = ("random", "random, split", "random, revive")
     collisions, miou = (
         mechanism(CodebookConfig(steps=200), seeds=range(2), arms=arms, **of)
         for of in ({"measure": population_collisions}, {})

@@ -1,4 +1,4 @@
-"""Training of a codebook from all mask features of a scene."""
+"""Stage 3: learning a codebook from all mask features of a scene."""
 
 from __future__ import annotations
 
@@ -11,11 +11,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .. import settings
 from ..errors import CodebookError
 from ..settings import BELOW_ONE, BETAS, NOT_NEGATIVE, POSITIVE, SHARE, OneOf, at_most
-from .codebook import LabelTable, assign, check, check_vectors, label_ids, losses, unit
-from .codebook_repair import revive, split
-from .codebook_variants import initialise, shuffled
+from .codebook import Pairs, assign, check_batch, check_vectors, count_pairs, losses, unit
+from .codebook_variants import (
+    average,
+    initialise,
+    numbered_in_groups,
+    pair_weights,
+    repair,
+    shuffled,
+)
 
 
 @dataclass(frozen=True)
@@ -79,16 +86,10 @@ class CodebookConfig:
     unused prototype, and at the paper's weights centroids gained less in the mechanism experiment;
     at weights of 1 they gained more).
     """
-    load_balance: Annotated[float, NOT_NEGATIVE] = 0.0
-    """Weight of LEGaussians' term against uneven use of the codes: share of masks on a code times
-    its mean softmax weight, summed. Paper does not say (it names no such term; ours: 0, because
-    from a k-means start it changed little in the mechanism experiment; from a random start it
-    helps).
-    """
     temperature: Annotated[float, POSITIVE] = 0.02
-    """Temperature of the softmax over cosines, with collisions "soft" or a load balance. Paper does
-    not say (ours: 0.02, because cosines of masks lie so close that LEGaussians' 1 gives all codes
-    nearly the same weight; of 0.01 to 0.1 the small ones did best in the mechanism experiment).
+    """Temperature of the softmax over cosines, with collisions "soft". Paper does not say (ours:
+    0.02, because cosines of masks lie so close that LEGaussians' 1 gives all codes nearly the same
+    weight; of 0.01 to 0.1 the small ones did best in the mechanism experiment).
     """
     split_every: Annotated[int, POSITIVE] = 50
     """Steps between two splits. Paper does not say (ours: 50, because the losses settle in about
@@ -118,7 +119,8 @@ class Codebook:
     initial: Tensor  # [N, d] float32, unit length: where they started
     curves: dict[str, np.ndarray]  # "max", "pull", "push", "total": [steps] float64
 
-    def codes(self, features: Tensor) -> Tensor:  # [B] int64
+    def codes(self, features: Tensor) -> Tensor:
+        """Code of each feature [B, d]: [B] int64."""
         return assign(self.prototypes, features.to(self.prototypes.dtype))
 
 
@@ -134,10 +136,18 @@ def fit_codebook(
 
     ``features`` [B, d], ``labels`` [B] int64 (-1 = unlabelled), ``groups`` [B] int64: pairs count
     within a group only (levels of a shared codebook). Curves hold the losses of each step's batch.
-    Raises CodebookError without any feature or on an unknown setting, FeatureError on zero or
-    non-finite features. With all labels -1 only L_max acts.
+    Raises CodebookError without any feature, ConfigError on an unknown setting, FeatureError on
+    zero or non-finite features. With all labels -1 only L_max acts.
+
+    >>> import torch
+    >>> features = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 0.9]])
+    >>> labels = torch.tensor([1, 1, 2, 2])
+    >>> book = fit_codebook(features, labels, CodebookConfig(n_prototypes=2), seed=0)
+    >>> codes = book.codes(features)
+    >>> bool(codes[0] == codes[1] != codes[2] == codes[3])
+    True
     """
-    _check_settings(config)
+    settings.check(config)
     if len(features) == 0:
         raise CodebookError(
             "no mask features to learn a codebook from; check that the masks stage found masks at"
@@ -146,40 +156,29 @@ def fit_codebook(
     generator = torch.Generator().manual_seed(seed)
     features = features.float()
     check_vectors(features, "feature")  # before anything is drawn from them
-    check(features[:1], features, labels, groups)
+    check_batch(features[:1], features, labels, groups)
     initial = initialise(features, config.n_prototypes, config.init, generator, labels, groups)
-    if (
-        config.shuffle_labels
-    ):  # after the start was drawn, so that all arms of an ablation start alike
+    if config.shuffle_labels:  # after the start was drawn: all arms of an ablation start alike
         labels = shuffled(labels, generator, groups)
     prototypes = initial.clone().requires_grad_(True)
-    unit_features, (ids, group_of) = unit(features), label_ids(labels, groups)
+    unit_features, (ids, group_of) = unit(features), numbered_in_groups(labels, groups)
     del features
     optimiser = torch.optim.Adam([prototypes], lr=config.lr, betas=tuple(config.betas))
     curves = {k: np.zeros(config.steps) for k in ("max", "pull", "push", "total")}
+    batches = _batches(len(unit_features), config, generator)
     with _threads(1 if unit_features.numel() < 2**20 else None):
-        for step, (F, table) in enumerate(
-            _batches(unit_features, ids, group_of, config, generator)
-        ):
-            moved = []
-            if config.revive_every and step and step % config.revive_every == 0:
-                moved.append(revive(prototypes.data, unit_features))
-            if config.collisions == "split" and step and step % config.split_every == 0:
-                moved.append(
-                    split(prototypes.data, unit_features, ids, group_of, cosine=config.split_cosine)
-                )
-            for rows in moved:
-                _forget(optimiser, prototypes, rows)
-            loss, codes, sums = losses(
-                prototypes,
+        for step, rows in enumerate(batches):
+            repair(step, config, prototypes, unit_features, ids, group_of, optimiser)
+            F = unit_features[rows]
+            T, codes = unit(prototypes), assign(prototypes, F)
+            loss = losses(
+                T,
                 F,
-                table,
-                config.lambda_pull,
-                config.lambda_push,
-                config.margin,
-                soft=config.collisions == "soft",
-                load_balance=config.load_balance,
-                temperature=config.temperature,
+                codes,
+                _pairs(T, F, codes, ids[rows], group_of, config),
+                lambda_pull=config.lambda_pull,
+                lambda_push=config.lambda_push,
+                margin=config.margin,
             )
             for k, curve in curves.items():
                 curve[step] = float(getattr(loss, k).detach())
@@ -189,7 +188,7 @@ def fit_codebook(
                 optimiser.step()
             else:
                 (gradient,) = torch.autograd.grad(loss.total - loss.max, prototypes)
-                _average(prototypes.data, gradient, codes, sums, config.ema_decay)
+                average(prototypes.data, gradient, F, codes, decay=config.ema_decay)
     with torch.no_grad():
         learned = unit(prototypes)
     if not torch.isfinite(learned).all():
@@ -199,64 +198,46 @@ def fit_codebook(
     return Codebook(learned.detach(), initial, curves)
 
 
+def _pairs(
+    T: Tensor, F: Tensor, codes: Tensor, ids: Tensor, group_of: Tensor, config: CodebookConfig
+) -> Pairs:
+    """The paper's pairs, or the weights of a variant."""
+    one_group = not group_of.any()
+    if one_group and config.normalisation == "pairs" and config.collisions in ("ignore", "split"):
+        return count_pairs(codes, ids, len(T))
+    return pair_weights(
+        T,
+        F,
+        codes,
+        ids,
+        group_of,
+        normalisation=config.normalisation,
+        collisions=config.collisions,
+        temperature=config.temperature,
+    )
+
+
 def _batches(
-    unit_features: Tensor,
-    ids: Tensor,
-    group_of: Tensor,
-    config: CodebookConfig,
-    generator: torch.Generator,
-) -> Iterator[tuple[Tensor, LabelTable]]:
-    """Features and labels of every step: all masks, or minibatches that go through them in random
-    order, epoch by epoch.
+    B: int, config: CodebookConfig, generator: torch.Generator
+) -> Iterator[slice | Tensor]:
+    """Rows of every step: all masks, or minibatches that go through them in random order, epoch by
+    epoch.
     """
-    B, size = len(unit_features), config.batch
-
-    def table(F: Tensor, ids: Tensor) -> LabelTable:
-        return LabelTable(
-            ids, group_of, config.normalisation, F if config.collisions == "centroids" else None
-        )
-
+    size = config.batch
     if size == 0 or size >= B:
-        whole = unit_features, table(unit_features, ids)
         for _ in range(config.steps):
-            yield whole
+            yield slice(None)
         return
     order = torch.zeros(0, dtype=torch.int64)
     for _ in range(config.steps):
         if not len(order):
             order = torch.randperm(B, generator=generator)
         rows, order = order[:size], order[size:]
-        yield unit_features[rows], table(unit_features[rows], ids[rows])
-
-
-def _average(
-    prototypes: Tensor, gradient: Tensor, codes: Tensor, sums: Tensor, decay: float
-) -> None:
-    """One step of exponential averaging, in place: T_j <- unit(decay T_j + (1 - decay) (mean of its
-    features - B/n_j g_j)).
-
-    g is the gradient of the total without L_max. Since L_max's is -n_j/B times the mean (up to the
-    part along T_j), the factor B/n_j puts both on one scale: a prototype rests exactly where the
-    gradient of the total loss vanishes. Prototypes without a feature stay.
-    """
-    n = torch.bincount(codes, minlength=len(prototypes))[:, None]
-    target = (sums - len(codes) * gradient) / n.clamp_min(1)
-    mixed = decay * prototypes + (1 - decay) * target
-    length = mixed.norm(dim=1, keepdim=True)
-    prototypes.copy_(
-        torch.where((n > 0) & (length > 1e-6), mixed / length.clamp_min(1e-6), prototypes)
-    )
-
-
-def _forget(optimiser: torch.optim.Adam, prototypes: Tensor, rows: Tensor) -> None:
-    """Clear Adam's moments of rows that were placed anew: they belong to another place."""
-    for moment in ("exp_avg", "exp_avg_sq"):
-        if moment in optimiser.state[prototypes]:
-            optimiser.state[prototypes][moment][rows] = 0
+        yield rows
 
 
 @contextlib.contextmanager
-def _threads(n: int | None):
+def _threads(n: int | None) -> Iterator[None]:
     """Run with n torch threads: on small problems starting threads costs more than the
     arithmetic.
     """
@@ -266,35 +247,3 @@ def _threads(n: int | None):
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _check_settings(config: CodebookConfig) -> None:
-    """Raise CodebookError on settings that were not read through `Config`, which checks
-    them too.
-    """
-    for name, choices in (
-        ("update", ("adam", "ema")),
-        ("collisions", ("ignore", "split", "centroids", "soft")),
-    ):
-        if getattr(config, name) not in choices:
-            raise CodebookError(
-                f"codebook.{name}={getattr(config, name)!r} is unknown; use one of"
-                f" {', '.join(map(repr, choices))}"
-            )
-    for name, least in (("batch", 0), ("revive_every", 0), ("split_every", 1)):
-        if getattr(config, name) < least:
-            raise CodebookError(
-                f"codebook.{name}={getattr(config, name)} is out of range; expected at least"
-                f" {least}"
-            )
-    if not config.load_balance >= 0 or not config.temperature > 0:
-        raise CodebookError(
-            f"codebook.load_balance={config.load_balance} or"
-            f" codebook.temperature={config.temperature} is out of range; expected a number of at"
-            " least 0, and one above 0"
-        )
-    if not 0 <= config.ema_decay < 1:
-        raise CodebookError(
-            f"codebook.ema_decay={config.ema_decay} is out of range; expected a number of at least"
-            " 0 and below 1"
-        )

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..evaluation.codes import colliding_labels
 from ..foundation.simulated import FeatureSpace, SimulationConfig, seeded
 from ..method.codebook_fit import Codebook, CodebookConfig, fit_codebook
-from ..method.codebook_repair import colliding_labels
 
 ARMS: dict[str, dict] = {
     "baseline": {"lambda_pull": 0.0, "lambda_push": 0.0},
@@ -31,11 +31,9 @@ REMEDIES: dict[str, dict] = {
     "random, split": {"init": "random", "collisions": "split"},
     "random, centroids": {"init": "random", "collisions": "centroids"},
     "random, revive": {"init": "random", "revive_every": 50},
-    "random, load balance": {"init": "random", "load_balance": 3.0},
     "split": {"collisions": "split"},
     "centroids": {"collisions": "centroids"},
     "soft": {"collisions": "soft"},
-    "load balance": {"load_balance": 1.0},
     "tracks": {"init": "tracks"},
     "label means": {"normalisation": "labels"},
     "ema": {"update": "ema"},
