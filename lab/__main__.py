@@ -141,9 +141,9 @@ def _book(args) -> None:
 
 
 def _bench(rest: list[str]) -> int:
-    from .bench import bench
+    from .bench.__main__ import main
 
-    return bench.main(rest)
+    return main(rest)
 
 
 def _tabletop(rest: list[str]) -> int:

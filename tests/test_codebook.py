@@ -2,7 +2,6 @@
 mechanism.
 """
 
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -22,9 +21,6 @@ from cclkit.method.codebook_variants import (
     split,
 )
 from cclkit.notebook.population import ARMS, mechanism, population, population_collisions
-from lab import reference
-from lab.bench import codebook as bench
-from lab.bench.__main__ import main as bench_main
 
 SETTINGS = dict(lambda_pull=0.25, lambda_push=0.25, margin=0.7)
 
@@ -281,39 +277,6 @@ def test_reference_vectors_by_pairs_and_by_labels(oracles, seed, normalisation):
             1e-10,
             normalisation=normalisation,
         )
-
-
-def test_the_benchmark_compares_equal_things(tmp_path, capsys):
-    small = [
-        "--masks",
-        "64",
-        "--prototypes",
-        "8",
-        "--dim",
-        "16",
-        "--largest",
-        "64",
-        "--scene-masks",
-        "40",
-        "--steps",
-        "3",
-        "--repeats",
-        "1",
-    ]
-    assert bench_main(["codebook", *small, "--json", str(tmp_path / "b.json")]) == 0
-    result = json.loads((tmp_path / "b.json").read_text())
-    assert (
-        [r["masks"] for r in result["growing"]] == [8, 16, 32, 64]
-        and result["times_faster"] > 0
-        and "times_faster" in capsys.readouterr().out
-    )
-    assert "µs per mask" in (tmp_path / "b.md").read_text()
-    problem = bench.Codebook(prototypes=8, dim=16).problem(50)
-    slow = ccl_loss_by_pairs(*problem, **SETTINGS)
-    total = reference.ccl_loss(*problem, **SETTINGS).item()
-    assert slow[2] > 0 and total == pytest.approx(slow[3].item(), abs=1e-5)
-    with pytest.raises(ConfigError, match="masks 0"):
-        bench.Codebook(masks=0)
 
 
 def test_gradient_passes_finite_differences():

@@ -21,6 +21,7 @@ from cclkit.evaluation.metrics import (
     nearest_indices,
 )
 from cclkit.method.query import relevancy, unit_features
+from lab import reference
 
 
 def oracle(name):
@@ -28,82 +29,6 @@ def oracle(name):
     if not folder:
         pytest.skip("CCLKIT_ORACLES is not set: no published vectors to compare with")
     return np.load(Path(folder) / name, allow_pickle=False)
-
-
-# ---- literal references: protocols.md A and B, one pixel at a time -----------------------------
-
-
-def mirrored(i, n):
-    """Index reflected at the borders without repeating them, as often as needed."""
-    while not 0 <= i < n:
-        if n == 1:
-            return 0
-        i = -i if i < 0 else 2 * (n - 1) - i
-    return i
-
-
-def box_mean_reference(image, size=30):
-    h, w = image.shape
-    out = np.empty((h, w), np.float32)
-    for y in range(h):
-        rows = [mirrored(j, h) for j in range(y - size // 2, y + size - size // 2)]
-        for x in range(w):
-            columns = [mirrored(j, w) for j in range(x - size // 2, x + size - size // 2)]
-            total = image[np.ix_(rows, columns)].astype(np.float64).sum()
-            out[y, x] = np.float32(total * np.float64(np.float32(1 / size**2)))
-    return out
-
-
-def majority_reference(mask, last_votes):
-    h, w = mask.shape
-    out = np.zeros((h, w), bool)
-    cut = 0 if last_votes else 1
-    for y in range(h):
-        for x in range(w):
-            window = mask[max(y - 3, 0) : min(y + 4, h - cut), max(x - 3, 0) : min(x + 4, w - cut)]
-            out[y, x] = 2 * window.sum() > window.size
-    return out
-
-
-def evaluate_reference(maps, truth, boxes, protocol):
-    a = protocol == "langsplat"
-    means, smooths, masks = [], [], []
-    for r in maps:
-        if a:
-            mean = box_mean_reference(r)
-        else:
-            mean = np.empty_like(r)
-            for y in range(r.shape[0]):
-                for x in range(r.shape[1]):
-                    window = r[max(y - 14, 0) : y + 15, max(x - 14, 0) : x + 15].ravel()
-                    # one after the other
-                    mean[y, x] = np.add.accumulate(window, dtype=np.float32)[-1] / np.float32(
-                        window.size
-                    )
-        smooth = np.float32(0.5) * (mean + r)
-        n = smooth - smooth.min()
-        n = np.clip(n / (n.max() + 1e-9) * 2 - 1, 0, 1)
-        means.append(mean), smooths.append(smooth), masks.append(majority_reference(n > 0.4, not a))
-    level = int(np.argmax([s.max() for s in smooths]))
-    mean = means[int(np.argmax([m.max() for m in means]))]
-    points = [
-        (x, y)
-        for y in range(mean.shape[0])
-        for x in range(mean.shape[1])
-        if mean[y, x] == mean.max()
-    ]
-    hit = any(
-        min(b[0], b[2]) <= x <= max(b[0], b[2]) and min(b[1], b[3]) <= y <= max(b[1], b[3])
-        for x, y in points
-        for b in boxes
-    )
-    return (
-        level,
-        masks[level],
-        (masks[level] & truth).sum() / (masks[level] | truth).sum(),
-        hit,
-        points,
-    )
 
 
 # ---- pieces ------------------------------------------------------------------------------------
@@ -121,7 +46,7 @@ def test_box_mean_is_exact_at_every_size():
         got = box_mean(values)
         assert got.dtype == np.float32
         if n < 12:
-            np.testing.assert_array_equal(got, box_mean_reference(values))
+            np.testing.assert_array_equal(got, reference.box_mean(values))
         np.testing.assert_array_equal(
             got, cv2.filter2D(values, -1, np.ones((30, 30), np.float32) / 900)
         )
@@ -151,7 +76,7 @@ def test_majority_equals_reference():
         mask = rng.random((h, w)) < rng.random()
         for last in (False, True):
             np.testing.assert_array_equal(
-                majority(mask, last_votes=last), majority_reference(mask, last)
+                majority(mask, last_votes=last), reference.majority(mask, last)
             )
 
 
@@ -247,7 +172,7 @@ def test_equals_literal_loops(protocol):
             maps[1] = maps[0]  # a tie between levels
         truth = rng.random((h, w)) < 0.3
         boxes = rng.integers(0, 30, (2, 4)).astype(float)
-        level, mask, score, hit, points = evaluate_reference(maps, truth, boxes, protocol)
+        level, mask, score, hit, points = reference.evaluate_query(maps, truth, boxes, protocol)
         got = lerf_ovs.evaluate_query(torch.tensor(maps), truth, boxes, protocol=protocol)
         assert got.level == level and got.hit == hit and got.protocol == protocol
         np.testing.assert_array_equal(got.mask, mask)

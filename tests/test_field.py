@@ -1,7 +1,6 @@
 """The semantic field: blending cache, cached against rasterised training, the closed form."""
 
 import dataclasses
-import json
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,6 @@ from cclkit.gaussians.reconstruct import fit_rgb
 from cclkit.method.field import Decoder, FieldConfig, field_loss, train_field, train_joint
 from cclkit.method.lifting import code_votes, vote_field
 from cclkit.scenes.scene import Camera, View
-from lab.bench import bench
 
 W, H, N = 24, 16, 4  # N codes per level
 ALL = 10**6  # pixels per mask: every one
@@ -590,102 +588,6 @@ def test_the_written_gradient_is_that_of_the_embedding_bag(tmp_path):
 
 
 # --------------------------------------------------------------------------- benchmark
-def test_bench(tmp_path, capsys):
-    path = tmp_path / "out.json"
-    options = [
-        "--gaussians",
-        "300",
-        "--width",
-        "64",
-        "--height",
-        "48",
-        "--codes",
-        "5",
-        "--batch",
-        "32",
-        "--top-k",
-        "4",
-        "--cached-pixels",
-        "200",
-        "--repeats",
-        "1",
-    ]
-    assert bench.main(["field", *options, "--json", str(path)]) == 0
-    r = json.loads(path.read_text())
-    assert (
-        r["cached_pixels"] == 200
-        and r["batch"] == 32
-        and r["codes"] == 5
-        and "steps_ratio" in capsys.readouterr().out
-    )
-    # what is printed side by side is one measurement: the ratio per pixel is that per step times
-    # the pixels
-    assert r["rasterised_us_per_pixel"] == pytest.approx(
-        1e6 * r["rasterised_step_s"] / (64 * 48), rel=0.1
-    )
-    table = path.with_suffix(".md").read_text()
-    assert "| rasterised | 3,072" in table and "| cached     | 32" in table
-    with pytest.raises(ConfigError, match="batch 0"):
-        bench.bench_field(batch=0)
-    assert bench.main(["field", *options, "--curves", "--json", str(path)]) == 0
-    rows = json.loads(path.read_text())["curves"]
-    assert [(c["varied"], c[c["varied"]]) for c in rows] == [
-        (n, v)
-        for n, vs in (
-            ("gaussians", (100, 300, 900)),
-            ("batch", (8, 32, 128)),
-            ("top_k", (2, 4, 8)),
-            ("codes", (1, 5, 20)),
-        )
-        for v in vs
-    ]
-    k = [c["mean_truncation"] for c in rows if c["varied"] == "top_k"]
-    assert k[0] > k[1] > k[2] and "| top_k " in path.with_suffix(".md").read_text()
-
-
-def test_bench_of_the_full_size_extrapolates_from_what_it_measured(tmp_path):
-    path = tmp_path / "out.json"
-    options = [
-        "--gaussians",
-        "300",
-        "--width",
-        "64",
-        "--height",
-        "48",
-        "--views",
-        "3",
-        "--codes",
-        "4",
-        "--cached-pixels",
-        "1200",
-        "--iterations",
-        "5",
-        "--target-iterations",
-        "500",
-        "--batch",
-        "32",
-    ]
-    assert bench.main(["field_size", *options, "--json", str(path)]) == 0
-    r = json.loads(path.read_text())
-    assert (
-        r["levels"] == 2 and 1000 < r["cached_pixels"] <= 1200 and len(r["build_s_by_view"]) == 3
-        # a pixel drawn at both levels is kept once and r["extrapolated_training_min"] ==
-        # pytest.approx(500 * r["step_s"] / 60, abs=0.06)
-    )
-    assert (
-        "extrapolated from them: 500 iterations and 300 views"
-        in path.with_suffix(".md").read_text()
-    )
-    assert bench.main(["field_size", *options, "--levels", "1", "--json", str(path)]) == 0
-    assert (
-        json.loads(path.read_text())["cached_pixels"] == 1200
-        and "one level" in path.with_suffix(".md").read_text()
-    )
-    for change, message in (({"n_views": 0}, "views 0"), ({"levels": 3}, "levels 3")):
-        with pytest.raises(ConfigError, match=message):
-            bench.bench_field_size(**change)
-
-
 # --------------------------------------------------------------------------- colours, geometry and
 # features together
 @pytest.fixture(scope="module")

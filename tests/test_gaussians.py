@@ -1,6 +1,5 @@
 """Gaussians: PLY files, initialisation, RGB reconstruction, benchmark."""
 
-import json
 import os
 from pathlib import Path
 
@@ -10,10 +9,9 @@ import torch
 from PIL import Image
 
 from cclkit import gaussians as G
-from cclkit.errors import ConfigError, GaussiansError
+from cclkit.errors import GaussiansError
 from cclkit.gaussians.model import Gaussians
 from cclkit.scenes.scene import Camera, Scene, View
-from lab.bench import bench
 
 
 def random_gaussians(n=50, degree=3, seed=0) -> Gaussians:
@@ -429,39 +427,6 @@ def test_strategy_reads_our_info(scene):
 
 
 # --------------------------------------------------------------------------- benchmark
-def test_bench(tmp_path, capsys):
-    path = tmp_path / "out.json"
-    options = [
-        "--gaussians",
-        "300",
-        "--width",
-        "64",
-        "--height",
-        "48",
-        "--channels",
-        "5",
-        "--repeats",
-        "1",
-    ]
-    assert bench.main(["rasterize", *options, "--json", str(path)]) == 0
-    result = json.loads(path.read_text())
-    assert (
-        result["channels"] == 5
-        and result["tile_intersections"] > 300
-        and "forward_s" in capsys.readouterr().out
-    )
-    assert result["growing"] == [] and "per intersection" not in path.with_suffix(".md").read_text()
-    assert bench.main(["rasterize", *options, "--growing", "--json", str(path)]) == 0
-    rows = json.loads(path.read_text())["growing"]
-    assert [r["gaussians"] for r in rows] == [75, 150, 600, 1200] and [
-        r["tile_intersections"] for r in rows
-    ] == sorted(r["tile_intersections"] for r in rows)
-    # header, rule and one row; header, rule and five
-    assert path.with_suffix(".md").read_text().count("\n| ") == 3 + 7
-    with pytest.raises(ConfigError, match="channels"):
-        bench.bench_rasterize(channels=2)
-
-
 def test_garden_points_render():
     """Real points: every view of the garden fills with them."""
     path = Path(os.environ.get("CCLKIT_REAL_DATA", "")) / "garden" / "test_garden.npz"

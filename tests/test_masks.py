@@ -1,11 +1,9 @@
 """Stage 1: filtering, levels, painting, storage."""
 
-import json
-
 import numpy as np
 import pytest
 
-from cclkit.errors import ArtefactError, MaskError
+from cclkit.errors import MaskError
 from cclkit.method.interfaces import Candidates
 from cclkit.method.masks import (
     MaskConfig,
@@ -18,30 +16,7 @@ from cclkit.method.masks import (
     unpack,
 )
 from cclkit.rle import rle_decode, rle_encode
-from lab.bench import bench
-
-
-def mask_nms_by_rule(masks, predicted_iou, stability, *, iou_thr, score_thr, inner_thr):
-    """Protocol E read literally, mask by mask."""
-    score, kept = predicted_iou * stability, []
-    area = masks.sum((1, 2)).astype(float)
-    for j in range(len(masks)):
-        keep = score[j] > score_thr
-        for i in range(len(masks)):
-            if i == j:
-                continue
-            inter = float((masks[i] & masks[j]).sum())
-            if score[i] > score[j] and inter / (area[i] + area[j] - inter) > iou_thr:
-                keep = False
-            if (
-                inter / area[j] >= 0.85
-                and inter / area[i] < 0.5
-                and 1 - inter / area[j] * inter / area[i] > 1 - inner_thr
-            ):
-                keep = False
-        if keep:
-            kept.append(j)
-    return np.array(kept, np.int64)
+from lab import reference
 
 
 def boxes(*corners, shape=(20, 30)):
@@ -62,7 +37,7 @@ def test_nms_equals_the_rule(seed):
     iou, stability = rng.uniform(0.7, 1, 40), rng.uniform(0.8, 1, 40)
     settings = dict(iou_thr=0.6, score_thr=0.7, inner_thr=0.5)
     got = mask_nms(masks, iou, stability, **settings)
-    assert np.array_equal(got, mask_nms_by_rule(masks, iou, stability, **settings))
+    assert np.array_equal(got, reference.mask_nms(masks, iou, stability, **settings))
     assert 0 < len(got) < 40
 
 
@@ -84,35 +59,6 @@ def test_nms_equals_published_results(oracles, seed):
         for k, (masks, iou, stability) in lists.items():
             got = mask_nms(masks, iou, stability, iou_thr=0.8, score_thr=0.7, inner_thr=0.5)
             assert np.array_equal(got, data[f"img{image}_{k}_kept"]), (image, k)
-
-
-def test_the_benchmark_times_two_ways_to_the_same_masks(tmp_path, capsys):
-    assert (
-        bench.main(
-            [
-                "mask_nms",
-                "--masks",
-                "60",
-                "--width",
-                "64",
-                "--height",
-                "48",
-                "--repeats",
-                "1",
-                "--json",
-                str(tmp_path / "b.json"),
-            ]
-        )
-        == 0
-    )
-    result = json.loads((tmp_path / "b.json").read_text())
-    assert 0 < result["kept"] < 60 and result["times_faster"] > 0
-    assert f"{result['times_faster']:.0f}" in (tmp_path / "b.md").read_text()
-    masks, iou, stability = bench.mask_nms_problem(n_masks=40, width=64, height=48, seed=1)
-    rule = dict(iou_thr=0.8, score_thr=0.7, inner_thr=0.5)
-    assert np.array_equal(
-        mask_nms(masks, iou, stability, **rule), mask_nms_by_rule(masks, iou, stability, **rule)
-    )
 
 
 def test_nms_of_nothing_is_nothing():
@@ -262,30 +208,3 @@ def test_recall_counts_regions_found():
     out, _ = build_view_masks(candidates(boxes((0, 0, 9, 10)), [1]), MaskConfig())
     assert recall(out, "sp", truth) == (1, 2)
     assert recall(out, "sp", truth, min_area=60) == (1, 1)
-
-
-def test_one_table_of_all_benchmarks_names_a_file_that_is_none(tmp_path):
-    """The README's table: a line per measurement, from the files beside it."""
-    options = ["--masks", "20", "--width", "64", "--height", "48", "--repeats", "1"]
-    assert bench.main(["mask_nms", *options, "--json", str(tmp_path / "bench_mask_nms.json")]) == 0
-    r, table = (
-        json.loads((tmp_path / "bench_mask_nms.json").read_text()),
-        (tmp_path / "bench.md").read_text(),
-    )
-    assert (
-        "filter 20 masks of 64×48" in table
-        and f"{r['times_faster']:.0f} × as fast" in table
-        and len(table.strip().splitlines()) == 5
-    )
-    (tmp_path / "bench_query.json").write_text('{"benchmark": "query"}')
-    with pytest.raises(ArtefactError, match="bench_query.json: no result of `cclkit bench query`"):
-        bench.summary(tmp_path)
-    rows = [
-        {"reached": True, "seconds": 8.0},
-        {"arm": "a", "reached": False, "seconds": 0.5, "times_faster": 16.0},
-        {"arm": "b", "reached": True, "seconds": 2.0, "times_faster": 4.0},
-    ]
-    assert (
-        bench._fastest(rows) == "2.0 s against 8.0 s, 4.0 × less (b)"
-        and bench._fastest(rows[:2]) == "not reached"
-    )

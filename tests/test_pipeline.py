@@ -530,37 +530,6 @@ def test_time_to_equal_miou_stops_at_the_first_training_that_reaches_it(run):
     assert cached[0]["times_faster"] == whole["seconds"] / cached[0]["seconds"]
 
 
-def test_bench_modes_describes_what_was_measured(scene_folder, tmp_path, monkeypatch):
-    from lab.bench import bench
-
-    real = config.profile
-    monkeypatch.setattr(
-        config, "profile", lambda name: real(name, **SMALL | {"gaussians.iterations": 10})
-    )
-    monkeypatch.setenv("CCLKIT_RESULTS", str(tmp_path / "results"))
-    assert (
-        bench.main(
-            [
-                "modes",
-                "--scene",
-                str(scene_folder),
-                "--iterations",
-                "4",
-                "--json",
-                str(tmp_path / "b.json"),
-            ]
-        )
-        == 0
-    )
-    result, text = json.loads((tmp_path / "b.json").read_text()), (tmp_path / "b.md").read_text()
-    assert [r["arm"] for r in result["rows"]] == 2 * list(field_modes.FIELD_ARMS) and result[
-        "to_equal"
-    ][0]["arm"] == "frozen, whole views"
-    assert text.count("frozen, cached, K = 16") >= 3 and "Time to equal mIoU" in text
-    with pytest.raises(ConfigError, match="iterations 0"):
-        bench.bench_modes(iterations=0)
-
-
 def test_held_out_views_are_never_used_for_training(tmp_path):
     folder = write_plane_scene(tmp_path)
     (folder / "scene.json").write_text(json.dumps({"held_out": ["frame_00002.jpg"]}))

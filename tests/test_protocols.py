@@ -14,7 +14,7 @@ from conftest import HEIGHT, QUERIES, REGIONS, WIDTH, write_plane_scene
 from PIL import Image
 
 from cclkit import config
-from cclkit.errors import ArtefactError, ConfigError, EvaluationError
+from cclkit.errors import ArtefactError, EvaluationError
 from cclkit.evaluation import legaussians, opengaussian
 from cclkit.evaluation.metrics import confusion, write_results
 from cclkit.evaluation.protocols import (
@@ -29,7 +29,6 @@ from cclkit.evaluation.truth import SMALLEST, boxes_of, evaluated_views, units_o
 from cclkit.notebook.experiments import FAILURES, best_threshold, failure
 from cclkit.scenes.load import load_scene
 from cclkit.scenes.scene import Camera, LabelledObject, Scene, View
-from lab.bench import bench
 
 H, W = 40, 50
 
@@ -493,46 +492,6 @@ def test_confusion_is_shares_of_true_classes():
     np.testing.assert_allclose(
         confusion(truth, answer, 4),
         [[200 / 3, 100 / 3, 0, 0], [0, 100, 0, 0], [100, 0, 0, 0], [0, 0, 0, 0]],
-    )
-
-
-def test_bench_query(tmp_path, capsys):
-    small = [
-        "--width",
-        "96",
-        "--height",
-        "70",
-        "--gaussians",
-        "300",
-        "--codes",
-        "9",
-        "--units",
-        "12",
-        "--repeats",
-        "1",
-    ]
-    assert bench.main(["query", *small, "--json", str(tmp_path / "b.json")]) == 0
-    result = json.loads((tmp_path / "b.json").read_text())
-    assert (
-        result["units"] == 12
-        and result["times_faster"] > 1
-        and min(result[k] for k in ("decode_per_level_s", "query_s", "units_v2_s")) > 0
-    )
-    assert (
-        "| 12 units, langsplat " in (tmp_path / "b.md").read_text()
-        and "literal_loops_s" in capsys.readouterr().out
-    )
-    with pytest.raises(ConfigError, match="at least 1 of each"):
-        bench.bench_query(units=0)
-    prototypes, maps, texts, canonical = bench.query_problem(
-        width=40, height=33, n_codes=5, views=1
-    )
-    assert (
-        prototypes.shape == (5, 512)
-        and maps.shape == (1, 2, 33, 40)
-        and set(np.unique(maps)) <= set(range(5))
-        and len(texts) == 10
-        and len(canonical) == 4
     )
 
 

@@ -1,6 +1,5 @@
 """SAM2's adapter on the package's own architecture with random weights saved to disk."""
 
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -181,30 +180,3 @@ def test_the_run_uses_it_and_its_key_knows_the_weights(checkpoint, tmp_path):
     without = replace(scene, ground_truth=None)
     with pytest.raises(SceneError, match="front_end.propagation=sam2"):
         build_front_end(config.profile("mini", **{"front_end.propagation": "simulated"}), without)
-
-
-def test_bench(tmp_path, capsys):
-    from lab.bench import bench
-
-    path = tmp_path / "p.json"
-    assert (
-        bench.main(
-            [
-                "propagation",
-                "--objects",
-                "2",
-                "--views",
-                "2",
-                "--width",
-                "64",
-                "--height",
-                "48",
-                "--json",
-                str(path),
-            ]
-        )
-        == 0
-    )
-    result = json.loads(path.read_text())
-    assert result["peak_memory_mb"] >= result["peak_before_mb"] > 0 and result["seconds"] > 0
-    assert "ms per object and view" in path.with_suffix(".md").read_text()
