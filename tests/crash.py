@@ -21,14 +21,14 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 os.environ.setdefault("CCLKIT_QUIET", "1")
 
-import cclkit.pipeline  # noqa: F401
-import cclkit.tables  # noqa: F401
 import numpy as np
 import pycolmap  # noqa: F401  imported here, so that the runs are forked with everything loaded
 import torch
 import torch._dynamo  # noqa: F401  the first optimiser would import it, which takes longer than all stages
 from conftest import write_plane_scene
 
+import cclkit.notebook.tables  # noqa: F401
+import cclkit.runs.run  # noqa: F401  as pycolmap
 from cclkit import cli
 from cclkit.files import file_digest
 

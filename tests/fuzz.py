@@ -37,17 +37,19 @@ import numpy as np
 import torch
 from conftest import HEIGHT, WIDTH, write_plane_scene
 
-from cclkit import config
+from cclkit import config, settings
 from cclkit.downloads import fetching, registry
 from cclkit.errors import CclkitError
 from cclkit.evaluation.truth import read_grey
-from cclkit.files import save_npz
+from cclkit.files import file_digest, save_npz
 from cclkit.foundation import clip as clip_model, weights
 from cclkit.gaussians.blending_cache import open_blending_cache
 from cclkit.gaussians.model import Gaussians, load_ply, save_ply
 from cclkit.notebook.measured import load_sweep, read_sweep
-from cclkit.runs import store as artefacts
-from cclkit.runs.run import Run, _summary, run_pipeline
+from cclkit.places import DATA
+from cclkit.runs.engine import _told
+from cclkit.runs.graph import GRAPH
+from cclkit.runs.run import Run
 from cclkit.runs.store import Artefact, Store
 from cclkit.scenes.load import content_hash, load_scene
 
@@ -172,7 +174,7 @@ def text_splat(folder: Path) -> None:
     )
 
 
-def weights(folder: Path) -> None:
+def weight_files(folder: Path) -> None:
     from safetensors.torch import save_file
 
     state = {
@@ -197,7 +199,7 @@ def load_weights(name: str):
 
 def bundled_clip(folder: Path) -> None:
     for name in ("mini_clip.json", "mini_clip_words.txt", "mini_clip.safetensors"):
-        shutil.copy(registry.DATA / "models" / name, folder / name)
+        shutil.copy(DATA / "models" / name, folder / name)
 
 
 def load_bundled_clip(folder: Path, out: Path) -> None:
@@ -210,7 +212,7 @@ def load_bundled_clip(folder: Path, out: Path) -> None:
 
 
 def registry_files(folder: Path) -> None:
-    shutil.copy(registry.DATA / "registry.toml", folder / "registry.toml")
+    shutil.copy(DATA / "registry.toml", folder / "registry.toml")
     (folder / "data/checkpoints").mkdir(parents=True)
     name, e = next((n, e) for n, e in registry.entries().items() if e.kind == "checkpoint")
     (folder / "data" / e.target).parent.mkdir(parents=True, exist_ok=True)
@@ -229,7 +231,8 @@ def registry_files(folder: Path) -> None:
 
 
 def read_registry(folder: Path, out: Path) -> None:
-    before, registry.REGISTRY = registry.REGISTRY, folder / "registry.toml"
+    before = os.environ.get("CCLKIT_REGISTRY")
+    os.environ["CCLKIT_REGISTRY"] = str(folder / "registry.toml")
     registry._load.cache_clear()
     try:
         items = registry.status(folder / "data")
@@ -242,7 +245,9 @@ def read_registry(folder: Path, out: Path) -> None:
             )
             registry.known_digest(folder / "data" / e.target)
     finally:
-        registry.REGISTRY = before
+        os.environ.pop("CCLKIT_REGISTRY")
+        if before is not None:
+            os.environ["CCLKIT_REGISTRY"] = before
         registry._load.cache_clear()
 
 
@@ -306,10 +311,8 @@ def read_settings(folder: Path, out: Path) -> None:
 
 def run_folder(folder: Path) -> None:
     plane(folder)
-    run_pipeline(
-        Run(folder / "plane", config.profile("mini", **SMALL), folder / "run"),
-        report=lambda _: None,
-    )
+    run = Run(folder / "plane", config.profile("mini", **SMALL), folder / "run")
+    run.to(report=lambda _: None)
     for stage in sorted(
         p for p in (folder / "run").iterdir() if p.is_dir()
     ):  # one name for the tests, whatever the key
@@ -326,10 +329,10 @@ def _found(folder: Path, out: Path, sealed: bool) -> Run:
         record = json.loads((at / "stage.json").read_text())
         if sealed:
             record["files"] = {
-                n: {"bytes": (at / n).stat().st_size, "sha256": artefacts.file_digest(at / n)}
+                n: {"bytes": (at / n).stat().st_size, "sha256": file_digest(at / n)}
                 for n in record["files"]
             }
-        run._artefacts[stage] = Artefact(stage, at.name, at, record, reused=True)
+        run.engine._artefacts[stage] = Artefact(stage, at.name, at, record, reused=True)
     return run
 
 
@@ -368,7 +371,7 @@ def read_record(folder: Path, out: Path) -> None:
         "masks", key, lambda f: save_npz(f / "frame_00001.npz", x=np.zeros(1)), about={}
     )
     assert (out / "precious").exists(), "a file outside the run folder is gone"
-    _summary(found)
+    _told(found, GRAPH["masks"].told)
 
 
 def read_cache(folder: Path, out: Path) -> None:
@@ -416,10 +419,10 @@ def _targets() -> dict[str, Target]:
         "ply": Target("g.ply", m.ply, splat, lambda f, out: load_ply(f / "g.ply"), 1240),
         "text ply": Target("t.ply", m.text, text_splat, lambda f, out: load_ply(f / "t.ply"), 370),
         "safetensors": Target(
-            "w.safetensors", m.safetensors, weights, load_weights("w.safetensors"), 1240
+            "w.safetensors", m.safetensors, weight_files, load_weights("w.safetensors"), 1240
         ),
-        "torch file": Target("w.pth", m.anything, weights, load_weights("w.pth"), 500),
-        "old torch file": Target("old.pth", m.anything, weights, load_weights("old.pth"), 500),
+        "torch file": Target("w.pth", m.anything, weight_files, load_weights("w.pth"), 500),
+        "old torch file": Target("old.pth", m.anything, weight_files, load_weights("old.pth"), 500),
         "model record": Target("mini_clip.json", m.json_file, bundled_clip, load_bundled_clip, 200),
         "model words": Target("mini_clip_words.txt", m.text, bundled_clip, load_bundled_clip, 200),
         "registry.toml": Target("registry.toml", m.text, registry_files, read_registry, 930),

@@ -27,10 +27,10 @@ from cclkit.errors import (
 from cclkit.gaussians.blending import _Entries
 from cclkit.gaussians.rasterize import _build_tiles, _Project, _Splat, rasterize
 from cclkit.method.codebook import ccl_loss
-from cclkit.method.codebook_fit import fit_codebook
+from cclkit.method.codebook_fit import CodebookConfig, fit_codebook
 from cclkit.method.features import check_features
 from cclkit.method.query import relevancy
-from cclkit.runs.run import Run, answer_query, run_pipeline
+from cclkit.runs.run import Run
 
 ROOT = Path(__file__).parent.parent
 SMALL = {
@@ -211,8 +211,7 @@ def _whole_run(scene, out, **settings):
         config.profile("mini", **SMALL | {k.replace("__", "."): v for k, v in settings.items()}),
         out,
     )
-    run_pipeline(run, report=lambda _: None)
-    return run
+    return run.to(report=lambda _: None)
 
 
 def _is_finite(run):
@@ -255,9 +254,7 @@ def test_one_gaussian(tmp_path, mode):
         ]
         == 0
     )
-    answer = json.loads(
-        (answer_query(run, "bear", run.scene.views[:1]) / "answer.json").read_text()
-    )
+    answer = json.loads((run.write_answer("bear", run.scene.views[:1]) / "answer.json").read_text())
     assert answer["selection"]["gaussians"] == 0 and answer["selection"]["file"] is None
 
 
@@ -265,7 +262,7 @@ def test_gaussians_that_no_view_shows_cannot_answer(tmp_path, monkeypatch):
     run = _whole_run(write_plane_scene(tmp_path, n_views=2), tmp_path / "out")
     behind = run.gaussians().detach()
     behind.means.add_(torch.tensor([1e4, 0.0, 0.0]))
-    monkeypatch.setattr(run, "gaussians", lambda: behind)
+    monkeypatch.setattr("cclkit.runs.scoring.gaussians", lambda work: behind)
     with pytest.raises(
         QueryError, match="no Gaussian is seen by any training view, so none can answer 'bear'"
     ):

@@ -14,9 +14,10 @@ import pytest
 import torch
 from PIL import Image
 
-from cclkit import cli
+from cclkit import cli, config
 from cclkit.gaussians.model import load_ply
 from cclkit.runs.run import Run
+from cclkit.settings import parse_settings
 
 ROOT = Path(__file__).parent.parent
 QUICK = {
@@ -157,9 +158,7 @@ def test_the_how_to_names_commands_and_settings_that_exist():
     for line in lines:
         args = cli._parser().parse_args(shlex.split(line, comments=True)[1:])
         if getattr(args, "settings", None):
-            from cclkit import config
-
-            assert config.profile("mini").with_settings(settings.parse_settings(args.settings))
+            assert config.profile("mini", **parse_settings(args.settings))
 
 
 def test_a_capture_is_a_scene_without_ground_truth(plane_scene, tmp_path):

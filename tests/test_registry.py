@@ -21,11 +21,12 @@ import pytest
 import torch
 from conftest import write_plane_scene
 
-from cclkit import cli, config
+from cclkit import cli, config, places
 from cclkit.downloads import fetching, registry
 from cclkit.errors import DataError, ModelError, SceneError
 from cclkit.foundation import clip as clip_model, sam as sam_model, weights
-from cclkit.foundation.front_end import identities
+from cclkit.foundation.front_end import model_of
+from cclkit.foundation.roles import Setup
 from cclkit.places import bundled_scenes
 from cclkit.scenes.load import load_scene
 
@@ -133,7 +134,7 @@ def listed(tmp_path, monkeypatch):
             }
             lines += [f"[{name}]", *(f"{k} = {json.dumps(v)}" for k, v in fields.items())]
         path.write_text("\n".join(lines))
-        monkeypatch.setattr(registry, "REGISTRY", path)
+        monkeypatch.setenv("CCLKIT_REGISTRY", str(path))
         return root
 
     return write
@@ -216,11 +217,11 @@ def test_a_registry_that_cannot_be_used_is_one_error(tmp_path, monkeypatch):
     ):
         path = tmp_path / f"{n}.toml"
         path.write_text(text)
-        monkeypatch.setattr(registry, "REGISTRY", path)
+        monkeypatch.setenv("CCLKIT_REGISTRY", str(path))
         with pytest.raises(DataError, match=match):
             registry.entries()
     # an installed package has no registry: look-ups find nothing, commands say so
-    monkeypatch.setattr(registry, "REGISTRY", tmp_path / "none.toml")
+    monkeypatch.setenv("CCLKIT_REGISTRY", str(tmp_path / "none.toml"))
     monkeypatch.delenv("CCLKIT_DATA", raising=False)
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "share"))
     assert (
@@ -252,7 +253,7 @@ def test_root_comes_from_option_then_variable_then_checkout(monkeypatch, tmp_pat
     )
     assert bundled_scenes()  # the variable moves fetched data, not the bundled scenes
     monkeypatch.delenv("CCLKIT_DATA")
-    assert places.data_root() == registry.DATA / "public"
+    assert places.data_root() == places.DATA / "public"
 
 
 # ---------------------------------------------------------------- downloads
@@ -692,19 +693,21 @@ def test_models_use_a_fetched_checkpoint(listed, tmp_path):
     ):
         clip_model.load_clip("ViT-B-16")
     paper = config.profile("paper", **{"front_end.propagation": "none"})  # SAM2 is not listed here
-    assert identities(paper)["sam"] == "vit_h:none"
+    sam = Setup(paper.front_end, paper.masks, paper.device)
+    identity = lambda: model_of(paper.front_end, "proposer").settings(sam)["weights"]
+    assert identity() == "vit_h:none"
     source = tmp_path / "weights.pth"
     torch.save({"x": torch.zeros(2)}, source)
     fetching.fetch("sam_vit_h", source=source)
     explicit = weights.identity("vit_h", str(source), "")
     # by content, wherever it lies
-    assert identities(paper)["sam"] == explicit == f"vit_h:{registry.digest(source)}"
+    assert identity() == explicit == f"vit_h:{registry.digest(source)}"
     assert weights.load_weights(registry.checkpoint("sam_vit_h"), "SAM vit_h")["x"].shape == (2,)
     with pytest.raises(ModelError, match="needs front_end.sam.checkpoint"):
         sam_model.load_sam("vit_b")  # another one
     path = root / "checkpoints" / "sam_vit_h.pth"
     torch.save({"x": torch.ones(2)}, path)
-    for use in (lambda: sam_model.load_sam("vit_h"), lambda: identities(paper)):
+    for use in (lambda: sam_model.load_sam("vit_h"), identity):
         with pytest.raises(DataError, match="cclkit data fetch sam_vit_h"):
             use()
     with pytest.raises(ModelError, match="sha256"):

@@ -12,7 +12,7 @@ import nbformat
 import pytest
 
 ROOT = Path(__file__).parent.parent
-SOURCES = sorted((ROOT / "cclkit").rglob("*.py"))
+SOURCES = sorted(p for part in ("cclkit", "lab") for p in (ROOT / part).rglob("*.py"))
 NETWORK = (
     "requests",
     "urllib",
@@ -167,7 +167,7 @@ GUARDED = textwrap.dedent("""
     import os, socket, sys, urllib.request
     os.environ["CCLKIT_OFFLINE"] = "1"
     from cclkit.errors import NotebookError
-    from cclkit.notebooks import start
+    from cclkit.notebook.start import start
     server = socket.create_server(("127.0.0.1", 0))
     nb = start("00_start_here")
     # this machine: kernels talk to Jupyter
