@@ -10,12 +10,11 @@ from cclkit.method.masks import (
     build_view_masks,
     mask_box,
     mask_nms,
-    pack,
     paint,
     recall,
-    unpack,
 )
 from cclkit.rle import rle_decode, rle_encode
+from cclkit.runs.stages.masks import pack, unpack
 from lab import reference
 
 

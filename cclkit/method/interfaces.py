@@ -13,8 +13,6 @@ from typing import Protocol
 
 import numpy as np
 
-from ..errors import MaskError
-from ..rle import pack_masks, unpack_masks
 from ..scenes.scene import View
 
 
@@ -28,36 +26,6 @@ class Candidates:
     stability: np.ndarray  # [M] float64 in 0..1
     # prompts, outputs, and what the generator's own filters removed, for the notebooks
     counts: dict[str, int] = field(default_factory=dict)
-
-    def pack(self) -> dict[str, np.ndarray]:
-        """Arrays to store, the masks as run lengths."""
-        counts = {f"count_{k}": np.int64(v) for k, v in self.counts.items()}
-        return (
-            pack_masks(self.masks)
-            | counts
-            | {
-                "shape": np.array(self.masks.shape[1:], np.int64),
-                "output": self.output,
-                "predicted_iou": self.predicted_iou,
-                "stability": self.stability,
-            }
-        )
-
-    @classmethod
-    def unpack(cls, arrays: dict[str, np.ndarray]) -> Candidates:
-        """Inverse of `pack`. Raises MaskError for run lengths that don't fill the view or columns
-        of another length.
-        """
-        counts = {
-            k.removeprefix("count_"): int(v) for k, v in arrays.items() if k.startswith("count_")
-        }
-        masks = unpack_masks(arrays, tuple(arrays["shape"].tolist()))
-        columns = [arrays[k] for k in ("output", "predicted_iou", "stability")]
-        if bad := [
-            c.shape for c in columns if c.shape != (len(masks),) or c.dtype.kind not in "if"
-        ]:
-            raise MaskError(f"a column of {bad[0]} for {len(masks)} candidates; recompute them")
-        return cls(masks, *columns, counts)
 
 
 class MaskProposer(Protocol):

@@ -12,7 +12,6 @@ from typing import Annotated
 import numpy as np
 
 from ..errors import MaskError
-from ..rle import pack_masks, unpack_masks
 from ..settings import NOT_NEGATIVE, SHARE
 from .interfaces import Candidates
 
@@ -181,6 +180,13 @@ def mask_nms(
     one minus the product of the two shares exceeds ``1 - inner_thr``. All by matrix products,
     exact. Empty masks are dropped; an empty list gives an empty result, where the published code
     fails.
+
+    >>> import numpy as np
+    >>> masks = np.zeros((3, 8, 8), bool)
+    >>> masks[0, :4], masks[1, :4, 1:], masks[2, 5:] = True, True, True  # 1 is nearly 0
+    >>> score = np.array([0.9, 0.95, 0.99])
+    >>> mask_nms(masks, score, np.ones(3), iou_thr=0.8, score_thr=0.7, inner_thr=0.5).tolist()
+    [1, 2]
     """
     config = MaskConfig(overlap_iou_max=iou_thr, score_min=score_thr, inner_max=inner_thr)
     keep, _ = _nms(
@@ -252,51 +258,6 @@ def mask_box(mask: np.ndarray) -> tuple[int, int, int, int]:
     """Smallest box (x1, y1, x2, y2), ends included, of a mask [H, W] with at least one pixel."""
     x, y = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
     return int(x[0]), int(y[0]), int(x[-1]), int(y[-1])
-
-
-def pack(view_masks: ViewMasks) -> dict[str, np.ndarray]:
-    """Arrays to store, the masks as run lengths."""
-    return {
-        "level": view_masks.level,
-        "output": view_masks.output,
-        "predicted_iou": view_masks.predicted_iou,
-        "stability": view_masks.stability,
-        "area": view_masks.area,
-        "bbox": view_masks.bbox,
-        **pack_masks(view_masks.masks),
-        "sp": view_masks.sp,
-        "wp": view_masks.wp,
-    }
-
-
-def unpack(arrays: dict[str, np.ndarray]) -> ViewMasks:
-    """Inverse of `pack`. Raises MaskError when rows, maps and masks don't fit together."""
-    rest = {
-        k: arrays[k]
-        for k in ("level", "output", "predicted_iou", "stability", "area", "bbox", "sp", "wp")
-    }
-    M = len(arrays["rle_length"])
-    shapes = {"bbox": (M, 4), "sp": arrays["wp"].shape, "wp": arrays["sp"].shape}
-    for name, a in rest.items():
-        if (
-            a.shape != shapes.get(name, (M,))
-            or a.dtype.kind not in "if"
-            or (
-                name in ("level", "sp", "wp")
-                and (
-                    a.dtype.kind != "i"
-                    or (
-                        a.size
-                        and not -1 <= a.min() <= a.max() < (M if name != "level" else len(LEVELS))
-                    )
-                )
-            )
-        ):
-            raise MaskError(
-                f"{name} is {a.shape} of {a.dtype} or out of range for {M} masks; recompute the"
-                " masks"
-            )
-    return ViewMasks(masks=unpack_masks(arrays, arrays["sp"].shape), **rest)
 
 
 def _check(c: Candidates) -> None:

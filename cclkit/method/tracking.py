@@ -73,6 +73,15 @@ def associate(
 
     Label k+1 where the largest IoU, with propagated mask k, is greater than ``iou_min``; else -1.
     The first of equals wins. Empty propagated masks (lost objects) never match.
+
+    >>> import numpy as np
+    >>> masks = np.zeros((2, 4, 6), bool)
+    >>> masks[0, :, :3], masks[1, :2, 4:] = True, True
+    >>> carried = np.zeros((1, 4, 6), bool)
+    >>> carried[0, :, :4] = True  # 12 pixels of 16 in common with the first mask
+    >>> label, match, iou = associate(masks, carried, iou_min=0.5)
+    >>> label.tolist(), iou.tolist()
+    ([1, -1], [0.75, 0.0])
     """
     M, K = len(masks), len(propagated)
     if M == 0 or K == 0:

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ...errors import MaskError
 from ...files import load_npz, save_npz
-from ...method.masks import LEVELS, FilterCounts, ViewMasks, build_view_masks, pack, unpack
+from ...method.masks import LEVELS, FilterCounts, ViewMasks, build_view_masks
 from ...progress import progress
+from ...rle import pack_masks, unpack_masks
 from ...scenes.scene import View
 from ...settings import as_dict
 from ..stage import Stage, array_of, of_view_size, view_file
@@ -59,6 +61,35 @@ def label_maps(work: Engine, view: View | str) -> np.ndarray:  # [2, H, W] int32
     """Mask of every pixel at each level of a training view, -1 = no mask."""
     found = masks(work, view)
     return np.stack([found.label_map(n) for n in LEVELS])
+
+
+COLUMNS = ("level", "output", "predicted_iou", "stability", "area", "bbox")
+"""Arrays of the table, a row a mask."""
+
+
+def pack(view_masks: ViewMasks) -> dict[str, np.ndarray]:
+    """Arrays to store, the masks as run lengths."""
+    table = {k: getattr(view_masks, k) for k in COLUMNS}
+    return {**table, **pack_masks(view_masks.masks), "sp": view_masks.sp, "wp": view_masks.wp}
+
+
+def unpack(arrays: dict[str, np.ndarray]) -> ViewMasks:
+    """Inverse of `pack`. Raises MaskError when rows, maps and masks don't fit together."""
+    rest = {k: arrays[k] for k in (*COLUMNS, *LEVELS)}
+    M = len(arrays["rle_length"])
+    shapes = {"bbox": (M, 4), "sp": arrays["wp"].shape, "wp": arrays["sp"].shape}
+    below = {"level": len(LEVELS), "sp": M, "wp": M}  # what is an index must be one
+    for name, a in rest.items():
+        fits = a.shape == shapes.get(name, (M,)) and a.dtype.kind in "if"
+        if fits and name in below:
+            known = not a.size or -1 <= a.min() <= a.max() < below[name]
+            fits = a.dtype.kind == "i" and known
+        if not fits:
+            raise MaskError(
+                f"{name} is {a.shape} of {a.dtype} or out of range for {M} masks; recompute the"
+                " masks"
+            )
+    return ViewMasks(masks=unpack_masks(arrays, arrays["sp"].shape), **rest)
 
 
 STAGE = Stage(
