@@ -7,6 +7,9 @@ bad input: whoever drives the library catches ``CclkitError`` and prints it.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 
 class CclkitError(Exception):
     """Base of all errors caused by input, settings or the machine."""
@@ -25,6 +28,10 @@ class ConfigError(CclkitError):
 
 class DependencyError(CclkitError):
     """An optional package or device is missing; the message says what to install."""
+
+
+class MissingPackageError(DependencyError):
+    """A package that is not installed was needed; the message says which, and what to install."""
 
 
 class SceneError(CclkitError):
@@ -81,3 +88,37 @@ class ExerciseError(CclkitError):
     """A reader's answer to an exercise lacks a property that it must have; the message
     is a hint.
     """
+
+
+INSTALL_AS = {
+    "PIL": "pillow",
+    "cv2": "opencv-python-headless",
+    "open_clip": "open_clip_torch",
+    "segment_anything": "segment-anything",
+}
+"""What to install for packages whose names for pip differ from those for import."""
+
+
+@contextlib.contextmanager
+def needed(package: str = "", install: str = "") -> Iterator[None]:
+    """Around imports: a package that is missing raises MissingPackageError, one line.
+
+    ``package`` is what the imports are for; a package that it needs in turn may be the one that is
+    missing. ``install`` is what to give to pip; by default what brings the package.
+
+    >>> with needed("sam3"):
+    ...     import sam3
+    Traceback (most recent call last):
+    cclkit.errors.MissingPackageError: sam3 is not installed but needed; run `pip install sam3`
+    """
+    try:
+        yield
+    except ModuleNotFoundError as e:
+        missing = (e.name or "").partition(".")[0]
+        if missing in ("", __name__.partition(".")[0]):  # a fault of our own, or unheard of
+            raise
+        need = "needed" if package in ("", missing) else f"needed by {package}"
+        what = install or INSTALL_AS.get(package or missing, package or missing)
+        raise MissingPackageError(
+            f"{missing} is not installed but {need}; run `pip install {what}`"
+        ) from e
