@@ -13,7 +13,7 @@ import pytest
 import yaml
 from conftest import write_plane_scene
 
-from cclkit import cli, config
+from cclkit import cli, config, settings
 from cclkit.errors import ConfigError
 from cclkit.notebook.population import ARMS
 from cclkit.runs.run import Run
@@ -160,9 +160,9 @@ def snakemake(*arguments, env, start=False):
         "-m",
         "snakemake",
         "-s",
-        str(ROOT / "Snakefile"),
+        str(ROOT / "workflow" / "Snakefile"),
         "--workflow-profile",
-        str(ROOT / "profiles" / "default"),
+        str(ROOT / "workflow" / "profiles" / "default"),
         *arguments,
     ]
     if start:
@@ -195,7 +195,8 @@ def test_dry_run_lists_every_job_with_its_cost(elsewhere):
 
 SITE = """
 # every Python of this run sees a small profile mini
-import cclkit.config as config, cclkit.jobs as jobs
+import cclkit.config as config
+import lab.reproduction.jobs as jobs
 real = config.profile
 config.profile = lambda name="mini", **s: real(name).with_settings({settings!r}).with_settings(s)
 jobs.GRIDS["mini"] = jobs.Grid({{{scene!r}: ("both",)}}, (0,), ("masks", "field", "evaluation"))
@@ -253,7 +254,7 @@ def test_killed_and_started_again_it_finishes_without_redoing_jobs(elsewhere):
 
 def test_the_cluster_profile_differs_only_in_where_jobs_run():
     one, slurm = (
-        yaml.safe_load((ROOT / "profiles" / p / "config.yaml").read_text())
+        yaml.safe_load((ROOT / "workflow" / "profiles" / p / "config.yaml").read_text())
         for p in ("default", "slurm")
     )
     for name in ("rerun-triggers", "ignore-incomplete", "nolock", "keep-going"):

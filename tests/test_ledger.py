@@ -8,10 +8,10 @@ from types import SimpleNamespace
 import nbformat
 import pytest
 
-from cclkit import cli
 from cclkit.errors import DataError, EvaluationError
 from cclkit.notebook import population
 from cclkit.places import project_folder
+from lab.__main__ import main
 from lab.reproduction import jobs, ledger
 
 
@@ -78,15 +78,11 @@ def test_ours_comes_only_from_joint_training(monkeypatch):
             run=SimpleNamespace(config=SimpleNamespace(field=SimpleNamespace(mode=mode)))
         )
         assert (ledger.reason(r) == "") == counts
-    monkeypatch.setattr(ledger, "_evaluation", lambda r: pytest.fail("was looked at"))
-    assert (
-        ledger.measured(
-            SimpleNamespace(
-                run=SimpleNamespace(config=SimpleNamespace(field=SimpleNamespace(mode="cached")))
-            )
-        )
-        is None
+    config = SimpleNamespace(field=SimpleNamespace(mode="cached"))
+    cached = SimpleNamespace(
+        run=SimpleNamespace(config=config), found=lambda stage: pytest.fail("was looked at")
     )
+    assert ledger.measured(cached) is None
 
 
 def measured_rows(monkeypatch, scores, protocol=lambda scene: "langsplat"):
@@ -177,7 +173,7 @@ def test_tables_that_cannot_be_right_are_refused(tmp_path):
 
 def test_the_command_writes_csv_and_markdown(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("CCLKIT_RESULTS", str(tmp_path))
-    assert cli.main(["ledger"]) == 0
+    assert main(["ledger"]) == 0
     assert "70 numbers of the paper: 0 reproduced, 0 differs, 70 not run" in capsys.readouterr().out
     lines = list(csv.DictReader(open(tmp_path / "ledger.csv")))
     assert len(lines) == 70 and {
@@ -203,7 +199,9 @@ def test_what_tabletop_scores_stands_apart(monkeypatch):
         },
         record={"front_end": "mini-CLIP"},
     )
-    monkeypatch.setattr(ledger, "_evaluation", lambda r: found if r.scene == "tea_party" else None)
+    evaluated = ("tea_party", "evaluation")
+    evaluations = lambda r, stage: found if (r.scene, stage) == evaluated else None
+    monkeypatch.setattr(jobs.PlannedRun, "found", evaluations)
     text = ledger.tabletop_table()
     assert (
         "another data set than the paper's" in text

@@ -7,12 +7,12 @@ import threading
 
 import pytest
 
-from cclkit.cli import main
 from cclkit.config import Config
 from cclkit.errors import ConfigError
 from cclkit.notebook import measured
 from cclkit.notebook.population import mechanism
 from cclkit.runs.store import Store
+from lab.__main__ import main
 from lab.experiments import sweeps
 
 SMALL = """

@@ -1,5 +1,6 @@
-"""What a profile takes, as jobs in order: scenes × ablations × seeds, for the Snakefile and the
-ledger.
+"""What a profile takes, as jobs in order: scenes × ablations × seeds.
+
+The Snakefile orders the jobs, the ledger asks what their runs have measured.
 
 A job is one call of ``cclkit run --stage`` and ends with one artefact's record, whose path holds
 the artefact's key: a job is done if that file is there, and nothing else decides. Jobs of different
@@ -13,14 +14,15 @@ import shlex
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 
 from cclkit import config as configs
+from cclkit.downloads import registry
 from cclkit.errors import ConfigError, SceneError
 from cclkit.notebook.population import ARMS
 from cclkit.places import results_folder
 from cclkit.runs.run import Run
+from cclkit.runs.store import Artefact
 from cclkit.scenes.load import load_scene
 from cclkit.scenes.scene import Scene
 
@@ -82,6 +84,15 @@ class PlannedRun:
     seed: int
     settings: dict
     run: Run
+    keys: dict[str, str]  # of the run's stages, in order: asked for many times
+
+    def found(self, stage: str) -> Artefact | None:
+        """The artefact of a stage, if it is there."""
+        return self.run.store.find(stage, self.keys[stage])
+
+    def inputs(self, stage: str) -> tuple[str, ...]:
+        """The stages that a stage reads."""
+        return self.run.engine.inputs(stage)
 
 
 @dataclass(frozen=True)
@@ -116,79 +127,34 @@ def planned_runs(profile: str) -> list[PlannedRun]:
             for seed in grid.seeds:
                 settings = {"seed": seed} | {f"codebook.{k}": v for k, v in ARMS[arm].items()}
                 run = first.vary(**{k.replace(".", "__"): v for k, v in settings.items()})
-                run.key = cache(run.key)  # asked for many times, while nothing changes
-                out.append(PlannedRun(name, arm, seed, settings, run))
+                keys = {stage: run.key(stage) for stage in run.stages()}
+                out.append(PlannedRun(name, arm, seed, settings, run, keys))
     return out
 
 
 def plan(profile: str) -> list[Job]:
-    """The jobs of a profile, each after those it needs. Nothing is computed and nothing
-    is written.
-    """
-    stages, jobs, spent = GRIDS[profile].stages if profile in GRIDS else (), {}, {}
-    runs = planned_runs(profile)
+    """The jobs of a profile, each after those it needs. Nothing is computed, nothing written."""
+    runs, jobs = planned_runs(profile), {}
+    stages, spent = GRIDS[profile].stages, _minutes_spent(runs)
     for r in runs:
-        for stage in r.run.stages():
-            if (found := r.run.store.find(stage, r.run.key(stage))) is not None:
-                spent.setdefault(stage, {})[found.folder] = (
-                    found.record["wall_time_s"] / 60 / _units(stage, r)
-                )
-    measured = {stage: statistics.median(times.values()) for stage, times in spent.items()}
-    for r in runs:
-        # not all stages are, e.g. without colours of their own
-        needed = {
-            "evaluation",
-            *_ancestors(r.run, "evaluation", ()),
-        }
-        for stage in (s for s in r.run.stages() if s in stages and s in needed):
-            output, done = _record(r.run, stage)
+        # not all stages are needed, e.g. colours of their own where the field makes them
+        needed = {"evaluation", *_ancestors(r, "evaluation", ())}
+        for stage in (s for s in r.keys if s in stages and s in needed):
+            output, done = _record(r, stage)
             if output in jobs:
                 continue
-            own = [s for s in r.run.stages() if s in _covered(r.run, stage, stages)]
-            todo = [s for s in own if r.run.store.find(s, r.run.key(s)) is None]
-            minutes = sum(
-                _units(s, r) * measured.get(s, COST.get(s, OTHER)[1] if profile == "paper" else 0.0)
-                for s in todo
-            )
-            guessed = [s for s in todo if s not in measured]
-            shared = not any(
-                r.run.key(stage) != other.run.key(stage) for other in runs if other.scene == r.scene
-            )
-            whose = [r.scene.rpartition("/")[2]] + (
-                [] if shared else [r.arm, str(r.seed)] if _of_arm(r, stage, runs) else [str(r.seed)]
-            )
+            minutes, estimate = _cost(r, stage, stages, spent, guess=profile == "paper")
+            whose = _whose(r, stage, runs)
             jobs[output] = Job(
                 "_".join([stage, *whose]),
                 stage,
-                f"{stage} of {r.scene}"
-                + (f", {', '.join(whose[1:-1] + ['seed ' + whose[-1]])}" if len(whose) > 1 else ""),
-                shlex.join(
-                    [
-                        "run",
-                        "--profile",
-                        profile,
-                        "--scene",
-                        r.scene,
-                        "--stage",
-                        stage,
-                        *(x for k, v in r.settings.items() for x in ("--set", f"{k}={v}")),
-                    ]
-                ),
+                f"{stage} of {r.scene}{_in_words(whose)}",
+                _command(profile, r, stage),
                 output,
-                tuple(_record(r.run, s)[0] for s in _before(r.run, stage, stages)),
+                tuple(_record(r, s)[0] for s in _before(r, stage, stages)),
                 done,
                 minutes,
-                (
-                    ""
-                    if not todo
-                    else (
-                        "guess, not measured"
-                        if guessed and profile == "paper"
-                        else "not estimated"
-                        if guessed
-                        else "as finished jobs took"
-                    )
-                ),
+                estimate,
                 r.run.config.device == "cuda",
                 MEMORY_MB.get(stage, 8_000),
             )
@@ -213,8 +179,6 @@ def _scene(name: str) -> Scene | None:
     """A scene, or None while it is not fetched. Raises SceneError for one that is here and cannot
     be read.
     """
-    from cclkit.downloads import registry
-
     try:
         registry.scene(name)
     except SceneError:
@@ -222,61 +186,107 @@ def _scene(name: str) -> Scene | None:
     return load_scene(name)
 
 
-def _record(run: Run, stage: str) -> tuple[Path, bool]:
+# ----------------------------------------------------------------- what a job is
+
+
+def _record(r: PlannedRun, stage: str) -> tuple[Path, bool]:
     """Path of the record that ends a stage, and whether it stands for a complete artefact (in the
     run folder or the bundle).
     """
-    key = run.key(stage)
-    found = run.store.find(stage, key)
+    found = r.found(stage)
     if found is not None:
         return found.folder / "stage.json", True
-    path = run.store.root / stage / key / "stage.json"
+    path = r.run.store.root / stage / r.keys[stage] / "stage.json"
     # a record whose files are damaged: as when the stage is built again
     path.unlink(missing_ok=True)
     return path, False
 
 
-def _ancestors(run: Run, stage: str, stop: tuple[str, ...]) -> Iterator[str]:
+def _command(profile: str, r: PlannedRun, stage: str) -> str:
+    words = ["run", "--profile", profile, "--scene", r.scene, "--stage", stage]
+    for name, value in r.settings.items():
+        words += ["--set", f"{name}={value}"]
+    return shlex.join(words)
+
+
+def _whose(r: PlannedRun, stage: str, runs: list[PlannedRun]) -> list[str]:
+    """Scene, arm and seed, as far as the stage depends on them: ["ramen", "both", "0"]."""
+    scene, key = r.scene.rpartition("/")[2], r.keys[stage]
+    others = [o for o in runs if o.scene == r.scene]
+    if all(o.keys[stage] == key for o in others):
+        return [scene]
+    arms = [o for o in others if o.seed == r.seed]
+    if len(arms) > 1:
+        of_arm = any(o.keys[stage] != key for o in arms)
+    else:
+        of_arm = "codebook" in {stage, *_ancestors(r, stage, ())}
+    return [scene, r.arm, str(r.seed)] if of_arm else [scene, str(r.seed)]
+
+
+def _in_words(whose: list[str]) -> str:
+    """The same after the scene: ", both, seed 0"."""
+    _, *arm, seed = whose if len(whose) > 1 else ("", "")
+    return f", {', '.join([*arm, f'seed {seed}'])}" if seed else ""
+
+
+# ----------------------------------------------------------------- what a job needs
+
+
+def _ancestors(r: PlannedRun, stage: str, stop: tuple[str, ...]) -> Iterator[str]:
     """Stages that a stage needs, not looking behind those of ``stop``."""
-    for s in run._inputs(stage):
+    for s in r.inputs(stage):
         yield s
         if s not in stop:
-            yield from _ancestors(run, s, stop)
+            yield from _ancestors(r, s, stop)
 
 
-def _before(run: Run, stage: str, stages: tuple[str, ...]) -> list[str]:
+def _before(r: PlannedRun, stage: str, stages: tuple[str, ...]) -> list[str]:
     """Jobs that a job waits for."""
-    return [s for s in dict.fromkeys(_ancestors(run, stage, stages)) if s in stages]
+    return [s for s in dict.fromkeys(_ancestors(r, stage, stages)) if s in stages]
 
 
-def _covered(run: Run, stage: str, stages: tuple[str, ...]) -> set[str]:
+def _covered(r: PlannedRun, stage: str, stages: tuple[str, ...]) -> set[str]:
     """Stages that a job computes: its own, and those before it that are no jobs."""
-    done = {c for before in _before(run, stage, stages) for c in _covered(run, before, stages)}
-    return {stage, *(s for s in _ancestors(run, stage, stages) if s not in stages)} - done
+    done = {c for before in _before(r, stage, stages) for c in _covered(r, before, stages)}
+    return {stage, *(s for s in _ancestors(r, stage, stages) if s not in stages)} - done
 
 
-def _of_arm(r: PlannedRun, stage: str, runs: list[PlannedRun]) -> bool:
-    """Whether the stage differs between arms of one seed, or the scene has one arm only and the
-    stage comes after the codebook.
-    """
-    arms = [o for o in runs if o.scene == r.scene and o.seed == r.seed]
-    return (
-        any(o.run.key(stage) != r.run.key(stage) for o in arms)
-        if len(arms) > 1
-        else "codebook" in {stage, *_ancestors(r.run, stage, ())}
-    )
+# ----------------------------------------------------------------- what a job costs
+
+
+def _minutes_spent(runs: list[PlannedRun]) -> dict[str, float]:
+    """Median minutes that a unit of each stage took, over the artefacts that are there."""
+    spent: dict[str, dict[Path, float]] = {}
+    for r in runs:
+        for stage in r.keys:
+            if (found := r.found(stage)) is not None:
+                minutes = found.record["wall_time_s"] / 60 / _units(stage, r)
+                spent.setdefault(stage, {})[found.folder] = minutes
+    return {stage: statistics.median(minutes.values()) for stage, minutes in spent.items()}
+
+
+def _cost(
+    r: PlannedRun, stage: str, stages: tuple[str, ...], spent: dict[str, float], *, guess: bool
+) -> tuple[float, str]:
+    """Minutes that are left of a job, and where they come from, in words."""
+    covered = _covered(r, stage, stages)
+    todo = [s for s in r.keys if s in covered and r.found(s) is None]
+    if not todo:
+        return 0.0, ""
+    each = {s: COST.get(s, OTHER)[1] if guess else 0.0 for s in todo} | spent
+    minutes = sum(_units(s, r) * each[s] for s in todo)
+    if all(s in spent for s in todo):
+        return minutes, "as finished jobs took"
+    return minutes, "guess, not measured" if guess else "not estimated"
 
 
 def _units(stage: str, r: PlannedRun) -> int:
-    per, c = COST.get(stage, OTHER)[0], r.run.config
+    """How many views or iterations a stage goes through; 1 where its cost depends on neither."""
+    per = COST.get(stage, OTHER)[0]
     if per == "iteration":
-        return max(1, getattr(c, stage).iterations)
-    return (
-        (
-            len(r.run.scene.training_views)
-            if r.run.scene
-            else VIEWS.get(r.scene.rpartition("/")[2], 30)
-        )
-        if per == "view"
-        else 1
-    )
+        return max(1, getattr(r.run.config, stage).iterations)
+    if per == "view":
+        if r.run.scene:
+            return len(r.run.scene.training_views)
+        return VIEWS.get(r.scene.rpartition("/")[2], 30)
+    return 1

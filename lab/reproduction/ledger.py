@@ -23,7 +23,6 @@ from cclkit.errors import DataError, EvaluationError
 from cclkit.files import atomic_write
 from cclkit.notebook.tables import markdown_table
 from cclkit.places import DATA, project_folder, results_folder
-from cclkit.runs.store import Artefact
 
 from .jobs import PlannedRun, planned_runs
 
@@ -165,7 +164,7 @@ def measured(r: PlannedRun) -> Measured | None:
     """What a run of the grid has measured, if its evaluation is there and it counts for
     the paper.
     """
-    if reason(r) or (artefact := _evaluation(r)) is None:
+    if reason(r) or (artefact := r.found("evaluation")) is None:
         return None
     e = artefact.json("evaluation.json")
     miou = e["aggregates"]["pooled"]["miou"]
@@ -174,7 +173,7 @@ def measured(r: PlannedRun) -> Measured | None:
             f"{artefact.folder / 'evaluation.json'}: mIoU is {miou}; the scene has no unit that can"
             " be scored: check its labels"
         )
-    found = [r.run.store.find(s, r.run.key(s)) for s in r.run.stages()]
+    found = [r.found(stage) for stage in r.keys]
     return Measured(
         100 * miou, e["protocol"], {a.folder: a.record["wall_time_s"] / 60 for a in found if a}
     )
@@ -209,10 +208,6 @@ def why_not(runs: Sequence[PlannedRun]) -> str:
         if lacking
         else "make figures PROFILE=paper has not got there"
     )
-
-
-def _evaluation(r: PlannedRun) -> Artefact | None:
-    return r.run.store.find("evaluation", r.run.key("evaluation"))
 
 
 def cell_link(number: str, table: str) -> str:
@@ -324,7 +319,7 @@ def tabletop_table() -> str:
     """
     lines, label = [], set()
     for r in planned_runs("mini"):
-        if (artefact := _evaluation(r)) is None:
+        if (artefact := r.found("evaluation")) is None:
             continue
         e = artefact.json("evaluation.json")
         pooled = e["aggregates"]["pooled"]
