@@ -20,8 +20,13 @@ from cclkit.evaluation.metrics import (
     min_max,
     nearest_indices,
 )
-from cclkit.method.query import relevancy, unit_features
+from cclkit.method.query import relevancy
 from lab import reference
+
+
+def unit_features(features):
+    """Features divided by (length + 1e-10), as protocol B does before relevancy."""
+    return features / (np.linalg.norm(features, axis=-1, keepdims=True) + np.float32(1e-10))
 
 
 def oracle(name):
@@ -205,7 +210,7 @@ def test_paper_protocol_is_a_plain_threshold():
     got = lerf_ovs.evaluate_query(p, truth, np.zeros((0, 4)), protocol="paper")
     m = (p[0] - p[0].min()) / (p[0].max() - p[0].min() + 1e-9) > 0.5
     np.testing.assert_array_equal(got.mask, m)
-    own = dataclasses.replace(lerf_ovs.PROTOCOLS["paper"], threshold=0.8, min_max=False)
+    own = dataclasses.replace(lerf_ovs.RULES["paper"], threshold=0.8, min_max=False)
     np.testing.assert_array_equal(
         lerf_ovs.evaluate_query(p, truth, [], protocol=own).mask, p[0] > 0.8
     )

@@ -8,7 +8,10 @@ import pytest
 
 from cclkit.errors import EvaluationError, FeatureError
 from cclkit.evaluation import consistency, legaussians, opengaussian
-from cclkit.scenes.scene import Camera
+from cclkit.evaluation.legaussians import LEGAUSSIANS
+from cclkit.evaluation.opengaussian import OPENGAUSSIAN
+from cclkit.evaluation.protocols import EvaluationConfig, aggregate
+from cclkit.scenes.scene import Camera, LabelledObject
 
 
 def oracle(name):
@@ -21,25 +24,18 @@ def oracle(name):
 @pytest.mark.parametrize("seed", [0, 1])
 def test_legaussians_open_vectors(seed):
     f = oracle(f"F_legaussians_seed{seed}.npz")
-    for form in ("argmax", "softmax"):
-        features = (
-            f["palette"][f["index"]]
-            if form == "argmax"
-            else legaussians.pixel_features(f["logits_half"], f["palette"], form=form)
-        )
+    # features of a pixel: the row with the largest decoder output, or the mean of all rows; of a
+    # row the first 512 numbers are CLIP's
+    rows = f["palette"][:, : legaussians.TEXT_WIDTH]
+    outputs = np.exp(f["logits_half"].astype(np.float64))
+    mixed = (outputs / outputs.sum(-1, keepdims=True)) @ rows
+    for form, features in (("argmax", f["palette"][f["index"]]), ("softmax", mixed)):
         for scale in (10, 100):
-            r = legaussians.relevancy(features, f["text_pos"], f["text_neg"], scale=scale)
+            r = legaussians.unnormalised_relevancy(
+                features, f["text_pos"], f["text_neg"], scale=scale
+            )
             np.testing.assert_allclose(r, f[f"relevancy_{form}_scale{scale}"], atol=1e-5, rtol=0)
             np.testing.assert_array_equal(legaussians.mask(r), f[f"mask_{form}_scale{scale}"])
-    for form in ("joint", "split"):
-        a = legaussians.assign(
-            f["descriptor_half"], f["codebook_half"], form=form, weight=float(f["dino_weight"])
-        )
-        np.testing.assert_array_equal(a.index, f[f"{form}_index"])
-        np.testing.assert_allclose(a.similarity, f[f"{form}_similarity"], atol=1e-6, rtol=0)
-        assert a.loss_cosine == pytest.approx(float(f[f"{form}_loss_cos"]), abs=1e-6)
-        assert a.load_balance == pytest.approx(float(f[f"{form}_load_balance"]), abs=1e-6)
-        assert a.perplexity == pytest.approx(float(f[f"{form}_perplexity"]), abs=1e-5)
     for p, t, name in (
         (f["pred"][0], f["gt"][0], "pair_scores"),
         (f["pred"][0] * 0, f["gt"][0] * 0, "pair_scores_both_empty"),
@@ -52,12 +48,9 @@ def test_legaussians_open_vectors(seed):
 
 def test_legaussians_equals_literal_loops():
     rng = np.random.default_rng(0)
-    features, text, canonical = (
-        rng.normal(size=(30, 6)),
-        rng.normal(size=(2, 6)),
-        rng.normal(size=(4, 6)),
-    )
-    got = legaussians.relevancy(features, text, canonical, scale=10).numpy()
+    features, text = rng.normal(size=(30, 6)), rng.normal(size=(2, 6))
+    canonical = rng.normal(size=(4, 6))
+    got = legaussians.unnormalised_relevancy(features, text, canonical, scale=10).numpy()
 
     def cosine(a, b):
         return a @ b / (np.linalg.norm(a) * np.linalg.norm(b) + 1e-6)
@@ -68,28 +61,39 @@ def test_legaussians_equals_literal_loops():
             expected = min(q / (q + np.exp(10 * cosine(features[m], c))) for c in canonical)
             assert got[p, m] == pytest.approx(expected, abs=1e-5)
     assert legaussians.mask(np.array([0.5, 0.4999])).tolist() == [True, False]
+    with pytest.raises(FeatureError, match="not finite"):
+        legaussians.unnormalised_relevancy(
+            np.full((2, 3), np.nan), np.ones((1, 3)), np.ones((4, 3))
+        )
+    with pytest.raises(EvaluationError, match="do not fit"):
+        legaussians.unnormalised_relevancy(features, text[:, :5], canonical)
 
 
 def test_legaussians_means_over_texts_then_images():
-    s = lambda v: legaussians.MaskScores(v, v, v, v)
-    assert legaussians.mean_scores(
-        {"a": [s(1.0)], "b": [s(0.0), s(0.0), s(0.5)]}
-    ).iou == pytest.approx((1 + 0.5 / 3) / 2)
-    with pytest.raises(EvaluationError, match="no scores"):
-        legaussians.mean_scores({"a": []})
-    with pytest.raises(EvaluationError, match="'mean' is unknown"):
-        legaussians.pixel_features(np.zeros((2, 3)), np.zeros((3, 4)), form="mean")
-    with pytest.raises(FeatureError, match="not finite"):
-        legaussians.relevancy(np.full((2, 3), np.nan), np.ones((1, 3)), np.ones((4, 3)))
+    row = lambda view, v: {"scene": "s", "view": view, "iou": v, "precision": v, "recall": v}
+    rows = [row("a", 1.0), row("b", 0.0), row("b", 0.0), row("b", 0.5)]
+    got = aggregate(rows, over=LEGAUSSIANS.over, means=LEGAUSSIANS.means)["pooled"]
+    wanted = pytest.approx((1 + 0.5 / 3) / 2)
+    assert got["miou"] == wanted and got["precision"] == wanted and got["recall"] == wanted
+
+
+def units(truths):
+    return [LabelledObject(str(n), t > 10, np.zeros((0, 4))) for n, t in enumerate(truths)]
 
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_opengaussian_open_vectors(seed):
     g = oracle(f"G_opengaussian_iou_seed{seed}.npz")
     predictions = [p if there else None for p, there in zip(g["pred_grey"], g["has_prediction"])]
-    r = opengaussian.evaluate_units(predictions, g["gt_jpeg_decoded"])
-    np.testing.assert_allclose(r.ious, g["iou"], atol=1e-12, rtol=0)
-    assert (r.miou, r.accuracy_025, r.accuracy_05) == pytest.approx(
+    ious = [opengaussian.unit_iou(p, t) for p, t in zip(predictions, g["gt_jpeg_decoded"])]
+    np.testing.assert_allclose(ious, g["iou"], atol=1e-12, rtol=0)
+    # the protocol's own rows and means; to it, no prediction is an empty picture
+    pictures = [p * there for p, there in zip(g["pred_grey"], g["has_prediction"])]
+    scored = OPENGAUSSIAN.score(pictures, units(g["gt_jpeg_decoded"]), EvaluationConfig())
+    rows = [{"scene": "s", "view": "v"} | row for row, _ in scored]
+    got = aggregate(rows, over=OPENGAUSSIAN.over, means=OPENGAUSSIAN.means)["pooled"]
+    np.testing.assert_allclose([r["iou"] for r in rows], g["iou"], atol=1e-12, rtol=0)
+    assert (got["miou"], got["acc_025"], got["acc_050"]) == pytest.approx(
         (float(g["miou"]), float(g["acc_025"]), float(g["acc_05"])), abs=1e-12
     )
 
@@ -100,15 +104,13 @@ def test_opengaussian_rules():
     assert (
         opengaussian.unit_iou(None, truth) == 0 and opengaussian.unit_iou(truth * 0, truth * 0) == 0
     )
-    quarter = opengaussian.evaluate_units(
-        [np.array([[255, 0, 0, 0]])], [np.array([[255, 255, 255, 255]])]
-    )
-    assert quarter.miou == 0.25 and quarter.accuracy_025 == 0  # strictly greater
+    quarter = np.array([[255, 0, 0, 0]])
+    ((row, mask),) = OPENGAUSSIAN.score([quarter], units([quarter * 0 + 255]), EvaluationConfig())
+    assert row == {"iou": 0.25, "acc_025": False, "acc_050": False}  # strictly greater
+    assert mask.tolist() == [[True, False, False, False]]
     assert opengaussian.silhouette([[0.7, 0.71]]).tolist() == [[0, 255]]
     with pytest.raises(EvaluationError, match="expected grey"):
         opengaussian.unit_iou(np.zeros((2, 2, 3)), np.zeros((2, 2)))
-    with pytest.raises(EvaluationError, match="give one per unit"):
-        opengaussian.evaluate_units([None], [truth, truth])
 
 
 def camera(x):

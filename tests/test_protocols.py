@@ -4,29 +4,35 @@ results files, trouble in labels.
 
 import csv
 import dataclasses
+import functools
 import json
+import sys
 import warnings
 
 import cv2
 import numpy as np
 import pytest
+import torch
 from conftest import HEIGHT, QUERIES, REGIONS, WIDTH, write_plane_scene
 from PIL import Image
 
-from cclkit import config
-from cclkit.errors import ArtefactError, EvaluationError
+from cclkit.config import profile
+from cclkit.errors import ArtefactError, ConfigError, EvaluationError
 from cclkit.evaluation import legaussians, opengaussian
 from cclkit.evaluation.metrics import confusion, write_results
 from cclkit.evaluation.protocols import (
     PROTOCOLS,
-    READS,
     EvaluationConfig,
     aggregate,
     evaluate_scene,
     protocol_for,
 )
 from cclkit.evaluation.truth import SMALLEST, boxes_of, evaluated_views, units_of
+from cclkit.method import query
+from cclkit.method.query import QueryConfig
 from cclkit.notebook.experiments import FAILURES, best_threshold, failure
+from cclkit.runs.graph import GRAPH
+from cclkit.runs.run import Run
 from cclkit.scenes.load import load_scene
 from cclkit.scenes.scene import Camera, LabelledObject, Scene, View
 
@@ -88,17 +94,16 @@ def ovs_scene(folder, held_out=("1.png",)):
     )
 
 
-def perfect(truth):
+def perfect(truth, pictures=False):
     """What a field would answer that knows the truth {(view or None, text): mask}; two equal
-    levels, records what it was asked.
+    levels, records what it was asked. With ``pictures``, what opengaussian scores.
     """
     asked = []
 
-    def scores(reads, view, texts):
-        assert reads in READS
-        asked.append((reads, view, texts))
+    def scores(view, texts):
+        asked.append((view, texts))
         masks = np.stack([truth.get((view, t), truth.get((None, t))) for t in texts])
-        if reads == "silhouette":
+        if pictures:
             return masks.astype(np.uint8) * 255
         # just above and below every threshold and limit, with no area left in between
         return np.where(masks, 0.9, 0.1).astype(np.float32)[:, None].repeat(2, 1)
@@ -115,9 +120,11 @@ def truth_of(scene):
 
 
 def test_the_settings_know_every_protocol():
-    assert (
-        set(config._CHOICES["evaluation.protocol"]) == {"auto", *PROTOCOLS} and len(PROTOCOLS) == 8
-    )
+    assert len(PROTOCOLS) == 8
+    for name in ("auto", *PROTOCOLS):
+        assert profile("mini", **{"evaluation.protocol": name}).evaluation.protocol == name
+    with pytest.raises(ConfigError, match="evaluation.protocol='mine' is unknown.*auto, langsplat"):
+        profile("mini", **{"evaluation.protocol": "mine"})
 
 
 @pytest.mark.parametrize("name", list(PROTOCOLS))
@@ -125,7 +132,7 @@ def test_every_protocol_runs_on_class_masks(name, tmp_path):
     scene, truth = ovs_scene(tmp_path)
     e = evaluate_scene(
         scene,
-        perfect({(None, c): m for c, m in truth.items()}),
+        perfect({(None, c): m for c, m in truth.items()}, pictures=name == "opengaussian"),
         EvaluationConfig(protocol=name, flat_maps="empty"),
     )
     asked_for_absent = PROTOCOLS[name].absent
@@ -151,7 +158,7 @@ def test_every_protocol_runs_on_class_masks(name, tmp_path):
 @pytest.mark.parametrize("name", list(PROTOCOLS))
 def test_every_protocol_but_one_runs_on_labels(name):
     scene = lerf_scene()
-    field = perfect(truth_of(scene))
+    field = perfect(truth_of(scene), pictures=name == "opengaussian")
     if name == "ovs3d_argmax":
         with pytest.raises(
             EvaluationError,
@@ -167,7 +174,7 @@ def test_every_protocol_but_one_runs_on_labels(name):
         ("frame_10.jpg", "b"),
     ]
     # capture order, never list position
-    assert [a[1:] for a in field.asked] == [
+    assert field.asked == [
         ("frame_2.jpg", ("a",)),
         ("frame_10.jpg", ("a", "b")),
     ]
@@ -186,12 +193,12 @@ def test_auto_follows_the_layout_and_mistakes_are_named(tmp_path):
     ):
         protocol_for(lerf_scene(), "lerf")
     with pytest.raises(EvaluationError, match="frame_2.jpg: query 'a': gt_mask"):
-        evaluate_scene(lerf_scene(), lambda reads, n, t: np.zeros((len(t), 1, 3, 3), np.float32))
+        evaluate_scene(lerf_scene(), lambda n, t: np.zeros((len(t), 1, 3, 3), np.float32))
     with pytest.raises(EvaluationError, match="0 score maps for 1"):
-        evaluate_scene(lerf_scene(), lambda reads, n, t: [])
+        evaluate_scene(lerf_scene(), lambda n, t: [])
     with pytest.raises(EvaluationError, match="nothing to score"):
         evaluate_scene(scene_of(), perfect({}))
-    flat = lambda reads, n, t: np.full((len(t), 2, H, W), 0.5, np.float32)
+    flat = lambda n, t: np.full((len(t), 2, H, W), 0.5, np.float32)
     with pytest.raises(EvaluationError, match="frame_2.jpg: class 'a': level 0: no threshold"):
         evaluate_scene(lerf_scene(), flat, EvaluationConfig(protocol="ovs3d_occam"))
     assert (
@@ -205,7 +212,7 @@ def test_auto_follows_the_layout_and_mistakes_are_named(tmp_path):
 def test_the_paper_protocol_obeys_its_settings():
     scene = lerf_scene()
     ramp = np.linspace(0, 0.8, H * W, dtype=np.float32).reshape(H, W)
-    scores = lambda reads, n, t: np.broadcast_to(ramp, (len(t), 2, H, W))
+    scores = lambda n, t: np.broadcast_to(ramp, (len(t), 2, H, W))
     counted = lambda **s: evaluate_scene(
         scene, scores, EvaluationConfig(protocol="paper", **s)
     ).rows[0]["mask_pixels"]
@@ -218,14 +225,14 @@ def test_the_paper_protocol_obeys_its_settings():
     assert (
         e.constants["threshold"] == 0.75
         and "scale" not in e.constants
-        and PROTOCOLS["paper"].reads == "softmax"
+        and PROTOCOLS["paper"].query == ("canonical", "temperature")
     )
 
 
 def test_single_level_protocols_take_the_configured_level(tmp_path):
     scene, truth = ovs_scene(tmp_path)
 
-    def scores(reads, view, texts):
+    def scores(view, texts):
         right = np.stack([truth[t] for t in texts]).astype(np.float32)
         return np.stack([1 - right, right], 1)  # sp all wrong, wp all right
 
@@ -251,7 +258,7 @@ def test_legaussians_and_opengaussian_rows_are_their_modules():
     }
     e = evaluate_scene(
         scene,
-        lambda reads, v, ts: np.stack([maps[v, t] for t in ts]),
+        lambda v, ts: np.stack([maps[v, t] for t in ts]),
         EvaluationConfig(protocol="legaussians"),
     )
     per_view = {}
@@ -259,30 +266,205 @@ def test_legaussians_and_opengaussian_rows_are_their_modules():
         for u in units:
             predicted = [[float(x) >= 0.5 for x in row] for row in maps[v, u.category][1]]
             per_view.setdefault(v, []).append(legaussians.mask_scores(predicted, u.mask))
-    published = legaussians.mean_scores(per_view)  # over texts, then over images
+    columns = ("iou", "accuracy", "precision", "recall")
+    published = [  # over texts, then over images
+        np.mean([np.mean([getattr(s, k) for s in scores]) for scores in per_view.values()])
+        for k in columns
+    ]
     got = e.aggregates["pooled"]
-    assert (got["miou"], got["accuracy"], got["precision"], got["recall"]) == pytest.approx(
-        (published.iou, published.accuracy, published.precision, published.recall), abs=1e-12
-    )
+    assert [got["miou"], *(got[k] for k in columns[1:])] == pytest.approx(published, abs=1e-12)
     assert got["miou"] != pytest.approx(np.mean([r["iou"] for r in e.rows]), abs=1e-6)
 
     pictures = {k: (m[1] > 0.55).astype(np.uint8) * 255 for k, m in maps.items()}
     e = evaluate_scene(
         scene,
-        lambda reads, v, ts: np.stack([pictures[v, t] for t in ts]),
+        lambda v, ts: np.stack([pictures[v, t] for t in ts]),
         EvaluationConfig(protocol="opengaussian"),
     )
     units = [(v, u) for v in ("frame_2.jpg", "frame_10.jpg") for u in scene.labels[v]]
-    slow = opengaussian.evaluate_units(
-        [pictures[v, u.category] for v, u in units],
-        [u.mask.astype(np.uint8) * 255 for _, u in units],
+    slow = np.array(
+        [
+            opengaussian.unit_iou(pictures[v, u.category], u.mask.astype(np.uint8) * 255)
+            for v, u in units
+        ]
     )
     got = e.aggregates["pooled"]
-    assert [r["iou"] for r in e.rows] == slow.ious.tolist() and (
-        got["miou"],
-        got["acc_025"],
-        got["acc_050"],
-    ) == (slow.miou, slow.accuracy_025, slow.accuracy_05)
+    assert [r["iou"] for r in e.rows] == slow.tolist()
+    assert (got["miou"], got["acc_025"], got["acc_050"]) == (
+        slow.mean(),
+        (slow > 0.25).mean(),
+        (slow > 0.5).mean(),
+    )
+
+
+# ---- what a protocol asks of a field -------------------------------------------------------------
+
+
+class Codes:
+    """A field of three prototypes: a `Reader` that says what it was asked."""
+
+    query = QueryConfig(canonical=("any", "thing"), temperature=0.3)
+    prototypes = np.random.default_rng(5).normal(size=(3, 6))
+    codes = np.array([[0, 1, 2], [2, -1, 0]])
+
+    def __init__(self):
+        self.asked = []
+
+    def text_vectors(self, texts):
+        rows = [np.random.default_rng(list(t.encode())).normal(size=6) for t in texts]
+        return np.stack([r / np.linalg.norm(r) for r in rows])
+
+    def look_up(self, rule, view, texts):
+        self.asked.append((view, tuple(texts)))
+        return rule(self.prototypes, self.codes, self.text_vectors(texts))
+
+    def silhouettes(self, view, texts):
+        return np.full((len(texts), 2, 3), 255, np.uint8)
+
+
+def test_every_protocol_asks_for_its_own_rule():
+    """Each rule against its formula, one pixel and text at a time, in double precision."""
+    field, texts = Codes(), ("a", "b")
+    text, plain = field.text_vectors(texts), field.text_vectors(query.CANONICAL)
+    own = field.text_vectors(field.query.canonical)
+    cosine = lambda a, b: a @ b / (np.linalg.norm(a) * np.linalg.norm(b))
+    loose = lambda a, b: a @ b / (np.linalg.norm(a) * np.linalg.norm(b) + 1e-6)
+
+    def pairwise(f, q, similarity=cosine):
+        e = np.exp(10 * similarity(f, q))
+        return min(e / (e + np.exp(10 * similarity(f, c))) for c in plain)
+
+    def softmax(f, q):  # the text joins the phrases
+        e = [np.exp(cosine(f, c) / 0.3) for c in (q, *own)]
+        return e[0] / sum(e)
+
+    rules = {
+        "paper": softmax,
+        "ovs3d_argmax": cosine,
+        "legaussians": lambda f, q: pairwise(f, q, loose),
+    }
+    for name, protocol in PROTOCOLS.items():
+        got = np.asarray(protocol.asks(field, "view", texts))
+        if name == "opengaussian":
+            assert got.dtype == np.uint8 and (got == 255).all()
+            continue
+        rule = rules.get(name, pairwise)
+        wanted = [
+            [[rule(field.prototypes[c], t) if c >= 0 else 0 for c in row] for row in field.codes]
+            for t in text
+        ]
+        np.testing.assert_allclose(got, wanted, atol=1e-6, err_msg=name)
+        assert field.asked.pop() == ("view", texts)
+
+
+# ---- a protocol of one's own ---------------------------------------------------------------------
+
+PLUGIN = """
+import numpy as np
+
+from cclkit.evaluation.metrics import iou
+from cclkit.evaluation.protocol import Protocol
+from cclkit.method.query import code_cosine
+
+
+def asks(reader, view, texts):
+    return reader.look_up(code_cosine, view, texts)
+
+
+def score(maps, units, config):
+    masks = [np.asarray(m).max(0) > CUT for m in maps]
+    return [
+        ({"iou": iou(m, u.mask, empty=0.0), "pixels": int(m.sum())}, m)
+        for m, u in zip(masks, units)
+    ]
+
+
+CUT = 0.5
+MINE = Protocol("cosine above CUT", asks, score, lambda config: {"cut": CUT}, means=("pixels",))
+"""
+
+
+@pytest.fixture
+def plugin(tmp_path, monkeypatch):
+    """A module with a protocol of a user's own, registered by one line."""
+    (tmp_path / "protocol_of_mine.py").write_text(PLUGIN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    module = __import__("protocol_of_mine")
+    monkeypatch.setitem(PROTOCOLS, "mine", module.MINE)
+    yield module
+    del sys.modules["protocol_of_mine"]
+
+
+def test_a_protocol_of_ones_own_scores_any_method(plugin):
+    scene = lerf_scene()
+    e = evaluate_scene(scene, perfect(truth_of(scene)), EvaluationConfig(protocol="mine"))
+    assert e.protocol == "mine" and [r["iou"] for r in e.rows] == [1, 1, 1]
+    assert e.constants["cut"] == 0.5
+    pixels = [u.mask.sum() for units in scene.labels.values() for u in units]
+    assert e.aggregates["pooled"]["pixels"] == np.mean(pixels)
+    with pytest.raises(EvaluationError, match="'yours' is unknown; use one of langsplat.*mine, or"):
+        evaluate_scene(scene, perfect({}), EvaluationConfig(protocol="yours"))
+
+
+SMALL = {
+    "front_end.masks": "simulated",
+    "front_end.features": "simulated",
+    "front_end.propagation": "simulated",
+    "gaussians.iterations": 3,
+    "gaussians.start_gaussians": 500,
+    "gaussians.densify": False,
+    "field.iterations": 20,
+    "codebook.steps": 20,
+    "codebook.n_prototypes": 8,
+    "evaluation.protocol": "mine",
+}
+
+
+def test_a_protocol_of_ones_own_evaluates_a_run(plugin, tmp_path):
+    run = Run(write_plane_scene(tmp_path / "scene"), profile("mini", **SMALL), tmp_path / "run")
+    lines = []
+    run.to(report=lines.append)
+    assert "protocol mine" in lines[-1]
+    found = run.evaluation()
+    assert found["protocol"] == "mine" and found["constants"]["cut"] == 0.5
+    assert found["rows"] and found["aggregates"]["pooled"]["pixels"] >= 0
+    again = evaluate_scene(run.scene, run.reader, run.config.evaluation)
+    assert again.rows == found["rows"]
+    view = run.scene.views[0].name
+    asked = run.reader.look_up(query.code_cosine, view, ["bear"])
+    assert torch.equal(run.scores(view, ["bear"]), asked)
+    assert not torch.equal(run.scores(view, ["bear"], protocol="langsplat"), asked)
+
+
+def test_its_code_and_constants_count_for_the_key_of_evaluation(plugin, tmp_path, monkeypatch):
+    scene = load_scene(write_plane_scene(tmp_path / "scene"))
+
+    def keys(protocol=plugin.MINE, name="mine"):
+        monkeypatch.setitem(PROTOCOLS, name, protocol)
+        config = profile("mini", **SMALL | {"evaluation.protocol": name})
+        run = Run.planned(scene, config, tmp_path / "run")
+        return {stage: run.key(stage) for stage in GRAPH}
+
+    before = keys()
+    assert keys() == before == keys(dataclasses.replace(plugin.MINE, what="in other words"))
+    (tmp_path / "other_protocol.py").write_text(PLUGIN.replace(".max(0)", ".min(0)"))
+    other = __import__("other_protocol").MINE
+    changed = [
+        keys(other),
+        keys(dataclasses.replace(plugin.MINE, over="views")),
+        keys(dataclasses.replace(plugin.MINE, query=("scale",))),
+    ]
+    monkeypatch.setattr(plugin, "CUT", 0.6)  # the same code, made with another number
+    changed.append(keys())
+    for after in changed:
+        assert {s for s in before if before[s] != after[s]} == {"evaluation"}
+    assert len({after["evaluation"] for after in changed}) == len(changed)
+    del sys.modules["other_protocol"]
+
+
+def test_a_function_that_keys_cannot_see_is_refused():
+    with pytest.raises(EvaluationError, match="expected one that is defined in a module"):
+        dataclasses.replace(PROTOCOLS["langsplat"], score=functools.partial(print))
 
 
 # ---- views and ground truth ----------------------------------------------------------------------
@@ -513,7 +695,7 @@ def evaluated(folder):
     )
     e = evaluate_scene(
         scene,
-        lambda reads, v, ts: np.stack([blurred(v, t)[None] for t in ts]),
+        lambda v, ts: np.stack([blurred(v, t)[None] for t in ts]),
         EvaluationConfig(protocol="langsplat"),
     )
     return e, [str(w.message) for w in caught]

@@ -17,7 +17,6 @@ from cclkit.method.query import (
     select_level_by_maximum,
     softmax_relevancy,
     threshold_mask,
-    unit_features,
 )
 
 
@@ -108,7 +107,7 @@ def test_code_relevancy_is_a_lookup():
 def test_bad_features_and_text():
     rng = np.random.default_rng(3)
     f, t, c = unit(rng, 4, 8), unit(rng, 2, 8), unit(rng, 4, 8)
-    for rule in (lambda f: relevancy(f, t, c), lambda f: softmax_relevancy(f, t, c), unit_features):
+    for rule in (lambda f: relevancy(f, t, c), lambda f: softmax_relevancy(f, t, c)):
         bad = f.copy()
         bad[1] = 0
         with pytest.raises(FeatureError, match="1 of 4 vectors are zero"):

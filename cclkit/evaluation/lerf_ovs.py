@@ -13,24 +13,32 @@ file name only (``protocols.evaluate_scene``).
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from ..errors import EvaluationError
+from ..method.query import code_softmax_relevancy
+from ..scenes.scene import LabelledObject
 from .metrics import as_maps, box_mean, box_mean_cut, iou, majority, min_max
+from .protocol import PAIRWISE, Maps, Protocol, Reader, Scored, naming, pairwise
+
+if TYPE_CHECKING:
+    from .protocols import EvaluationConfig
 
 
 @dataclass(frozen=True)
-class Protocol:
+class LerfRules:
     """Constants of one protocol. ``source`` says where they come from."""
 
     name: str
     source: str
     box: int  # side of the box mean, pixels; 0 = no smoothing at all
-    mirrored: (
-        bool  # True: mirrored borders, window off centre (A); False: window cut at the borders (B)
-    )
+    # True: mirrored borders, window off centre (A); False: window cut at the borders (B)
+    mirrored: bool
     last_votes: bool  # do the last row and column vote in the majority
     threshold: float  # on the normalised map, strictly greater
     vote: int = 7  # side of the majority window, pixels; 0 = no vote
@@ -40,8 +48,8 @@ class Protocol:
     single: bool = False  # IoU as a single-precision quotient
 
 
-PROTOCOLS = {
-    "langsplat": Protocol(
+RULES = {
+    "langsplat": LerfRules(
         "langsplat",
         "minghanqin/LangSplat@d70edb8, eval",
         box=30,
@@ -49,7 +57,7 @@ PROTOCOLS = {
         last_votes=False,
         threshold=0.4,
     ),
-    "langsplat_v2": Protocol(
+    "langsplat_v2": LerfRules(
         "langsplat_v2",
         "ZhaoYujie2002/LangSplatV2@9a513cf, eval_lerf.py",
         box=29,
@@ -61,7 +69,7 @@ PROTOCOLS = {
     # The paper says "threshold -> mask" of its softmax and no more. Ours: min-max per map, the
     # threshold 0.5, no smoothing, the level with the largest maximum. Change with
     # dataclasses.replace.
-    "paper": Protocol(
+    "paper": LerfRules(
         "paper",
         "paper: threshold on the softmax; ours: everything else",
         box=0,
@@ -74,23 +82,18 @@ PROTOCOLS = {
 }
 
 
-def protocol_named(name: str | Protocol) -> Protocol:
-    """The protocol of that name; a Protocol passes through. Raises EvaluationError listing the
-    known names.
+def rules_of(protocol: str | LerfRules) -> LerfRules:
+    """The rules of a protocol by name; rules pass through. Raises EvaluationError listing the known
+    names.
     """
-    if isinstance(name, Protocol):
-        return name
-    if name not in PROTOCOLS:
+    if isinstance(protocol, LerfRules):
+        return protocol
+    if protocol not in RULES:
         raise EvaluationError(
-            f"protocol {name!r} is unknown for the LERF-OVS layout; use one of"
-            f" {', '.join(PROTOCOLS)}"
+            f"protocol {protocol!r} is unknown for the LERF-OVS layout; use one of"
+            f" {', '.join(RULES)}"
         )
-    return PROTOCOLS[name]
-
-
-def constants(protocol: str | Protocol = "langsplat") -> dict:
-    """The protocol's constants, for the results file."""
-    return asdict(protocol_named(protocol))
+    return RULES[protocol]
 
 
 @dataclass(frozen=True)
@@ -121,9 +124,9 @@ class QueryResult:
     protocol: str = "langsplat"
 
 
-def query_steps(relevancy, *, protocol: str | Protocol = "langsplat") -> Steps:
+def query_steps(relevancy, *, protocol: str | LerfRules = "langsplat") -> Steps:
     """Segmentation steps of a protocol on relevancy maps [L, H, W] (float32; tensor or array)."""
-    p = protocol_named(protocol)
+    p = rules_of(protocol)
     maps = as_maps(relevancy, "relevancy", 3).astype(np.float32, copy=False)
     smooth = box_mean if p.mirrored else box_mean_cut
     mean = np.stack([smooth(m, p.box) for m in maps]) if p.box else maps
@@ -137,22 +140,28 @@ def query_steps(relevancy, *, protocol: str | Protocol = "langsplat") -> Steps:
 
 
 def evaluate_query(
-    relevancy, gt_mask, boxes, *, protocol: str | Protocol = "langsplat"
+    relevancy, gt_mask, boxes, *, protocol: str | LerfRules = "langsplat"
 ) -> QueryResult:
-    """Score one query in one view (protocols A and B of ``protocols.md``, or ``paper``).
+    """Score one query in one view (protocols A and B, or ``paper``).
 
     Args:
-        relevancy: [L, H, W] float32 in 0..1, one map per level; tensor or array. For B compute it
-            from ``query.unit_features``.
+        relevancy: [L, H, W] float32 in 0..1, one map per level; tensor or array. B divides a
+            rendered feature by (its length + 1e-10) before it computes this.
         gt_mask: [H, W], union of the category's polygons.
         boxes: [n, 4] corners x1 y1 x2 y2 in pixels, in any order; borders count as inside.
-        protocol: "langsplat", "langsplat_v2", "paper", or a Protocol with settings of your own.
+        protocol: "langsplat", "langsplat_v2", "paper", or LerfRules with settings of your own.
     Returns:
         QueryResult. Its IoU is NaN where mask and ground truth are both empty, as published.
     Raises:
         EvaluationError: unknown protocol, shapes that do not fit, values that are not finite.
+
+    >>> relevancy = np.zeros((1, 40, 40), np.float32)
+    >>> relevancy[0, 5:25, 5:25] = 0.9
+    >>> found = evaluate_query(relevancy, relevancy[0] > 0, [[5, 5, 24, 24]])
+    >>> found.hit, round(found.iou, 2)
+    (True, 0.95)
     """
-    p = protocol_named(protocol)
+    p = rules_of(protocol)
     maps = as_maps(relevancy, "relevancy", 3)
     gt_mask = np.asarray(gt_mask.cpu() if hasattr(gt_mask, "cpu") else gt_mask).astype(bool)
     if gt_mask.shape != maps.shape[1:]:
@@ -191,16 +200,77 @@ def evaluate_query(
     )
 
 
-def _iou(mask: np.ndarray, truth: np.ndarray, p: Protocol) -> float:
+# ---------------------------------------------------------------------------
+
+
+def _protocol(
+    what: str,
+    rules: Callable[[EvaluationConfig], LerfRules],
+    *,
+    asks: Callable[[Reader, str, Sequence[str]], Maps] = pairwise,
+    of_asking: dict = PAIRWISE,
+    query: tuple[str, ...] = (),
+) -> Protocol:
+    """A protocol that scores every unit by `evaluate_query`, under rules that follow the
+    settings.
+    """
+
+    def score(maps: Maps, units: Sequence[LabelledObject], config: EvaluationConfig) -> Scored:
+        out = []
+        for stack, unit in zip(maps, units):
+            with naming(unit):
+                r = evaluate_query(stack, unit.mask, unit.boxes, protocol=rules(config))
+            row = {
+                "iou": r.iou,
+                "hit": r.hit,
+                "level": r.level,
+                "point_level": r.point_level,
+                "points": len(r.points),
+            }
+            out.append((row, r.mask))
+        return out
+
+    return Protocol(what, asks, score, lambda c: asdict(rules(c)) | of_asking, query=query)
+
+
+def _softmax(reader: Reader, view: str, texts: Sequence[str]) -> torch.Tensor:  # [P, L, H, W]
+    """Asks for the paper's softmax, over the run's own phrases and at its own temperature: the
+    paper prints neither.
+    """
+    q = reader.query
+    phrases = reader.text_vectors(q.canonical)
+    return reader.look_up(
+        lambda T, c, text: code_softmax_relevancy(T, c, text, phrases, temperature=q.temperature),
+        view,
+        texts,
+    )
+
+
+def _paper_rules(config: EvaluationConfig) -> LerfRules:
+    return replace(RULES["paper"], threshold=config.paper_threshold, min_max=config.paper_min_max)
+
+
+LANGSPLAT = _protocol(
+    "smooth, stretch, cut at 0.4; level by the largest maximum", lambda c: RULES["langsplat"]
+)
+LANGSPLAT_V2 = _protocol(
+    "the same with other windows at the borders", lambda c: RULES["langsplat_v2"]
+)
+PAPER = _protocol(
+    "softmax, stretch, cut at 0.5 (the last two ours)",
+    _paper_rules,
+    asks=_softmax,
+    of_asking={},
+    query=("canonical", "temperature"),
+)
+
+
+def _iou(mask: np.ndarray, truth: np.ndarray, p: LerfRules) -> float:
     value = iou(mask, truth)
     return float(np.float32(value)) if p.single else value
 
 
 def _any_inside(points: np.ndarray, boxes: np.ndarray) -> bool:
-    # [n, 2]
-    low, high = (
-        np.minimum(boxes[:, :2], boxes[:, 2:]),
-        np.maximum(boxes[:, :2], boxes[:, 2:]),
-    )
+    low, high = np.minimum(boxes[:, :2], boxes[:, 2:]), np.maximum(boxes[:, :2], boxes[:, 2:])
     inside = (points[:, None] >= low) & (points[:, None] <= high)  # [points, n, 2]
     return bool(inside.all(axis=-1).any())

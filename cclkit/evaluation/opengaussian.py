@@ -7,12 +7,17 @@ with A or B. Every ground-truth picture is a unit; one without a prediction scor
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..errors import EvaluationError
+from ..scenes.scene import LabelledObject
 from .metrics import iou
+from .protocol import PAIRWISE, Maps, Protocol, Reader, Scored, naming
+
+if TYPE_CHECKING:
+    from .protocols import EvaluationConfig
 
 GREY_THRESHOLD = 10  # strictly greater is foreground; absorbs JPEG noise around edges
 SILHOUETTE_THRESHOLD = 0.7  # accumulated opacity at which published silhouettes were cut
@@ -25,16 +30,6 @@ CONSTANTS = {
     "silhouette_threshold": SILHOUETTE_THRESHOLD,
     "accuracies": list(ACCURACIES),
 }
-
-
-@dataclass(frozen=True)
-class Result:
-    """Scores over all units."""
-
-    ious: np.ndarray  # [U] float64
-    miou: float
-    accuracy_025: float
-    accuracy_05: float
 
 
 def silhouette(alpha) -> np.ndarray:  # [H, W] uint8, 0 or 255
@@ -60,15 +55,44 @@ def unit_iou(prediction: np.ndarray | None, truth: np.ndarray) -> float:
     )
 
 
-def evaluate_units(
-    predictions: Sequence[np.ndarray | None], truths: Sequence[np.ndarray]
-) -> Result:
-    """All units, predictions in the order of the ground truth, None where there is none."""
-    if len(predictions) != len(truths) or not len(truths):
-        raise EvaluationError(
-            f"{len(predictions)} predictions for {len(truths)} ground-truth pictures; give one per"
-            " unit, None where there is none"
-        )
-    ious = np.array([unit_iou(p, t) for p, t in zip(predictions, truths)], np.float64)
-    low, high = (float(np.mean(ious > t)) for t in ACCURACIES)
-    return Result(ious, float(np.mean(ious)), low, high)
+# ---------------------------------------------------------------------------
+
+
+def _asks(reader: Reader, view: str, texts: Sequence[str]) -> np.ndarray:  # [P, H, W] uint8
+    return reader.silhouettes(view, texts)
+
+
+def _score(pictures: Maps, units: Sequence[LabelledObject], config: EvaluationConfig) -> Scored:
+    out = []
+    for picture, unit in zip(pictures, units):
+        picture = np.asarray(picture)
+        with naming(unit):
+            value = unit_iou(picture, unit.mask.astype(np.uint8) * 255)
+        shares = {column: value > t for column, t in zip(_COLUMNS, ACCURACIES)}
+        out.append(({"iou": value} | shares, picture > GREY_THRESHOLD))
+    return out
+
+
+def _constants(config: EvaluationConfig) -> dict:
+    selection = (
+        "ours: Gaussians by the mean relevancy of the training pixels that they make up, at the"
+        " level with the largest"
+    )
+    return (
+        CONSTANTS
+        | {"selection": selection}
+        | PAIRWISE
+        | {"selection_share": config.selection_share}
+    )
+
+
+_COLUMNS = tuple(f"acc_{100 * t:03.0f}" for t in ACCURACIES)
+
+OPENGAUSSIAN = Protocol(
+    "silhouettes of Gaussians selected in 3D",
+    _asks,
+    _score,
+    _constants,
+    means=_COLUMNS,
+    foreground=GREY_THRESHOLD + 1,
+)

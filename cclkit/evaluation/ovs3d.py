@@ -8,15 +8,23 @@ takes every non-zero value and samples without centres.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from scipy.signal import medfilt
 
 from ..errors import EvaluationError
-from ..method.query import select_level_by_mask_mean
-from .metrics import as_maps, iou, majority, min_max, resize_nearest
+from ..method.masks import LEVELS
+from ..method.query import code_cosine, select_level_by_mask_mean
+from ..scenes.scene import LabelledObject
+from .metrics import as_maps, iou, majority, min_max
+from .protocol import PAIRWISE, Maps, Protocol, Reader, Scored, pairwise
+
+if TYPE_CHECKING:
+    from .protocols import EvaluationConfig
 
 
 @dataclass(frozen=True)
@@ -25,9 +33,8 @@ class Argmax:
 
     name: str = "ovs3d_argmax"
     source: str = "Kunhao-Liu/3D-OVS@f77e2fc, renderer.py and dataLoader/llff.py"
-    foreground: int = (
-        255  # grey values below are background (the published code cuts value / 255 to an integer)
-    )
+    # grey values below are background (the published code cuts value / 255 to an integer)
+    foreground: int = 255
     centres: bool = True  # nearest neighbour with pixel centres
 
 
@@ -67,28 +74,25 @@ class Occam:
     centres: bool = False
 
 
-PROTOCOLS = {p.name: p for p in (Argmax(), LangSplat(), Occam())}
+Ovs3dRules = Argmax | LangSplat | Occam
+
+RULES: dict[str, Ovs3dRules] = {p.name: p for p in (Argmax(), LangSplat(), Occam())}
 
 THRESHOLDS = np.arange(0.01, 1.0, 0.01)  # [99] float64; D's grid, whose steps are not exactly equal
 """Thresholds tried by D."""
 
 
-def protocol_named(name):
-    """The protocol of that name; a protocol object passes through. Raises EvaluationError listing
-    the known names.
+def rules_of(protocol: str | Ovs3dRules) -> Ovs3dRules:
+    """The rules of a protocol by name; rules pass through. Raises EvaluationError listing the known
+    names.
     """
-    if isinstance(name, (Argmax, LangSplat, Occam)):
-        return name
-    if name not in PROTOCOLS:
+    if isinstance(protocol, Ovs3dRules):
+        return protocol
+    if protocol not in RULES:
         raise EvaluationError(
-            f"protocol {name!r} is unknown for the 3D-OVS layout; use one of {', '.join(PROTOCOLS)}"
+            f"protocol {protocol!r} is unknown for the 3D-OVS layout; use one of {', '.join(RULES)}"
         )
-    return PROTOCOLS[name]
-
-
-def constants(protocol="ovs3d_argmax") -> dict:
-    """The protocol's constants, for the results file."""
-    return asdict(protocol_named(protocol))
+    return RULES[protocol]
 
 
 @dataclass(frozen=True)
@@ -98,9 +102,8 @@ class ViewResult:
     classes: tuple[str, ...]
     masks: np.ndarray  # [C, H, W] bool, predicted
     ious: np.ndarray  # [C] float64
-    accuracy: (
-        float  # share of pixels whose whole row over the classes is right (published for C only)
-    )
+    # share of pixels whose whole row over the classes is right (published for C only)
+    accuracy: float
     label_map: np.ndarray | None  # [H, W] int64, index into ``classes`` (C only)
     levels: np.ndarray | None = None  # [C] int64, chosen levels (not C)
     thresholds: np.ndarray | None = None  # [C] float64 (not C)
@@ -112,23 +115,6 @@ class ViewResult:
         return float(np.mean(self.ious))
 
 
-def class_mask(
-    grey: np.ndarray, shape: tuple[int, int], *, protocol="ovs3d_argmax"
-) -> np.ndarray:  # [h, w] bool
-    """Ground truth of one class at the evaluation size ``shape`` (h, w), by the protocol's own
-    reading rule.
-    """
-    p = protocol_named(protocol)
-    return resize_nearest(np.asarray(grey), shape, centres=p.centres) >= p.foreground
-
-
-def evaluation_size(width: int, height: int, factor: float) -> tuple[int, int]:
-    """(width, height) divided by the down-sampling factor and cut to integers (protocol C; the
-    published run uses 8).
-    """
-    return int(width / factor), int(height / factor)
-
-
 def evaluate_view(
     scores, gt, *, protocol="ovs3d_argmax", classes=None, degenerate: str = "error"
 ) -> ViewResult:
@@ -138,11 +124,11 @@ def evaluate_view(
         scores: C: [C, H, W], cosine (or any increasing function of it, the same for all classes) of
             each class. D and ``ovs3d_langsplat``: [C, L, H, W], relevancy per class and level;
             [C, H, W] is taken as one level.
-        gt: {class: mask [H, W]} or [C, H, W] booleans at the size of the scores (``class_mask``).
-        protocol: a name, or one of the dataclasses above with settings of your own. classes: names
-        of the rows of ``scores`` (and of an array ``gt``); default: the keys of ``gt``
-            in their order, or "0", "1", … for an array. Ties in C go to the first name by code
-            point, or to the first row where there are no names.
+        gt: {class: mask [H, W]} or [C, H, W] booleans at the size of the scores.
+        protocol: a name, or rules with settings of your own.
+        classes: names of the rows of ``scores`` (and of an array ``gt``); default: the keys of
+            ``gt`` in their order, or "0", "1", … for an array. Ties in C go to the first name by
+            code point, or to the first row where there are no names.
         degenerate: D on a map on which no threshold gives an allowed share of pixels (a flat one):
             "error" stops, as the published code does; "zero" leaves the level out, and predicts an
             empty mask if no level remains (ours).
@@ -151,7 +137,7 @@ def evaluate_view(
     Raises:
         EvaluationError: unknown protocol, shapes or names that do not fit, a degenerate map.
     """
-    p = protocol_named(protocol)
+    p = rules_of(protocol)
     names, truth = _truth(gt, classes)
     four = getattr(scores, "ndim", None) == 4
     maps = as_maps(scores, "scores", 4 if four else 3)
@@ -169,35 +155,18 @@ def evaluate_view(
         )
     label_map = levels = thresholds = None
     if isinstance(p, Argmax):
-        # Rows in code-point order of the names: only that decides which class wins a tie.
-        order = (
-            np.arange(len(names))
-            if _no_names(gt, classes)
-            else np.array(sorted(range(len(names)), key=names.__getitem__))
-        )
-        label_map = order[maps[order].argmax(axis=0)]
+        unnamed = classes is None and not isinstance(gt, Mapping)
+        label_map = _best_class(maps, None if unnamed else names)
         masks = label_map == np.arange(len(names))[:, None, None]
-        ious = np.array([iou(m, t, empty=0.0) for m, t in zip(masks, truth)])
     elif isinstance(p, LangSplat):
-        used = min_max(maps) if p.min_max else maps
-        chosen = [select_level_by_mask_mean(r, r > p.threshold) for r in used]
-        masks = np.stack([r[level] > p.threshold for r, level in zip(used, chosen)])
-        levels, thresholds = np.array(chosen), np.full(len(names), p.threshold)
-        ious = np.array([iou(m, t, empty=0.0) for m, t in zip(masks, truth)])
+        masks, levels, thresholds = _above_threshold(maps, p)
     else:
-        results = []
-        for name, stack in zip(names, maps):
-            try:
-                results.append(occam_mask(stack, p, degenerate=degenerate))
-            except EvaluationError as e:
-                raise EvaluationError(f"class {name!r}: {e}") from e
-        masks = np.stack([r.mask for r in results])
-        levels, thresholds = (
-            np.array([r.level for r in results]),
-            np.array([r.threshold for r in results]),
-        )
+        masks, levels, thresholds = _above_found_threshold(maps, names, p, degenerate)
+    if isinstance(p, Occam):
         both, either = (masks & truth).sum(axis=(1, 2)), (masks | truth).sum(axis=(1, 2))
         ious = both / (either + p.epsilon)
+    else:
+        ious = np.array([iou(m, t, empty=0.0) for m, t in zip(masks, truth)])
     accuracy = float((masks == truth).all(axis=0).mean())
     return ViewResult(names, masks, ious, accuracy, label_map, levels, thresholds, p.name)
 
@@ -294,6 +263,101 @@ def occam_mask(relevancy, p: Occam = Occam(), *, degenerate: str = "error") -> O
 # ---------------------------------------------------------------------------
 
 
+def _protocol(
+    name: str,
+    what: str,
+    asks: Callable[[Reader, str, Sequence[str]], Maps],
+    settings: Callable[[EvaluationConfig], dict],
+) -> Protocol:
+    """A protocol that scores all classes of a view by `evaluate_view`; ``settings`` stand beside
+    the constants of its rules.
+    """
+    rules = RULES[name]
+    one_level = isinstance(rules, Argmax)
+
+    def score(maps: Maps, units: Sequence[LabelledObject], config: EvaluationConfig) -> Scored:
+        scores = np.stack([np.asarray(m) for m in maps])
+        r = evaluate_view(
+            scores[:, LEVELS.index(config.level)] if one_level else scores,
+            {u.category: u.mask for u in units},
+            protocol=rules,
+            degenerate="zero" if config.flat_maps == "empty" else "error",
+        )
+        rows = [{"iou": float(value), "accuracy": r.accuracy} for value in r.ious]
+        if not one_level:
+            for row, level, threshold in zip(rows, r.levels, r.thresholds):
+                row |= {"level": int(level), "threshold": float(threshold)}
+        return list(zip(rows, r.masks))
+
+    return Protocol(
+        what,
+        asks,
+        score,
+        lambda config: asdict(rules) | settings(config),
+        classes=one_level,
+        absent=True,
+        foreground=rules.foreground,
+        centres=rules.centres,
+    )
+
+
+def _cosine(reader: Reader, view: str, texts: Sequence[str]) -> torch.Tensor:  # [P, L, H, W]
+    """Asks for the plain cosine: no canonical phrases take part."""
+    return reader.look_up(code_cosine, view, texts)
+
+
+ARGMAX = _protocol(
+    "ovs3d_argmax", "all classes compete for each pixel", _cosine, lambda c: {"level": c.level}
+)
+OCCAM = _protocol(
+    "ovs3d_occam",
+    "stretch, a threshold found on each map",
+    pairwise,
+    lambda c: PAIRWISE | {"flat_maps": c.flat_maps},
+)
+LANGSPLAT = _protocol(
+    "ovs3d_langsplat",
+    "relevancy above 0.4; level by the mean inside",
+    pairwise,
+    lambda c: PAIRWISE,
+)
+
+
+# ---------------------------------------------------------------------------
+
+
+def _best_class(maps: np.ndarray, names: tuple[str, ...] | None) -> np.ndarray:  # [H, W] int64
+    """The class with the largest score in maps [C, H, W]. Ties go to the first name by code point,
+    or to the first row where rows carry no names.
+    """
+    count = len(maps)
+    order = range(count) if names is None else sorted(range(count), key=names.__getitem__)
+    order = np.array(order)
+    return order[maps[order].argmax(axis=0)]
+
+
+def _above_threshold(
+    maps: np.ndarray, p: LangSplat
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # masks [C, H, W], levels [C], thresholds [C]
+    used = min_max(maps) if p.min_max else maps
+    levels = [select_level_by_mask_mean(r, r > p.threshold) for r in used]
+    masks = np.stack([r[level] > p.threshold for r, level in zip(used, levels)])
+    return masks, np.array(levels), np.full(len(maps), p.threshold)
+
+
+def _above_found_threshold(
+    maps: np.ndarray, names: tuple[str, ...], p: Occam, degenerate: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # masks [C, H, W], levels [C], thresholds [C]
+    found = []
+    for name, stack in zip(names, maps):
+        try:
+            found.append(occam_mask(stack, p, degenerate=degenerate))
+        except EvaluationError as e:
+            raise EvaluationError(f"class {name!r}: {e}") from e
+    masks = np.stack([r.mask for r in found])
+    return masks, np.array([r.level for r in found]), np.array([r.threshold for r in found])
+
+
 def _truth(gt, classes) -> tuple[tuple[str, ...], np.ndarray]:
     """Names [C] and masks [C, H, W] bool in the order of the scores."""
     if isinstance(gt, Mapping):
@@ -317,11 +381,6 @@ def _truth(gt, classes) -> tuple[tuple[str, ...], np.ndarray]:
             f"gt: shape {masks.shape} with {len(names)} classes; expected [classes, H, W]"
         )
     return names, masks
-
-
-def _no_names(gt, classes) -> bool:
-    """True where rows carry no class names, so that code-point order means nothing."""
-    return classes is None and not isinstance(gt, Mapping)
 
 
 def _bool(mask) -> np.ndarray:

@@ -40,9 +40,8 @@ class TrackQuality:
     copied: np.ndarray
     # share of (track, view) without the region in which something is carried all the same
     false_alarms: float
-    switches: (
-        int  # how often an object's label changes from one view in which it has one to the next
-    )
+    # how often an object's label changes from one view in which it has one to the next
+    switches: int
     fragments: float  # labels per object, over objects that have one
     unlabelled: dict[str, int]  # masks with label -1, by cause
     masks: int  # all masks
@@ -84,7 +83,7 @@ def track_quality(
         raise EvaluationError(
             f"view {missing[0]!r} has no masks or no tracks; compute them for all views first"
         )
-    n, K, V = LEVELS.index(level), len(starts), len(views)
+    n = LEVELS.index(level)
     maps = [[truth.ids(v, g) for g in GRANULARITIES[level]] for v in views]
     stands_for: list[list[int]] = []  # per view and mask of this level: region, 0 = none
     label: list[np.ndarray] = []
@@ -92,11 +91,45 @@ def track_quality(
         rows = masks[v.name].level == n
         stands_for.append([best_region(x, m)[0] for x in masks[v.name].masks[rows]])
         label.append(tracks[v.name].label[rows])
+    followed = _follow(views, maps, starts, carried)
+    purity, purities, fragments = _meaning(stands_for, label)
+    return TrackQuality(
+        names=[truth.names.get(int(i), "nothing") for i in followed.region],
+        j=followed.j,
+        copied=followed.copied,
+        false_alarms=followed.false_alarms,
+        switches=_switches(stands_for, label),
+        fragments=fragments,
+        unlabelled=_causes(stands_for, label, followed),
+        masks=sum(len(x) for x in label),
+        purity=purity,
+        purities=purities,
+    )
+
+
+@dataclass(frozen=True)
+class _Followed:
+    """What became of the tracks of a level from view to view."""
+
+    region: np.ndarray  # [K] what each track stands for, 0 = nothing
+    j: np.ndarray  # [K, V] as in TrackQuality
+    copied: np.ndarray  # [K, V]
+    false_alarms: float
+    lost: set[tuple[int, int]]  # (view, region) in which no track of the region is any good
+
+
+def _follow(
+    views: Sequence[View],
+    maps: Sequence[Sequence[np.ndarray]],  # of each view its id maps [H, W]
+    starts: np.ndarray,
+    carried: Callable[[View], np.ndarray],
+) -> _Followed:
+    """Compare what was carried to every view with the region that its track stands for."""
+    K, V = len(starts), len(views)
     region = np.zeros(K, np.int64)
     j, copied = np.full((K, V), np.nan), np.full((K, V), np.nan)
     alarms = absent = 0
-    lost: set[tuple[int, int]] = set()  # (view, region) in which no track of the region is any good
-    on_region: dict[tuple[int, int], float] = {}
+    on_region: dict[tuple[int, int], float] = {}  # best IoU of a region's tracks in a view
     for k in range(K):
         region[k] = best_region(carried(views[starts[k]])[k], maps[starts[k]])[0]
     for t, v in enumerate(views):
@@ -112,46 +145,44 @@ def track_quality(
             if t == starts[k] or here.sum() < MIN_AREA_PX:
                 continue
             j[k, t] = iou
-            before = (
-                region_mask(maps[t - 1], region[k])
-                if t > starts[k]
-                else region_mask(maps[t + 1], region[k])
-            )
-            copied[k, t] = _iou(before, here)
+            # tracks are carried away from their start, in both directions
+            before = maps[t - 1] if t > starts[k] else maps[t + 1]
+            copied[k, t] = _iou(region_mask(before, region[k]), here)
     lost = {key for key, iou in on_region.items() if iou < LOST_IOU}
-    tracked = set(region[region > 0].tolist())
-    unlabelled = dict.fromkeys(CAUSES, 0)
-    for t in range(V):
-        for i, y in zip(stands_for[t], label[t]):
+    return _Followed(region, j, copied, alarms / absent if absent else 0.0, lost)
+
+
+def _causes(
+    stands_for: Sequence[Sequence[int]], label: Sequence[np.ndarray], followed: _Followed
+) -> dict[str, int]:
+    """Masks with label -1, by cause."""
+    tracked = set(followed.region[followed.region > 0].tolist())
+    out = dict.fromkeys(CAUSES, 0)
+    for t, (regions, labels) in enumerate(zip(stands_for, label)):
+        for i, y in zip(regions, labels):
             if y == -1:
-                unlabelled[
-                    CAUSES[0] if i not in tracked else CAUSES[1] if (t, i) in lost else CAUSES[2]
-                ] += 1
-    pairs = Counter(
-        (int(y), i) for i_s, y_s in zip(stands_for, label) for i, y in zip(i_s, y_s) if y > 0
-    )
+                why = 0 if i not in tracked else 1 if (t, i) in followed.lost else 2
+                out[CAUSES[why]] += 1
+    return out
+
+
+def _meaning(
+    stands_for: Sequence[Sequence[int]], label: Sequence[np.ndarray]
+) -> tuple[float, np.ndarray, float]:
+    """Purity, purity label by label, and labels per object."""
     per_label: dict[int, Counter] = {}
     per_region: dict[int, set[int]] = {}
-    for (y, i), count in pairs.items():
-        per_label.setdefault(y, Counter())[i] += count
-        if i:
-            per_region.setdefault(i, set()).add(y)
-    purities = np.array([max(c.values()) / sum(c.values()) for _, c in sorted(per_label.items())])
-    total = sum(pairs.values())
-    return TrackQuality(
-        names=[truth.names.get(int(i), "nothing") for i in region],
-        j=j,
-        copied=copied,
-        false_alarms=alarms / absent if absent else 0.0,
-        switches=_switches(stands_for, label),
-        fragments=(
-            float(np.mean([len(y) for y in per_region.values()])) if per_region else float("nan")
-        ),
-        unlabelled=unlabelled,
-        masks=sum(len(x) for x in label),
-        purity=sum(max(c.values()) for c in per_label.values()) / total if total else float("nan"),
-        purities=purities,
-    )
+    for regions, labels in zip(stands_for, label):
+        for i, y in zip(regions, labels):
+            if y > 0:
+                per_label.setdefault(int(y), Counter())[i] += 1
+                if i:
+                    per_region.setdefault(i, set()).add(int(y))
+    total = sum(c.total() for c in per_label.values())
+    purity = sum(max(c.values()) for c in per_label.values()) / total if total else float("nan")
+    purities = np.array([max(c.values()) / c.total() for _, c in sorted(per_label.items())])
+    counts = [len(y) for y in per_region.values()]
+    return purity, purities, float(np.mean(counts)) if counts else float("nan")
 
 
 def best_region(mask: np.ndarray, maps: Sequence[np.ndarray]) -> tuple[int, float]:

@@ -48,18 +48,17 @@ class QueryConfig:
 
 
 CANONICAL = ("object", "things", "stuff", "texture")
-"""LERF's canonical phrases (protocol A): what a pixel looks like when it is nothing in
-particular.
+"""LERF's canonical phrases (protocol A): what a pixel looks like when it is nothing in particular.
 """
 
 SCALE = 10.0
-"""Multiplier of the dot products in the pairwise rule. Protocol A: 10, in the published
-code only.
+"""Multiplier of the dot products in the pairwise rule. Protocol A: 10, in the published code only.
 """
 
 TEMPERATURE = 0.1
 """Temperature of the paper's softmax. The paper shows none (ours: 0.1, because a temperature of 1
-makes the softmax almost flat over cosines)."""
+makes the softmax almost flat over cosines).
+"""
 
 
 def relevancy(features, text, canonical, *, scale: float = SCALE) -> torch.Tensor:
@@ -77,8 +76,12 @@ def relevancy(features, text, canonical, *, scale: float = SCALE) -> torch.Tenso
     Returns:
         [P, ...] in 0..1, float32 (float64 if any input is), on the device of ``features``.
     Raises:
-        FeatureError: a feature is zero or not finite. QueryError: shapes or text vectors do not
-        fit.
+        FeatureError: a feature is zero or not finite.
+        QueryError: shapes or text vectors do not fit.
+
+    >>> axes = np.eye(3)  # a query, and two canonical phrases
+    >>> relevancy(axes, axes[:1], axes[1:], scale=1).round(decimals=2)
+    tensor([[0.7300, 0.2700, 0.2700]], dtype=torch.float64)
     """
     features, text, canonical = _same_kind(features, text, canonical)
     _check_text(features, text, "text")
@@ -94,15 +97,6 @@ def relevancy(features, text, canonical, *, scale: float = SCALE) -> torch.Tenso
     return out.reshape(text.shape[0], *features.shape[:-1])
 
 
-def unit_features(features, *, epsilon: float = 1e-10) -> torch.Tensor:
-    """Features [..., d] divided by (length + epsilon), as protocol B does before relevancy.
-
-    Raises FeatureError if a feature is zero or not finite.
-    """
-    (features,) = _same_kind(features)
-    return features / (_check_features(features)[..., None] + epsilon)
-
-
 def softmax_relevancy(features, text, phrases, *, temperature: float = TEMPERATURE) -> torch.Tensor:
     """The paper's rule: p(q | v) = exp(cos(f, q) / T) / sum over phrases s of exp(cos(f, s) / T).
 
@@ -111,12 +105,18 @@ def softmax_relevancy(features, text, phrases, *, temperature: float = TEMPERATU
     probability. With P = 1 and the canonical phrases this is "query against everything plain".
 
     Args:
-        features: [..., d], any length but not zero. text: [P, d]. phrases: [S, d].
+        features: [..., d], any length but not zero.
+        text: [P, d].
+        phrases: [S, d].
         temperature: T > 0.
     Returns:
         [P, ...] in 0..1, float32 (float64 if any input is).
     Raises:
         FeatureError, QueryError: as ``relevancy``.
+
+    >>> axes = np.eye(3)  # three phrases
+    >>> softmax_relevancy(axes, axes[:1], axes, temperature=1).round(decimals=2)
+    tensor([[0.5800, 0.2100, 0.2100]], dtype=torch.float64)
     """
     features, text, phrases = _same_kind(features, text, phrases)
     _check_text(features, text, "text")
@@ -142,8 +142,9 @@ def code_relevancy(prototypes, code_map, text, canonical, *, scale: float = SCAL
 
     Args:
         prototypes: [N, d]; used at unit length, because the pairwise rule is defined on unit
-        features. code_map: [...] integers, code of each pixel; -1 = none, which scores 0. text,
-        canonical, scale: as ``relevancy``.
+            features.
+        code_map: [...] integers, code of each pixel; -1 = none, which scores 0.
+        text, canonical, scale: as ``relevancy``.
     Returns:
         [P, ...] in 0..1.
     Raises:
@@ -198,14 +199,11 @@ def by_code(score, prototypes, code_map, text) -> torch.Tensor:
     _check_text(prototypes, text, "text")
     table = text.new_zeros((text.shape[0], prototypes.shape[0] + 1))  # row 0 serves code -1
     usable = torch.isfinite(prototypes).all(dim=1) & (prototypes != 0).any(dim=1)
-    if not bool(
-        usable.all()
+    if not bool(usable.all()):
         # one that no pixel has may be anything; the search for those in use costs as much as the
-        # lookup
-    ):
-        usable = torch.zeros_like(table[0], dtype=torch.bool).index_fill_(
-            0, rows.flatten().long(), True
-        )[1:]
+        # lookup, so it is done here only
+        used = torch.zeros_like(table[0], dtype=torch.bool)
+        usable = used.index_fill_(0, rows.flatten().long(), True)[1:]
     if bool(usable.any()):
         scores = torch.as_tensor(score(prototypes[usable], text))
         table = table.to(scores.dtype)
@@ -305,9 +303,8 @@ def _levels(maps, name: str) -> torch.Tensor:
 
 def _maxima(maps: torch.Tensor, name: str) -> torch.Tensor:  # [L]
     out = maps.amax(dim=(1, 2))
-    if not bool(
-        torch.isfinite(out).all()
-    ):  # a maximum is NaN if any value is: cheaper than a look at every value
+    # a maximum is NaN if any value is: cheaper than a look at every value
+    if not bool(torch.isfinite(out).all()):
         raise QueryError(
             f"{name}: values are not finite; recompute the relevancy from finite features"
         )

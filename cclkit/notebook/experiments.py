@@ -43,7 +43,7 @@ def codes_miou(
 
     e = evaluate_scene(
         run.scene,
-        lambda reads, name, texts: run.scores(reads, name, texts, code_maps=codes_of(name)),
+        lambda name, texts: run.scores(name, texts, code_maps=codes_of(name)),
         replace(run.config.evaluation, views=views),
     )
     return 100 * e.aggregates["pooled"]["miou"]
@@ -78,7 +78,7 @@ def every_protocol(run: Run, **settings) -> dict[str, Evaluation | str]:
     for name in PROTOCOLS:
         try:
             out[name] = evaluate_scene(
-                run.scene, run.scores, replace(run.config.evaluation, protocol=name, **settings)
+                run.scene, run.reader, replace(run.config.evaluation, protocol=name, **settings)
             )
         except EvaluationError as e:
             out[name] = str(e)
@@ -92,7 +92,7 @@ def protocol_traps(run: Run) -> list[tuple[str, float, float]]:
     On a scene with LERF-OVS labels, all labelled views. Each variant has been somebody's mistake or
     another protocol's rule.
     """
-    published = lerf_ovs.PROTOCOLS["langsplat"]
+    published = lerf_ovs.RULES["langsplat"]
     names = [v.name for v in run.scene.views if v.name in run.scene.labels]
     # a list without the held-out views, as renderings on disk are
     rendered = [v.name for v in run.scene.training_views]
@@ -118,7 +118,7 @@ def protocol_traps(run: Run) -> list[tuple[str, float, float]]:
 
     def relevancy(name: str, texts):
         if (name, texts) not in cache:
-            cache[name, texts] = run.scores("relevancy", name, texts)
+            cache[name, texts] = run.scores(name, texts, protocol="langsplat")
         return cache[name, texts]
 
     width = run.scene.views[0].camera.width
@@ -143,7 +143,7 @@ def protocol_traps(run: Run) -> list[tuple[str, float, float]]:
             f"smoothing box of {in_proportion}, in proportion to the image",
             *score(relevancy, replace(published, box=in_proportion)),
         ),
-        ("box and vote of langsplat_v2", *score(relevancy, lerf_ovs.PROTOCOLS["langsplat_v2"])),
+        ("box and vote of langsplat_v2", *score(relevancy, lerf_ovs.RULES["langsplat_v2"])),
         ("factor 1 instead of 10", *score(scaled(1.0))),
         ("factor 100 instead of 10", *score(scaled(100.0))),
         (

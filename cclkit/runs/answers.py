@@ -28,7 +28,7 @@ from ..scenes.scene import View
 from ..settings import as_dict
 from ..video import write_video
 from .keys import content_key
-from .scoring import lifted_relevancy, relevancy, text_vectors
+from .scoring import lifted_relevancy, text_vectors, view_relevancy
 from .stages.gaussians import gaussians
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def answer(
     unless given.
 
     LERF-OVS scenes (and captures without labels) smooth, normalise and vote; 3D-OVS scenes
-    threshold the relevancy. ``code_maps`` as in `scoring.relevancy`. Raises QueryError for an
+    threshold the relevancy. ``code_maps`` as in `scoring.view_relevancy`. Raises QueryError for an
     unusable text, ConfigError for an unknown level.
     """
     if level not in (None, *LEVELS):
@@ -66,17 +66,17 @@ def answer(
             f"level={level!r} is unknown; use one of {', '.join(map(repr, LEVELS))}, or None to"
             " let the relevancy choose"
         )
-    maps = relevancy(work, view, [text], code_maps=code_maps)[0]
+    maps = view_relevancy(work, view, [text], code_maps=code_maps)[0]
     if work.scene.classes:
         cut = ovs3d.LangSplat().threshold if threshold is None else threshold
         masks = threshold_mask(maps, cut)
         chosen = select_level_by_mask_mean(maps, masks)
         masks, scores = masks.numpy(), maps.numpy()
     else:
-        protocol = lerf_ovs.protocol_named("langsplat")
+        rules = lerf_ovs.RULES["langsplat"]
         if threshold is not None:
-            protocol = replace(protocol, threshold=threshold)
-        steps = lerf_ovs.query_steps(maps.numpy(), protocol=protocol)
+            rules = replace(rules, threshold=threshold)
+        steps = lerf_ovs.query_steps(maps.numpy(), protocol=rules)
         chosen = select_level_by_maximum(steps.smoothed)
         masks, scores = steps.mask, steps.normalised
     n = chosen if level is None else LEVELS.index(level)

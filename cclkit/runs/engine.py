@@ -107,7 +107,7 @@ class Engine:
             settings=spec.settings(self.config),
             model=self._model_key(spec.role) if spec.role else None,
             inputs={"scene": self.scene_key} | {i: self.key(i) for i in self.inputs(stage)},
-            code=code_key(spec.build),
+            code=code_key(spec.build, *spec.code(self.config)),
             seed=self.config.seed if spec.seeded else None,
         )
 

@@ -11,6 +11,7 @@ import torch
 
 from ..config import Config, profile
 from ..errors import ConfigError
+from ..evaluation.protocol import Maps
 from ..foundation.roles import FrontEnd
 from ..gaussians.blending_cache import BlendingCache
 from ..gaussians.model import Gaussians
@@ -27,6 +28,7 @@ from . import answers, scoring
 from .answers import Answer
 from .engine import Engine, run_stages
 from .graph import GRAPH
+from .scoring import FieldReader
 from .stages import (
     blending,
     candidates,
@@ -226,18 +228,25 @@ class Run:
         """Relevancy of texts in a view, at both levels, by the configured rule. ``code_maps`` [2,
         H, W] replaces the field's codes.
         """
-        return scoring.relevancy(self.engine, view, texts, code_maps=code_maps)
+        return scoring.view_relevancy(self.engine, view, texts, code_maps=code_maps)
+
+    @property
+    def reader(self) -> FieldReader:
+        """The field as evaluation protocols ask it: for `evaluate_scene`, under any of them."""
+        return FieldReader(self.engine)
 
     def scores(
         self,
-        reads: str,
         view: View | str,
         texts: Sequence[str],
         *,
+        protocol: str | None = None,
         code_maps: np.ndarray | None = None,
-    ) -> torch.Tensor | np.ndarray:
-        """What an evaluation protocol reads; see `scoring.scores`."""
-        return scoring.scores(self.engine, reads, view, texts, code_maps=code_maps)
+    ) -> Maps:
+        """What an evaluation protocol scores, by default the configured one; see
+        `scoring.scores`.
+        """
+        return scoring.scores(self.engine, view, texts, protocol=protocol, code_maps=code_maps)
 
     def silhouettes(self, view: View | str, texts: Sequence[str]) -> np.ndarray:  # [P, H, W] uint8
         """Pictures of the Gaussians that a text selects, and of no others."""

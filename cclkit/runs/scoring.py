@@ -1,26 +1,22 @@
-"""Texts against the field: relevancy of pixels, of Gaussians, and what protocols read."""
+"""Texts against the field: relevancy of pixels, of Gaussians, and what protocols ask for."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from ..errors import EvaluationError, QueryError
-from ..evaluation import legaussians, opengaussian
+from ..evaluation.opengaussian import silhouette
+from ..evaluation.protocol import Maps, Rule, pairwise
+from ..evaluation.protocols import PROTOCOLS, protocol_for
 from ..gaussians.blending import lift
 from ..gaussians.rasterize import project, rasterize
 from ..method.masks import LEVELS
-from ..method.query import (
-    CANONICAL,
-    by_code,
-    code_cosine,
-    code_relevancy,
-    code_softmax_relevancy,
-    select,
-)
+from ..method.query import QueryConfig, code_relevancy, code_softmax_relevancy, select
 from ..progress import progress
 from ..scenes.scene import View
 from .stages.codebook import codebooks
@@ -29,9 +25,6 @@ from .stages.gaussians import gaussians
 
 if TYPE_CHECKING:
     from .engine import Engine
-
-Rule = Callable[[torch.Tensor, np.ndarray, np.ndarray], torch.Tensor]
-"""(prototypes [N, d], codes [...], text [P, d]) -> scores [P, ...]."""
 
 
 def text_vectors(work: Engine, texts: Sequence[str]) -> np.ndarray:  # [P, d]
@@ -46,7 +39,7 @@ def text_vectors(work: Engine, texts: Sequence[str]) -> np.ndarray:  # [P, d]
     return work.front_end.encoder.encode_text(list(texts))
 
 
-def relevancy(
+def view_relevancy(
     work: Engine, view: View | str, texts: Sequence[str], *, code_maps: np.ndarray | None = None
 ) -> torch.Tensor:  # [P, 2, H, W]
     """Relevancy of texts in a view, at both levels, by the configured rule.
@@ -101,7 +94,7 @@ def lifted_relevancy(
     all.
     """
     g, shape = gaussians(work), (len(texts), len(LEVELS))
-    rule = relevancy_of or (lambda view, texts: relevancy(work, view, texts))
+    rule = relevancy_of or (lambda view, texts: view_relevancy(work, view, texts))
     sums, weights = torch.zeros(len(g), shape[0] * shape[1]), torch.zeros(len(g))
     for view in progress(work.scene.training_views, "select"):
         maps = rule(view, texts).flatten(0, 1).permute(1, 2, 0)  # [H, W, 2P]
@@ -116,43 +109,64 @@ def lifted_relevancy(
     return mean.T.reshape(*shape, len(g))
 
 
+@dataclass(frozen=True)
+class FieldReader:
+    """What a protocol asks of a run's field: an `evaluation.protocol.Reader`.
+
+    ``code_maps`` [2, H, W] replaces the field's codes of a view. They have no silhouettes, and say
+    nothing of pixels outside all masks.
+    """
+
+    work: Engine
+    code_maps: np.ndarray | None = None
+
+    @property
+    def query(self) -> QueryConfig:
+        return self.work.config.query
+
+    def text_vectors(self, texts: Sequence[str]) -> np.ndarray:  # [P, d]
+        return text_vectors(self.work, texts)
+
+    def look_up(
+        self, rule: Rule, view: View | str, texts: Sequence[str]
+    ) -> torch.Tensor:  # [P, 2, H, W]
+        return looked_up(self.work, rule, view, texts, self.code_maps)
+
+    def silhouettes(
+        self, view: View | str, texts: Sequence[str]
+    ) -> np.ndarray:  # [P, H, W] uint8, 0 or 255
+        if self.code_maps is not None:
+            raise _no_index_maps("it selects Gaussians in 3D")
+        return silhouettes(self.work, view, texts)
+
+
 def scores(
     work: Engine,
-    reads: str,
     view: View | str,
     texts: Sequence[str],
     *,
+    protocol: str | None = None,
     code_maps: np.ndarray | None = None,
-) -> torch.Tensor | np.ndarray:
-    """What an evaluation protocol reads (`evaluation.protocols.READS`), with the protocols' own
-    constants: [P, 2, H, W], or [P, H, W] silhouettes.
+) -> Maps:
+    """What an evaluation protocol scores, by default the configured one: [P, 2, H, W], or pictures
+    [P, H, W].
 
-    ``code_maps`` [2, H, W] replaces the field's codes; silhouettes can't be made of them.
+    ``code_maps`` [2, H, W] replaces the field's codes. Raises EvaluationError for a protocol that
+    is unknown, that the scene has no ground truth for, or that can't score such maps.
     """
-    if reads in ("silhouette", "cosine") and code_maps is not None:
-        why = (
-            "it selects Gaussians in 3D"
-            if reads == "silhouette"
-            else "it gives every pixel a class, and pixels outside all masks have no code"
+    name = protocol or work.config.evaluation.protocol
+    chosen = PROTOCOLS[protocol_for(work.scene, name)]
+    if code_maps is not None and chosen.classes:
+        raise _no_index_maps(
+            "it gives every pixel a class, and pixels outside all masks have no code"
         )
-        raise EvaluationError(
-            f"this protocol can't score index maps: {why}; choose another evaluation.protocol"
-        )
-    if reads == "silhouette":
-        return silhouettes(work, view, texts)
-    q = work.config.query
-    canonical = text_vectors(work, q.canonical if reads == "softmax" else CANONICAL)
-    rule: Rule = {
-        "relevancy": lambda T, c, text: code_relevancy(T, c, text, canonical),
-        "softmax": lambda T, c, text: code_softmax_relevancy(
-            T, c, text, canonical, temperature=q.temperature
-        ),
-        "cosine": code_cosine,
-        "legaussians": lambda T, c, text: by_code(
-            lambda rows, text: legaussians.relevancy(rows, text, canonical), T, c, text
-        ),
-    }[reads]
-    return looked_up(work, rule, view, texts, code_maps)
+    return chosen.asks(FieldReader(work, code_maps), work.view(view).name, texts)
+
+
+def _no_index_maps(why: str) -> EvaluationError:
+    return EvaluationError(
+        f"this protocol can't score index maps: {why}; choose another evaluation.protocol"
+    )
 
 
 def silhouettes(
@@ -166,7 +180,8 @@ def silhouettes(
     g, camera = gaussians(work), work.view(view).camera
     selected = work.keep("selected Gaussians by text", dict)
     if new := [t for t in dict.fromkeys(texts) if t not in selected]:
-        found = lifted_relevancy(work, new, lambda v, t: scores(work, "relevancy", v, t))
+        reader = FieldReader(work)
+        found = lifted_relevancy(work, new, lambda v, t: pairwise(reader, v.name, t))
         share = work.config.evaluation.selection_share
         selected.update({t: select(r, share=share)[0] for t, r in zip(new, found)})
     out = np.zeros((len(texts), camera.height, camera.width), np.uint8)
@@ -174,5 +189,5 @@ def silhouettes(
         if selected[text].any():
             with torch.no_grad():
                 alpha = rasterize(g.select(selected[text]), camera).alpha
-            picture[:] = opengaussian.silhouette(alpha)
+            picture[:] = silhouette(alpha)
     return out

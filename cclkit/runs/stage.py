@@ -21,13 +21,16 @@ class Stage:
     """One stage of a run.
 
     ``build`` computes into a folder and returns what is recorded beside the files. The code that
-    counts for a stage's key is the file where ``build`` stands and all that it imports.
+    counts for a stage's key is the file where ``build`` stands and all that it imports, and those
+    of ``code``, which an import of ``build`` need not reach.
     """
 
     name: str
     build: Callable[[Engine, Path], Mapping[str, Any]]
     inputs: Callable[[Config], tuple[str, ...]] = lambda config: ()  # stages that it reads
     settings: Callable[[Config], dict] = lambda config: {}  # of the configuration, what it reads
+    # functions of tables that the configuration chooses from: users may register their own
+    code: Callable[[Config], tuple[Callable, ...]] = lambda config: ()
     role: str = ""  # the model it asks: "proposer", "tracker" or "encoder"
     seeded: bool = False  # draws numbers that follow the run's seed
     needed: Callable[[Config], bool] = lambda config: True  # whether a run has it at all

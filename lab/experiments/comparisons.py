@@ -25,7 +25,8 @@ from scipy.sparse import csr_matrix
 from torch import Tensor, nn
 
 from cclkit.errors import EvaluationError
-from cclkit.evaluation.protocols import evaluate_scene
+from cclkit.evaluation.protocol import pairwise
+from cclkit.evaluation.protocols import PROTOCOLS, evaluate_scene, protocol_for
 from cclkit.gaussians.blending_cache import BlendingCache
 from cclkit.gaussians.model import Gaussians
 from cclkit.gaussians.rasterize import project, splat_features
@@ -250,21 +251,14 @@ def scene_miou(
     """mIoU % of the scene's own protocol, the relevancy maps [P, 2, H, W] of a view's texts coming
     from a function. Raises EvaluationError when the protocol reads something else.
     """
-
-    def scores(reads: str, name: str, texts):
-        if reads != "relevancy":
-            raise EvaluationError(
-                f"evaluation.protocol={run.config.evaluation.protocol!r} reads {reads}, and here"
-                " are relevancy maps; use langsplat or ovs3d_langsplat"
-            )
-        return relevancy(name, texts)
-
-    return (
-        100
-        * evaluate_scene(run.scene, scores, replace(run.config.evaluation, views=views)).aggregates[
-            "pooled"
-        ]["miou"]
-    )
+    config = replace(run.config.evaluation, views=views)
+    name = protocol_for(run.scene, config.protocol)
+    if PROTOCOLS[name].asks is not pairwise:
+        raise EvaluationError(
+            f"evaluation.protocol={name!r} does not score pairwise relevancy, and here are such"
+            " maps; use langsplat or ovs3d_langsplat"
+        )
+    return 100 * evaluate_scene(run.scene, relevancy, config).aggregates["pooled"]["miou"]
 
 
 def compare(

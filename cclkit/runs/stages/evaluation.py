@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tqdm.auto import tqdm
 
 from ...evaluation.metrics import write_results
-from ...evaluation.protocols import evaluate_scene
+from ...evaluation.protocols import PROTOCOLS, evaluate_scene, protocols_of
 from ...evaluation.truth import evaluated_views
 from ...progress import quiet
 from ...scenes.scene import Scene
@@ -26,18 +26,17 @@ def build(work: Engine, folder: Path) -> dict:
     """``evaluation.json``, ``evaluation.csv``: rows per (view, query), aggregates, protocol and its
     constants.
     """
-    c, q = work.config.evaluation, work.config.query
+    c, q = work.config.evaluation, as_dict(work.config.query)
     views = evaluated_views(work.scene, c.views, c.truth)
     with tqdm(total=len(views), desc="evaluation", disable=quiet(), leave=False) as bar:
 
-        def counted(reads: str, name: str, texts: Sequence[str]):
-            answer = scores(work, reads, name, texts)
+        def counted(view: str, texts: Sequence[str]):
+            answer = scores(work, view, texts)
             bar.update()
             return answer
 
         e = evaluate_scene(work.scene, counted, c)
-    query = {"canonical": list(q.canonical), "temperature": q.temperature}
-    constants = e.constants | (query if e.protocol == "paper" else {})
+    constants = e.constants | {k: q[k] for k in PROTOCOLS[e.protocol].query}
     write_results(e.rows, e.aggregates, e.protocol, constants, folder)
     return {"protocol": e.protocol}
 
@@ -58,11 +57,19 @@ def evaluation(work: Engine) -> dict:
 
 
 def _settings(config: Config) -> dict:
-    """Of the query's settings only those that a protocol reads: the others bring their own."""
-    own = as_dict(config.evaluation) | {"device": config.device}
-    if config.evaluation.protocol == "paper":
-        own |= {k: as_dict(config.query)[k] for k in ("canonical", "temperature")}
-    return own
+    """With what the protocol was made with; of the query's settings only those that it reads."""
+    query, protocols = as_dict(config.query), protocols_of(config.evaluation)
+    read = sorted({name for p in protocols.values() for name in p.query})
+    return as_dict(config.evaluation) | {
+        "device": config.device,
+        "query": {name: query[name] for name in read},
+        "protocols": {n: p.settings(config.evaluation) for n, p in protocols.items()},
+    }
+
+
+def _code(config: Config) -> tuple[Callable, ...]:
+    """Of the protocol, which may have been registered from outside."""
+    return tuple(f for p in protocols_of(config.evaluation).values() for f in p.code)
 
 
 def _inputs(config: Config) -> tuple[str, ...]:
@@ -79,6 +86,7 @@ STAGE = Stage(
     build,
     inputs=_inputs,
     settings=_settings,
+    code=_code,
     role="encoder",
     unfit=_unfit,
     told=("protocol",),
