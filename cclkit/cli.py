@@ -1,4 +1,7 @@
-"""The ``cclkit`` command: run, query, evaluate, figures, settings, data."""
+"""The ``cclkit`` command: run, query, evaluate, figures, settings, data.
+
+Modules are imported where a command needs them, so that ``cclkit --help`` need not wait for torch.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +9,25 @@ import argparse
 import errno
 import json
 import os
+import shlex
 import sys
 from collections.abc import Callable
 
-from .errors import CclkitError, DataError
+from .errors import CclkitError, DataError, needed
 from .machine import be_patient
+
+IN_LAB = ("bench", "benchmark", "book", "compare", "ledger", "sweep")
+"""Commands that are the laboratory's."""
 
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point; returns the exit status. A CclkitError is one line on stderr and status 1."""
     be_patient()
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] and argv[0] in IN_LAB:
+        line = shlex.join(["python", "-m", "lab", *argv])
+        print(f"cclkit: {argv[0]} is a command of the laboratory; run: {line}", file=sys.stderr)
+        return 2
     return guarded(lambda: _call(_parser().parse_args(argv)))
 
 
@@ -26,7 +38,8 @@ def _call(args: argparse.Namespace) -> int:
 def guarded(command: Callable[[], int], name: str = "cclkit") -> int:
     """Run a command; what users can do something about is one line on stderr and a status."""
     try:
-        return command()
+        with needed():
+            return command()
     except CclkitError as e:
         print(f"{name}: {e}", file=sys.stderr)
         return 1
@@ -215,13 +228,11 @@ def _scene_arguments(p: argparse.ArgumentParser) -> None:
 
 
 def _open(args):
-    # imported late: `cclkit --help` must not wait for torch
     from .config import profile
     from .runs.run import Run
     from .settings import parse_settings
 
-    config = profile(args.profile).with_settings(parse_settings(args.settings))
-    run = Run(args.scene, config, args.out)
+    run = Run(args.scene, profile(args.profile, **parse_settings(args.settings)), args.out)
     if args.fresh:
         run.clear()
     return run
@@ -312,55 +323,35 @@ def _list_settings(args) -> int:
 
 
 def _data_status(args) -> int:
-    from .downloads import registry
+    from .downloads.status import as_text, status
     from .places import data_root
 
-    items = registry.status(args.root)
+    items = status(args.root)
     if args.json:
         print(json.dumps([{**vars(i), "path": str(i.path)} for i in items], indent=1))
         return 0
-    print("bundled\n" + registry.as_text([i for i in items if i.bundled]))
-    print(
-        f"\nfetched, in {data_root(args.root)}\n"
-        + registry.as_text([i for i in items if not i.bundled])
-    )
+    print("bundled\n" + as_text([i for i in items if i.bundled]))
+    print(f"\nfetched, in {data_root(args.root)}\n" + as_text([i for i in items if not i.bundled]))
     return 0
 
 
 def _data_fetch(args) -> int:
-    from .downloads import fetching, registry
+    from .downloads.fetching import fetch
+    from .downloads.registry import entry
     from .places import data_root
 
-    root, wanted, failed = (
-        data_root(args.root),
-        [registry.entry(n) for n in args.names],
-        False,
-    )
+    root, wanted = data_root(args.root), [entry(n) for n in args.names]
     if args.source and len(wanted) > 1 and not os.path.isdir(args.source):
         raise DataError(
             f"--from {args.source} gives one thing, found {len(wanted)} names; fetch them one by"
             " one, or give a folder that holds all of them under their own names"
         )
+    failed = False
     for e in wanted:
-        if not args.source:
-            if registry.check(e, root).state == "here":
-                print(f"{e.name}: already in {registry.location(e, root)}, and as it should be")
-                continue
-        print(
-            f"{e.name}: {e.title}\n  licence: {e.licence}\n  size: {e.size_text}\n  goes to:"
-            f" {root / e.target}"
-        )
-        if e.urls and not args.source and not args.yes:
-            if not sys.stdin.isatty():
-                raise DataError(
-                    f"{e.name}: fetching needs a confirmation and there is no terminal to ask; add"
-                    " --yes if you accept licence and size"
-                )
-            if input("  fetch it? [y/N] ").strip().lower() not in ("y", "yes"):
-                print("  left out")
-                continue
+        if not _agreed(e, root, args):
+            continue
         try:
-            print(f"{e.name}: in {fetching.fetch(e.name, root, args.source)}")
+            print(f"{e.name}: in {fetch(e.name, root, args.source)}")
         except DataError as err:  # the others may still work
             failed = True
             print(f"cclkit: {err}", file=sys.stderr)
@@ -372,15 +363,36 @@ def _data_fetch(args) -> int:
     return int(failed)
 
 
-def _data_verify(args) -> int:
-    from .downloads import registry
+def _agreed(e, root, args) -> bool:
+    """Whether to fetch an entry: not if it is here, nor if nobody accepts its licence and size."""
+    from .downloads.checks import check
+    from .downloads.records import location
 
-    items = registry.verify(args.names, args.root)
-    for i in items:
-        print(
-            f"{i.name}:"
-            f" {'ok' if i.state == 'here' else i.state}{', ' + i.detail if i.detail else ''}"
+    if not args.source and check(e, root).state == "here":
+        print(f"{e.name}: already in {location(e, root)}, and as it should be")
+        return False
+    print(f"{e.name}: {e.title}\n  licence: {e.licence}\n  size: {e.size_text}")
+    print(f"  goes to: {root / e.target}")
+    if not e.urls or args.source or args.yes:
+        return True
+    if not sys.stdin.isatty():
+        raise DataError(
+            f"{e.name}: fetching needs a confirmation and there is no terminal to ask; add"
+            " --yes if you accept licence and size"
         )
+    if input("  fetch it? [y/N] ").strip().lower() in ("y", "yes"):
+        return True
+    print("  left out")
+    return False
+
+
+def _data_verify(args) -> int:
+    from .downloads.status import verify_digests
+
+    items = verify_digests(args.names, args.root)
+    for i in items:
+        state = "ok" if i.state == "here" else i.state
+        print(f"{i.name}: {state}{', ' + i.detail if i.detail else ''}")
     return int(any(i.bad for i in items))
 
 

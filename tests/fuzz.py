@@ -38,7 +38,7 @@ import torch
 from conftest import HEIGHT, WIDTH, write_plane_scene
 
 from cclkit import config, settings
-from cclkit.downloads import fetching, registry
+from cclkit.downloads import archives, fetching, lookup, records, registry, status
 from cclkit.errors import CclkitError
 from cclkit.evaluation.truth import read_grey
 from cclkit.files import file_digest, save_npz
@@ -217,7 +217,7 @@ def registry_files(folder: Path) -> None:
     name, e = next((n, e) for n, e in registry.entries().items() if e.kind == "checkpoint")
     (folder / "data" / e.target).parent.mkdir(parents=True, exist_ok=True)
     (folder / "data" / e.target).write_bytes(b"weights")
-    registry.write_record(
+    records.write_record(
         folder / "data",
         name,
         {
@@ -227,7 +227,7 @@ def registry_files(folder: Path) -> None:
             "source_sha256": "0" * 64,
         },
     )
-    registry.write_record(folder / "data", "lerf_ovs", str(folder), registry.SOURCES)
+    records.write_record(folder / "data", "lerf_ovs", str(folder), records.SOURCES)
 
 
 def read_registry(folder: Path, out: Path) -> None:
@@ -235,15 +235,15 @@ def read_registry(folder: Path, out: Path) -> None:
     os.environ["CCLKIT_REGISTRY"] = str(folder / "registry.toml")
     registry._load.cache_clear()
     try:
-        items = registry.status(folder / "data")
-        registry.as_text(items)
+        items = status.status(folder / "data")
+        status.as_text(items)
         for e in registry.entries().values():
             (
                 fetching.by_hand(e),
-                registry.part_file(e, folder / "data"),
-                registry.recorded(e, folder / "data"),
+                records.part_file(e, folder / "data"),
+                records.recorded(e, folder / "data"),
             )
-            registry.known_digest(folder / "data" / e.target)
+            lookup.digest_of_checkpoint(folder / "data" / e.target)
     finally:
         os.environ.pop("CCLKIT_REGISTRY")
         if before is not None:
@@ -251,7 +251,7 @@ def read_registry(folder: Path, out: Path) -> None:
         registry._load.cache_clear()
 
 
-def archives(folder: Path) -> None:
+def archive_files(folder: Path) -> None:
     names = {
         "lerf/figurines/images/a.jpg": b"\xff\xd8" * 300,
         "lerf/figurines/sparse/0/cameras.bin": bytes(100),
@@ -270,7 +270,7 @@ def archives(folder: Path) -> None:
 
 def unpack(name: str):
     def read(folder: Path, out: Path) -> None:
-        fetching.unpack(folder / name, out / "unpacked", registry.entry("lerf_ovs"))
+        archives.unpack(folder / name, out / "unpacked", registry.entry("lerf_ovs"))
 
     return read
 
@@ -435,9 +435,9 @@ def _targets() -> dict[str, Target]:
             "s.toml", m.text, sweep_files, lambda f, out: load_sweep(f / "s.toml"), 930
         ),
         "sweep csv": Target("rows.csv", m.text, sweep_files, read_sweep_rows),
-        "zip": Target("a.zip", m.zip_file, archives, unpack("a.zip"), 930),
-        "tar": Target("a.tar", m.tar_file, archives, unpack("a.tar"), 620),
-        "tar.gz": Target("a.tar.gz", m.tar_file, archives, unpack("a.tar.gz"), 370),
+        "zip": Target("a.zip", m.zip_file, archive_files, unpack("a.zip"), 930),
+        "tar": Target("a.tar", m.tar_file, archive_files, unpack("a.tar"), 620),
+        "tar.gz": Target("a.tar.gz", m.tar_file, archive_files, unpack("a.tar.gz"), 370),
         "stage.json": Target("masks/stage.json", m.json_file, run_folder, read_record, 370),
         "blending record": Target("blending/cache.json", m.json_file, run_folder, read_cache, 190),
     }

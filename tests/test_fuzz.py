@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from cclkit.downloads.fetching import unpack
+from cclkit.downloads import archives
+from cclkit.downloads.archives import unpack
 from cclkit.downloads.registry import entry
 from cclkit.errors import (
     ArtefactError,
@@ -212,9 +213,7 @@ def test_archives_stay_inside(tmp_path, name, kind):
 
 
 def test_an_archive_may_not_explode(tmp_path, monkeypatch):
-    from cclkit.downloads import fetching
-
-    monkeypatch.setattr(fetching, "UNPACKED_EXTRA", 10**6)
+    monkeypatch.setattr(archives, "UNPACKED_EXTRA", 10**6)
     archive = tmp_path / "a.zip"
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as z:
         z.writestr("zeros", bytes(30 * 10**6))

@@ -22,7 +22,18 @@ import torch
 from conftest import write_plane_scene
 
 from cclkit import cli, config, places
-from cclkit.downloads import fetching, registry
+from cclkit.downloads import (
+    archives,
+    bundled,
+    checks,
+    disk,
+    fetching,
+    lookup,
+    records,
+    registry,
+    status,
+    transfer,
+)
 from cclkit.errors import DataError, ModelError, SceneError
 from cclkit.foundation import clip as clip_model, sam as sam_model, weights
 from cclkit.foundation.front_end import model_of
@@ -83,7 +94,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def server(monkeypatch):
     monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setattr(fetching, "PAUSE", 0.001)
+    monkeypatch.setattr(transfer, "PAUSE", 0.001)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as s:
         s.files, s.types, s.seen, s.cut, s.busy, s.ranges, s.etag = (
             {"blob": BLOB},
@@ -203,7 +214,7 @@ def test_the_registry_is_complete():
 
 def test_the_registry_serves_the_models_that_need_it():
     assert set(weights.FETCHED.values()) <= set(registry.entries())
-    assert registry.BUNDLED_MODELS == (weights.MINI_SAM, weights.MINI_CLIP, weights.MINI_SAM2)
+    assert bundled.BUNDLED_MODELS == (weights.MINI_SAM, weights.MINI_CLIP, weights.MINI_SAM2)
     paper = config.profile("paper").front_end
     assert {paper.sam.model, paper.clip.model} <= set(weights.FETCHED)
 
@@ -225,17 +236,17 @@ def test_a_registry_that_cannot_be_used_is_one_error(tmp_path, monkeypatch):
     monkeypatch.delenv("CCLKIT_DATA", raising=False)
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "share"))
     assert (
-        registry.checkpoint("sam_vit_h") is None
-        and registry.scene("lerf_ovs/teatime") is None
-        and registry.known_digest("x.pth") is None
+        lookup.checkpoint("sam_vit_h") is None
+        and lookup.scene("lerf_ovs/teatime") is None
+        and lookup.digest_of_checkpoint("x.pth") is None
     )
     assert places.data_root() == tmp_path / "share" / "cclkit"
     with pytest.raises(DataError, match="work from a checkout"):
-        registry.status()
+        status.status()
 
 
-def test_only_fetching_touches_the_network():
-    package = Path(registry.__file__).parent
+def test_only_transfer_touches_the_network():
+    package = Path(cli.__file__).parent
     users = {
         p.name
         for p in package.rglob("*.py")
@@ -243,7 +254,7 @@ def test_only_fetching_touches_the_network():
             r"^\s*(import|from) (urllib|http|requests|socket|huggingface_hub)", p.read_text(), re.M
         )
     }
-    assert users == {"fetching.py"}
+    assert users == {"transfer.py"}
 
 
 def test_root_comes_from_option_then_variable_then_checkout(monkeypatch, tmp_path):
@@ -266,22 +277,22 @@ def test_fetch_and_verify(server, listed):
     path = fetching.fetch("net")
     assert path == root / "checkpoints" / "net.pth" and path.read_bytes() == BLOB
     assert sorted(p.name for p in path.parent.iterdir()) == ["net.pth"]
-    assert registry.checkpoint("net") == path and registry.known_digest(path) == SHA
+    assert lookup.checkpoint("net") == path and lookup.digest_of_checkpoint(path) == SHA
     requests = len(server.seen)
     assert fetching.fetch("net") == path and len(server.seen) == requests  # what is here stays
     path.write_bytes(BLOB[:-1] + b"x")
     # same size: only verify reads it
-    assert registry.look(registry.entry("net"), root).state == "here"
-    (item,) = registry.verify(["net"])
+    assert checks.look(registry.entry("net"), root).state == "here"
+    (item,) = status.verify_digests(["net"])
     assert item.state == "damaged" and "sha256" in item.detail
     with pytest.raises(DataError, match="not used; run `cclkit data fetch net`"):
-        registry.checkpoint("net")
+        lookup.checkpoint("net")
     with pytest.raises(ModelError, match="sha256"):
         weights.load_weights(path, "SAM vit_b")
     fetching.fetch("net")
     assert path.read_bytes() == BLOB
     path.write_bytes(BLOB[:100])
-    assert registry.look(registry.entry("net"), root).state == "damaged"
+    assert checks.look(registry.entry("net"), root).state == "damaged"
 
 
 @pytest.mark.parametrize("ranges", (True, False))
@@ -295,19 +306,17 @@ def test_an_interrupted_download_goes_on(server, listed, ranges):
 
 def test_a_later_run_goes_on_too(server, listed, monkeypatch):
     root = listed(net={"urls": [server.url + "/blob"], "sha256": SHA})
-    monkeypatch.setattr(fetching, "TRIES", 1)
+    monkeypatch.setattr(transfer, "TRIES", 1)
     server.cut = 1
     with pytest.raises(DataError, match="ended at byte 150000 of 300000.*150 kB are kept.*again"):
         fetching.fetch("net")
-    assert "150 kB downloaded so far" in registry.as_text(
-        [registry.look(registry.entry("net"), root)]
-    )
+    assert "150 kB downloaded so far" in status.as_text([checks.look(registry.entry("net"), root)])
     assert fetching.fetch("net").read_bytes() == BLOB and server.seen[-1][1] == "bytes=150000-"
 
 
 def test_a_complete_part_needs_no_further_byte(server, listed):
     root = listed(net={"urls": [server.url + "/blob"], "sha256": SHA})
-    part = registry.part_file(registry.entry("net"), root)
+    part = records.part_file(registry.entry("net"), root)
     part.parent.mkdir(parents=True)
     part.write_bytes(BLOB)
     part.with_name(part.name + ".json").write_text(
@@ -318,7 +327,7 @@ def test_a_complete_part_needs_no_further_byte(server, listed):
 
 def test_a_file_that_changed_meanwhile_is_not_mixed(server, listed, monkeypatch):
     listed(net={"urls": [server.url + "/blob"]})
-    monkeypatch.setattr(fetching, "TRIES", 1)
+    monkeypatch.setattr(transfer, "TRIES", 1)
     server.cut = 1
     with pytest.raises(DataError):
         fetching.fetch("net")
@@ -327,7 +336,7 @@ def test_a_file_that_changed_meanwhile_is_not_mixed(server, listed, monkeypatch)
 
 
 def test_half_of_one_address_is_not_continued_from_another(server, listed, monkeypatch):
-    monkeypatch.setattr(fetching, "TRIES", 1)
+    monkeypatch.setattr(transfer, "TRIES", 1)
     listed(net={"urls": [server.url + "/blob"]})
     server.cut = 1
     with pytest.raises(DataError):
@@ -357,14 +366,14 @@ def test_passing_faults_are_tried_again_others_are_not(server, listed, capsys):
         fetching.fetch("gone")
     assert len(server.seen) == 1
     server.busy = 99
-    with pytest.raises(DataError, match=f"503.*{fetching.TRIES} times"):
+    with pytest.raises(DataError, match=f"503.*{transfer.TRIES} times"):
         fetching.fetch("gone")
     server.busy = 0
     assert fetching.fetch("two").read_bytes() == BLOB  # the mirror
 
 
 def test_no_network_is_one_error(listed, monkeypatch):
-    monkeypatch.setattr(fetching, "PAUSE", 0)
+    monkeypatch.setattr(transfer, "PAUSE", 0)
     monkeypatch.setenv("no_proxy", "*")
     listed(net={"urls": ["http://127.0.0.1:9/blob"]})
     with pytest.raises(DataError, match="could not be fetched.*--from FILE"):
@@ -386,7 +395,7 @@ def test_a_wrong_digest_is_kept_aside_and_never_used(server, listed):
     ):
         fetching.fetch("net")
     assert sorted(p.name for p in (root / "checkpoints").iterdir()) == [f"net.pth.bad-{SHA[:12]}"]
-    assert registry.checkpoint("net") is None
+    assert lookup.checkpoint("net") is None
 
 
 @pytest.mark.parametrize("by_type", (True, False))
@@ -406,13 +415,13 @@ def test_a_web_page_is_never_saved(server, listed, by_type):
     with pytest.raises(DataError, match="web page"):
         fetching.fetch("set")
     assert not any(p.stat().st_size for p in root.rglob("*") if p.is_file() and p.suffix != ".json")
-    assert registry.look(registry.entry("net"), root).state == "missing"
+    assert checks.look(registry.entry("net"), root).state == "missing"
 
 
 def test_an_encrypted_address_stays_encrypted():
     request = SimpleNamespace(full_url="https://a.example/x")
     with pytest.raises(DataError, match="not encrypted"):
-        fetching._StaySecure().redirect_request(
+        transfer._StaySecure().redirect_request(
             request, None, 302, "Found", {}, "http://b.example/x"
         )
 
@@ -425,7 +434,7 @@ def test_an_unknown_digest_is_recorded_and_compared_from_then_on(server, listed)
         == SHA
     )
     path.write_bytes(BLOB[::-1])
-    assert registry.verify(["net"])[0].state == "damaged"
+    assert status.verify_digests(["net"])[0].state == "damaged"
     path.unlink()
     server.files["blob"] = BLOB[::-1]
     with pytest.raises(
@@ -436,10 +445,10 @@ def test_an_unknown_digest_is_recorded_and_compared_from_then_on(server, listed)
     # a file copied there by hand is recorded when it is first used
     hand = listed(hand={})
     (hand / "checkpoints" / "hand.pth").write_bytes(BLOB)
-    assert registry.checkpoint("hand") == hand / "checkpoints" / "hand.pth"
+    assert lookup.checkpoint("hand") == hand / "checkpoints" / "hand.pth"
     (hand / "checkpoints" / "hand.pth").write_bytes(BLOB[1:] + b"x")
     with pytest.raises(DataError, match="not used"):
-        registry.checkpoint("hand")
+        lookup.checkpoint("hand")
 
 
 def test_a_full_disk_is_one_error(server, listed, monkeypatch):
@@ -456,7 +465,7 @@ def test_a_full_disk_is_one_error(server, listed, monkeypatch):
 
     real = open
     monkeypatch.setattr(
-        fetching,
+        transfer,
         "open",
         lambda p, mode="r", *a: Full(p, "w") if str(p).endswith(".part") else real(p, mode, *a),
         raising=False,
@@ -465,8 +474,9 @@ def test_a_full_disk_is_one_error(server, listed, monkeypatch):
         fetching.fetch("net")
     # while unpacking: the download stays, and the next run needs no second one
     server.files["set"] = archive()
+    monkeypatch.setattr(transfer, "open", real, raising=False)
     monkeypatch.setattr(
-        fetching,
+        archives,
         "open",
         lambda p, mode="r", *a: Full(p, "w") if mode == "xb" else real(p, mode, *a),
         raising=False,
@@ -478,7 +488,7 @@ def test_a_full_disk_is_one_error(server, listed, monkeypatch):
         and not (root / "set").exists()
         and not (root / "set.unpacking").exists()
     )
-    monkeypatch.setattr(fetching, "open", real, raising=False)
+    monkeypatch.setattr(archives, "open", real, raising=False)
     fetching.fetch("set")
     assert server.seen[-1][1] is not None
 
@@ -487,7 +497,7 @@ def test_one_fetch_at_a_time(listed):
     pytest.importorskip("fcntl")
     root = listed(net={"urls": ["http://127.0.0.1:9/x"]})
     root.mkdir()
-    with fetching._lock(root), pytest.raises(DataError, match="another fetch is under way"):
+    with disk.only_one(root), pytest.raises(DataError, match="another fetch is under way"):
         fetching.fetch("net")
 
 
@@ -503,14 +513,16 @@ def test_archives_are_unpacked_and_verified(server, listed, kind, wrap):
     assert fetching.fetch("set") == root / "set"
     assert (root / "set/a/images/1.txt").read_bytes() == b"one"
     assert sorted(p.name for p in root.iterdir()) == [".lock", "checksums.json", "set"]
-    assert registry.verify(["set"])[0].state == "here"
+    assert status.verify_digests(["set"])[0].state == "here"
     (root / "set/a/cameras.bin").write_bytes(b"CAMERAS")
-    assert registry.verify(["set"])[0].state == "damaged"
+    assert status.verify_digests(["set"])[0].state == "damaged"
     (root / "set/a/cameras.bin").unlink()
-    item = registry.look(registry.entry("set"), root)
+    item = checks.look(registry.entry("set"), root)
     assert item.state == "incomplete" and "cameras.bin" in item.detail
     fetching.fetch("set")  # the damaged folder is kept: it may hold someone's results
-    assert registry.verify(["set"])[0].state == "here" and len(list(root.glob("set.bad-*"))) == 1
+    assert (
+        status.verify_digests(["set"])[0].state == "here" and len(list(root.glob("set.bad-*"))) == 1
+    )
 
 
 def link_tar(kind):
@@ -574,18 +586,18 @@ def test_archives_that_cannot_be_trusted_leave_nothing(server, listed, tmp_path,
     )
     assert (
         len(list(root.glob("set.bad-*"))) == 1
-        and registry.look(registry.entry("set"), root).state == "missing"
+        and checks.look(registry.entry("set"), root).state == "missing"
     )
 
 
 def test_archives_that_grow_too_much_are_refused(server, listed, monkeypatch):
     root = listed(set={**SET, "urls": [server.url + "/set"]})
-    monkeypatch.setattr(fetching, "UNPACKED_EXTRA", 100_000)
+    monkeypatch.setattr(archives, "UNPACKED_EXTRA", 100_000)
     for kind in ("zip", "tar"):
         server.files["set"] = archive(kind, extra=[("set/zeros", bytes(3_000_000))])
         with pytest.raises(DataError, match="grows beyond"):
             fetching.fetch("set")
-    monkeypatch.setattr(fetching, "MAX_FILES", 5)
+    monkeypatch.setattr(archives, "MAX_FILES", 5)
     for kind in ("zip", "tar"):
         server.files["set"] = archive(kind, extra=[(f"set/{n}", b"") for n in range(9)])
         with pytest.raises(DataError, match="more than 5 files"):
@@ -598,7 +610,7 @@ def test_what_a_killed_fetch_left_is_no_data_set(server, listed):
     root = listed(set={**SET, "urls": [server.url + "/set"]})
     (root / "set.unpacking" / "set" / "a").mkdir(parents=True)
     (root / "set.unpacking" / "set" / "a" / "cameras.bin").write_bytes(b"half")
-    assert registry.look(registry.entry("set"), root).state == "missing"
+    assert checks.look(registry.entry("set"), root).state == "missing"
     fetching.fetch("set")
     assert (root / "set/a/cameras.bin").read_bytes() == b"cameras" and not (
         root / "set.unpacking"
@@ -621,14 +633,14 @@ def test_offline_file(listed, tmp_path):
     ):
         with pytest.raises(DataError, match=match):
             fetching.fetch("net", source=path)
-    assert registry.look(registry.entry("net"), root).state == "missing" and not list(
+    assert checks.look(registry.entry("net"), root).state == "missing" and not list(
         (root / "checkpoints").iterdir()
     )
     assert (
         fetching.fetch("net", source=good) == root / "checkpoints/net.pth"
         and good.read_bytes() == BLOB
     )
-    assert registry.checkpoint("net").read_bytes() == BLOB
+    assert lookup.checkpoint("net").read_bytes() == BLOB
     shutil.copy(good, tmp_path / "net.pth")
     assert fetching.fetch("net", source=tmp_path).is_file()  # a folder that holds it
     (tmp_path / "set.zip").write_bytes(archive())
@@ -639,7 +651,7 @@ def test_offline_file(listed, tmp_path):
     (tmp_path / "evil.zip").write_bytes(archive(extra=[("../x", b"")]))
     with pytest.raises(DataError, match="outside"):
         fetching.fetch("set", source=tmp_path / "evil.zip")
-    assert (tmp_path / "evil.zip").is_file() and registry.verify(["set"])[
+    assert (tmp_path / "evil.zip").is_file() and status.verify_digests(["set"])[
         0
     ].state == "here"  # neither is touched
 
@@ -666,13 +678,13 @@ def test_offline_folder_is_linked(listed, tmp_path):
         json.loads((root / "sources.json").read_text()) == {"set": str(folder)}
         and not (root / "set").exists()
     )
-    item = registry.look(registry.entry("set"), root)
+    item = checks.look(registry.entry("set"), root)
     assert item.state == "here" and str(folder) in item.detail
-    assert registry.scene("set/a") == folder / "a"
+    assert lookup.scene("set/a") == folder / "a"
     (folder / "notes.txt").write_text("mine")  # further files are no damage
-    assert registry.verify(["set"])[0].state == "here"
+    assert status.verify_digests(["set"])[0].state == "here"
     shutil.rmtree(folder)
-    item = registry.look(registry.entry("set"), root)
+    item = checks.look(registry.entry("set"), root)
     assert item.state == "missing" and "gone" in item.detail
 
 
@@ -701,8 +713,8 @@ def test_models_use_a_fetched_checkpoint(listed, tmp_path):
     fetching.fetch("sam_vit_h", source=source)
     explicit = weights.identity("vit_h", str(source), "")
     # by content, wherever it lies
-    assert identity() == explicit == f"vit_h:{registry.digest(source)}"
-    assert weights.load_weights(registry.checkpoint("sam_vit_h"), "SAM vit_h")["x"].shape == (2,)
+    assert identity() == explicit == f"vit_h:{records.digest(source)}"
+    assert weights.load_weights(lookup.checkpoint("sam_vit_h"), "SAM vit_h")["x"].shape == (2,)
     with pytest.raises(ModelError, match="needs front_end.sam.checkpoint"):
         sam_model.load_sam("vit_b")  # another one
     path = root / "checkpoints" / "sam_vit_h.pth"
@@ -746,7 +758,7 @@ def test_fetched_scenes_are_found_by_name(listed, tmp_path):
 
 def test_status_needs_no_network_and_says_what_runs(listed, tmp_path, capsys, monkeypatch):
     listed(net={"sha256": SHA, "size": 2_564_550_879, "size_is": "exact"}, big={}, set=SET)
-    monkeypatch.setattr(fetching, "_opener", lambda: pytest.fail("status used the network"))
+    monkeypatch.setattr(transfer, "_opener", lambda: pytest.fail("status used the network"))
     assert cli.main(["data", "status"]) == 0
     out = capsys.readouterr().out
     assert re.search(
@@ -813,7 +825,7 @@ def test_verify_reports_and_fails_on_damage(listed, capsys, tmp_path, monkeypatc
     (root / "checkpoints/net.pth").write_bytes(BLOB[::-1])
     assert cli.main(["data", "verify", "net"]) == 1 and "net: damaged" in capsys.readouterr().out
     # bundled weights, by the record beside them
-    monkeypatch.setattr(registry, "DATA", tmp_path)
+    monkeypatch.setattr(bundled, "DATA", tmp_path)
     (tmp_path / "models").mkdir()
     weights = tmp_path / "models" / "mini_sam.safetensors"
     weights.write_bytes(BLOB)
@@ -840,7 +852,7 @@ def test_records_that_cannot_be_read_are_one_error(listed, text):
     (root / "checkpoints/net.pth").write_bytes(BLOB)
     (root / "checksums.json").write_text(text)
     with pytest.raises(DataError, match="checksums.json.*(delete|remove)"):
-        registry.verify(["net"])
+        status.verify_digests(["net"])
 
 
 def test_a_folder_of_downloads_serves_many_names(listed, tmp_path, capsys):
@@ -863,7 +875,9 @@ def test_a_folder_of_downloads_serves_many_names(listed, tmp_path, capsys):
     ).read_bytes() == BLOB[::-1]
     assert (root / "set/a/cameras.bin").is_file() and (root / "loose/x/a/cameras.bin").is_file()
     assert not (root / "sources.json").exists()  # the folder of downloads itself is no data set
-    assert [i.state for i in registry.verify(["net", "other", "set", "loose"])] == ["here"] * 4
+    assert [i.state for i in status.verify_digests(["net", "other", "set", "loose"])] == [
+        "here"
+    ] * 4
     capsys.readouterr()
     (folder / "other.pth").unlink()
     # the others still come

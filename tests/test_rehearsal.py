@@ -12,7 +12,7 @@ import rehearsal
 import torch
 
 from cclkit import cli
-from cclkit.downloads import registry
+from cclkit.downloads import status
 from cclkit.places import results_folder
 from lab import __main__ as laboratory
 from lab.reproduction import jobs, ledger
@@ -32,7 +32,7 @@ def place(tmp_path, downloads, monkeypatch):
     monkeypatch.setenv("CCLKIT_RESULTS", str(tmp_path / "results"))
     monkeypatch.setenv("CCLKIT_REGISTRY", str(downloads / "registry.toml"))
     assert cli.main(["data", "fetch", *rehearsal.NAMES, "--from", str(downloads)]) == 0
-    assert [i.state for i in registry.verify(list(rehearsal.NAMES))] == ["here"] * len(
+    assert [i.state for i in status.verify_digests(list(rehearsal.NAMES))] == ["here"] * len(
         rehearsal.NAMES
     )
     return tmp_path

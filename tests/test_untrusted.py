@@ -33,7 +33,7 @@ def notebook_code(path):
 
 
 def programs():
-    beside = [*(ROOT / ".ci").glob("*.py"), *(ROOT / "solutions").glob("*.py")]
+    beside = [*(ROOT / ".ci").glob("*.py"), *(ROOT / "notebooks" / "solutions").glob("*.py")]
     return [
         (p.relative_to(ROOT).as_posix(), p.read_text(encoding="utf-8")) for p in [*SOURCES, *beside]
     ] + [(p.name, notebook_code(p)) for p in sorted((ROOT / "notebooks").glob("*.ipynb"))]
@@ -131,7 +131,7 @@ def test_the_check_notices(bad):
     assert faults(bad)
 
 
-def test_only_fetching_knows_a_network():
+def test_only_transfer_knows_a_network():
     found = {}
     for name, source in programs():
         for node in ast.walk(ast.parse(source)):
@@ -146,7 +146,7 @@ def test_only_fetching_knows_a_network():
             )
             if (
                 bad := [n for n in names if n.split(".")[0] in NETWORK]
-            ) and name != "cclkit/downloads/fetching.py":
+            ) and name != "cclkit/downloads/transfer.py":
                 found[name] = bad
     assert not found
 
@@ -155,12 +155,12 @@ def test_only_the_command_data_fetch_reaches_fetching():
     for name, source in programs():
         if name in ("cclkit/cli.py", "cclkit/downloads/fetching.py"):
             continue
-        assert "fetching" not in {
-            a.name.split(".")[-1]
-            for n in ast.walk(ast.parse(source))
-            if isinstance(n, (ast.Import, ast.ImportFrom))
-            for a in n.names
-        }, name
+        parts = set()
+        for n in ast.walk(ast.parse(source)):
+            if isinstance(n, (ast.Import, ast.ImportFrom)):
+                named = [a.name for a in n.names] + [getattr(n, "module", None) or ""]
+                parts |= {part for dotted in named for part in dotted.split(".")}
+        assert not parts & {"fetching", "transfer"}, name
 
 
 GUARDED = textwrap.dedent("""

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import torch
 
-from ..downloads import registry
-from ..downloads.registry import digest
+from ..downloads import lookup
+from ..downloads.records import digest
 from ..errors import ModelError, reason
 
 FETCHED = {
@@ -53,7 +53,7 @@ def load_weights(
     use).
     """
     path = Path(path)
-    sha256 = sha256 or registry.known_digest(path)
+    sha256 = sha256 or lookup.digest_of_checkpoint(path)
     if not path.is_file():
         raise ModelError(f"{path}: no weights of {what} here; {remedy(what)}")
     if sha256 is not None and (found := digest(path)) != sha256:
@@ -160,7 +160,7 @@ def fetched(model: str) -> Path | None:
     """The fetched checkpoint of a model, its digest verified (DataError if it differs); None when
     there is none.
     """
-    return registry.checkpoint(FETCHED[model]) if model in FETCHED else None
+    return lookup.checkpoint(FETCHED[model]) if model in FETCHED else None
 
 
 def provenance(name: str) -> dict:

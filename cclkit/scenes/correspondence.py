@@ -17,9 +17,8 @@ def corresponding_pixels(
     map of b at that pixel within ``tolerance`` (relative); otherwise something hides it.
 
     Args:
-        camera_a, camera_b: scenes.Camera. depth_a [Ha, Wa], depth_b [Hb, Wb]: depth along z in
-        world
-            units, 0 = no measurement.
+        camera_a, camera_b: scenes.Camera.
+        depth_a [Ha, Wa], depth_b [Hb, Wb]: depth along z in world units, 0 = no measurement.
     Returns:
         pixels_a, pixels_b: [n, 2] int64 (x, y), in row order of view a.
     Raises:

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
-from ..downloads import registry
+from ..downloads import lookup
 from ..errors import SceneError
 from ..places import bundled_scenes, data_folder, data_root
 from . import colmap, lerf_ovs, ovs3d
@@ -19,7 +19,7 @@ LAYOUTS: dict[str, Layout] = {
     "lerf_ovs": lerf_ovs.LAYOUT,
     "colmap": colmap.LAYOUT,
 }
-"""In the order in which content decides: a line a layout."""
+"""All layouts, in the order in which content decides: a line each."""
 
 
 def load_scene(path, *, layout: str | None = None) -> Scene:
@@ -32,13 +32,18 @@ def load_scene(path, *, layout: str | None = None) -> Scene:
 
     Args:
         path: a folder, a bare name such as "tea_party" found among ``bundled_scenes()``, or a
-        fetched
-            scene such as "lerf_ovs/teatime".
-        layout: "3d_ovs", "lerf_ovs" or "colmap" instead of detection.
+            fetched scene such as "lerf_ovs/teatime".
+        layout: a name of LAYOUTS ("3d_ovs", "lerf_ovs", "colmap") instead of detection.
     Returns:
         A Scene, views in natural numeric order of their names.
     Raises:
         SceneError naming the file, what was found, what was expected and the remedy.
+
+    >>> scene = load_scene("tea_party")
+    >>> scene.layout, len(scene.views), scene.queries[0]
+    ('lerf_ovs', 24, 'stuffed bear')
+    >>> scene.views[0].image().shape  # height, width, RGB
+    (240, 320, 3)
     """
     root = _resolve(path)
     if layout is None:
@@ -117,7 +122,7 @@ def _resolve(path) -> Path:
         return bundled[str(path)]
     if root.exists():
         raise SceneError(f"{root}: is a file; expected the folder of a scene")
-    if (fetched := registry.scene(str(path))) is not None:
+    if (fetched := lookup.scene(str(path))) is not None:
         return fetched
     hint = (
         f"or one of the bundled scenes: {', '.join(bundled)}"

@@ -53,31 +53,34 @@ def read_llff(path: Path, images: Path) -> tuple[View, ...]:
             f"{path}: {len(rows)} poses but {len(paths)} images in {images}; LLFF pairs them in"
             " sorted order, so restore the missing images or remove the extra ones"
         )
-    views = []
-    for row, image in zip(rows.astype(np.float64), paths):
-        where = f"{path}: pose of {image.name}"
-        matrix = row[:15].reshape(3, 5)
-        down, right, backwards, centre, (height, width, focal) = matrix.T
-        if not np.isfinite(matrix).all() or min(height, width, focal) <= 0:
-            raise SceneError(
-                f"{where}: values are not finite, or height, width, focal {height:g}, {width:g},"
-                f" {focal:g} not positive; remove the view or run LLFF's imgs2poses again"
-            )
-        camera_to_world = np.eye(4)
-        camera_to_world[:3] = np.stack([right, down, -backwards, centre], axis=1)
-        R = check_pose(camera_to_world, where)[:3, :3]
-        world_to_camera = np.eye(4)
-        world_to_camera[:3, :3] = R.T
-        world_to_camera[:3, 3] = -R.T @ centre
-        w, h = image_size(image)
-        if abs((w / h) / (width / height) - 1) > SAME_SHAPE:
-            raise SceneError(
-                f"{image}: image is {w}x{h}, its pose was made for {width:g}x{height:g}, another"
-                " shape; use the images the poses were made from"
-            )
-        K = np.array([[focal * w / width, 0, w / 2], [0, focal * h / height, h / 2], [0, 0, 1]])
-        views.append(View(image.name, image, Camera(K, world_to_camera, w, h)))
+    views = [_llff_view(path, row, image) for row, image in zip(rows.astype(np.float64), paths)]
     return tuple(sorted(views, key=lambda v: natural_key(v.name)))
+
+
+def _llff_view(path: Path, row: np.ndarray, image: Path) -> View:
+    """The view of one row [17] of ``poses_bounds.npy``."""
+    where = f"{path}: pose of {image.name}"
+    matrix = row[:15].reshape(3, 5)
+    down, right, backwards, centre, (height, width, focal) = matrix.T
+    if not np.isfinite(matrix).all() or min(height, width, focal) <= 0:
+        raise SceneError(
+            f"{where}: values are not finite, or height, width, focal {height:g}, {width:g},"
+            f" {focal:g} not positive; remove the view or run LLFF's imgs2poses again"
+        )
+    camera_to_world = np.eye(4)
+    camera_to_world[:3] = np.stack([right, down, -backwards, centre], axis=1)
+    R = check_pose(camera_to_world, where)[:3, :3]
+    world_to_camera = np.eye(4)
+    world_to_camera[:3, :3] = R.T
+    world_to_camera[:3, 3] = -R.T @ centre
+    w, h = image_size(image)
+    if abs((w / h) / (width / height) - 1) > SAME_SHAPE:
+        raise SceneError(
+            f"{image}: image is {w}x{h}, its pose was made for {width:g}x{height:g}, another"
+            " shape; use the images the poses were made from"
+        )
+    K = np.array([[focal * w / width, 0, w / 2], [0, focal * h / height, h / 2], [0, 0, 1]])
+    return View(image.name, image, Camera(K, world_to_camera, w, h))
 
 
 def read_segmentations(
@@ -94,25 +97,7 @@ def read_segmentations(
     matches no view, a class without its PNG or with two, a mask of another shape than its image.
     """
     listing = folder / "classes.txt"
-    try:
-        lines = listing.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, ValueError) as e:
-        raise SceneError(
-            f"{listing}: cannot be read ({e}); expected one class text per line: restore the file"
-        ) from e
-    classes = tuple(line.strip() for line in lines if line.strip())
-    loose = [_loose(c) for c in classes]
-    if not classes or len(set(loose)) != len(loose):
-        what = "no class" if not classes else "the same class twice"
-        raise SceneError(
-            f"{listing}: holds {what}; expected one class text per line, each once: correct the"
-            " file"
-        )
-    if wrong := [c for c in classes if set(c) & set("/\\\0") or len(c.encode()) > 200]:
-        raise SceneError(
-            f"{listing}: class {wrong[0][:80]!r} cannot be the name of a mask file; correct the"
-            " file"
-        )
+    classes = _read_classes(listing)
     folders = sorted(
         (p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")),
         key=lambda p: natural_key(p.name),
@@ -128,36 +113,9 @@ def read_segmentations(
             raise SceneError(
                 f"{sub}: a second folder of masks for view {view.name!r}; keep one of them"
             )
-        found: dict[str, list[Path]] = {}
-        for path in sorted(sub.glob("*.[pP][nN][gG]")):
-            found.setdefault(_loose(path.stem), []).append(path)
-        masks[view.name] = {}
-        for name, key in zip(classes, loose):
-            candidates = found.pop(key, [])
-            exact = [p for p in candidates if p.stem == name]
-            candidates = exact or candidates
-            if len(candidates) != 1:
-                expected = sub / f"{name}.png"
-                if not candidates:
-                    raise SceneError(
-                        f"{expected}: no mask of class {name!r} for view {view.name}; restore the"
-                        f" file, or remove the class from {listing}"
-                    )
-                raise SceneError(
-                    f"{expected}: {len(candidates)} files fit class {name!r}"
-                    f" ({', '.join(p.name for p in candidates)}); keep one"
-                )
-            w, h = image_size(candidates[0])
-            # Another size is fine, since protocols resize masks; another shape is another picture.
-            if abs((w / h) / (view.camera.width / view.camera.height) - 1) > SAME_SHAPE:
-                raise SceneError(
-                    f"{candidates[0]}: mask is {w}x{h}, its view {view.name}"
-                    f" {view.camera.width}x{view.camera.height}, another shape; restore the mask of"
-                    " this view"
-                )
-            masks[view.name][name] = candidates[0]
+        masks[view.name], left = _masks_of_view(sub, view, classes, listing)
         files.extend(masks[view.name].values())
-        skipped.extend(f"{sub.name}/{p.name}" for group in found.values() for p in group)
+        skipped.extend(f"{sub.name}/{p.name}" for p in left)
     if skipped:
         warnings.warn(
             f"{folder}: {len(skipped)} masks belong to no class of classes.txt and are skipped:"
@@ -168,6 +126,63 @@ def read_segmentations(
 
 
 # ---------------------------------------------------------------------------
+
+
+def _read_classes(listing: Path) -> tuple[str, ...]:
+    """The class texts of ``classes.txt``, each of which can be the name of a file."""
+    try:
+        lines = listing.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, ValueError) as e:
+        raise SceneError(
+            f"{listing}: cannot be read ({e}); expected one class text per line: restore the file"
+        ) from e
+    classes = tuple(line.strip() for line in lines if line.strip())
+    if not classes or len({_loose(c) for c in classes}) != len(classes):
+        what = "no class" if not classes else "the same class twice"
+        raise SceneError(
+            f"{listing}: holds {what}; expected one class text per line, each once: correct the"
+            " file"
+        )
+    if wrong := [c for c in classes if set(c) & set("/\\\0") or len(c.encode()) > 200]:
+        raise SceneError(
+            f"{listing}: class {wrong[0][:80]!r} cannot be the name of a mask file; correct the"
+            " file"
+        )
+    return classes
+
+
+def _masks_of_view(
+    folder: Path, view: View, classes: tuple[str, ...], listing: Path
+) -> tuple[dict[str, Path], list[Path]]:
+    """The mask file of each class in the folder of a view, and the files that belong to none."""
+    found: dict[str, list[Path]] = {}
+    for path in sorted(folder.glob("*.[pP][nN][gG]")):
+        found.setdefault(_loose(path.stem), []).append(path)
+    masks = {}
+    for name in classes:
+        candidates = found.pop(_loose(name), [])
+        candidates = [p for p in candidates if p.stem == name] or candidates
+        expected = folder / f"{name}.png"
+        if not candidates:
+            raise SceneError(
+                f"{expected}: no mask of class {name!r} for view {view.name}; restore the"
+                f" file, or remove the class from {listing}"
+            )
+        if len(candidates) > 1:
+            raise SceneError(
+                f"{expected}: {len(candidates)} files fit class {name!r}"
+                f" ({', '.join(p.name for p in candidates)}); keep one"
+            )
+        w, h = image_size(candidates[0])
+        # Another size is fine, since protocols resize masks; another shape is another picture.
+        if abs((w / h) / (view.camera.width / view.camera.height) - 1) > SAME_SHAPE:
+            raise SceneError(
+                f"{candidates[0]}: mask is {w}x{h}, its view {view.name}"
+                f" {view.camera.width}x{view.camera.height}, another shape; restore the mask of"
+                " this view"
+            )
+        masks[name] = candidates[0]
+    return masks, [p for group in found.values() for p in group]
 
 
 def _loose(name: str) -> str:

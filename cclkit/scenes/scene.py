@@ -157,7 +157,7 @@ class Scene:
 
     name: str
     path: Path
-    layout: str  # "lerf_ovs" | "3d_ovs" | "colmap"
+    layout: str  # a name of `load.LAYOUTS`, e.g. "lerf_ovs"
     views: tuple[View, ...]  # sorted by capture order (numeric name)
     points: np.ndarray  # [P, 3] float64; may be empty
     point_colors: np.ndarray  # [P, 3] uint8
@@ -169,9 +169,8 @@ class Scene:
     depth_folder: Path | None = None
     ground_truth: GroundTruth | None = None
     held_out: frozenset[str] = frozenset()  # views never used for training
-    files: tuple[
-        Path, ...
-    ] = ()  # every file the scene was read from or will read: what content_hash covers
+    # every file the scene was read from or will read: what content_hash covers
+    files: tuple[Path, ...] = ()
 
     def view(self, name: str) -> View:
         for v in self.views:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cclkit import config as configs
-from cclkit.downloads import registry
+from cclkit.downloads import lookup
 from cclkit.errors import ConfigError, SceneError
 from cclkit.notebook.population import ARMS
 from cclkit.places import results_folder
@@ -180,7 +180,7 @@ def _scene(name: str) -> Scene | None:
     be read.
     """
     try:
-        registry.scene(name)
+        lookup.scene(name)
     except SceneError:
         return None
     return load_scene(name)

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from cclkit.downloads.registry import verify_sums
+from cclkit.downloads.bundled import verify_sums
 from cclkit.errors import CclkitError, SceneError
 from cclkit.places import bundled_scenes
 

@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from cclkit.downloads.registry import verify_sums
+from cclkit.downloads.bundled import verify_sums
 from cclkit.errors import ConfigError, SceneError
 from cclkit.files import atomic_write
 from cclkit.scenes.scene import DEPTH_UNIT, Camera
