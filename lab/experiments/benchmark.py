@@ -19,8 +19,8 @@ import torch
 
 from cclkit.config import Config
 from cclkit.files import atomic_write
+from cclkit.gaussians.quality import psnr
 from cclkit.gaussians.rasterize import rasterize
-from cclkit.gaussians.reconstruct import psnr
 from cclkit.notebook.experiments import index_map_miou
 from cclkit.notebook.measured import (
     FIELDS,

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...files import save_npz
+from ...gaussians.densify import Densification
 from ...gaussians.model import Gaussians, load_ply, save_ply
-from ...gaussians.reconstruct import fit_rgb, from_scene
+from ...gaussians.reconstruct import FitConfig, fit_rgb
+from ...gaussians.start import from_scene
 from ...progress import quiet
 from ...settings import as_dict
 from ..stage import Stage
@@ -21,34 +23,41 @@ if TYPE_CHECKING:
 
 def build(work: Engine, folder: Path) -> dict:
     """``gaussians.ply`` in the layout of 3DGS, ``history.npz``."""
-    g, about, fit = start(work)
+    g, how = start(work)
     history: dict = {}
     if work.config.gaussians.iterations:
-        views, checkpoint = work.scene.training_views, folder / "checkpoint.pt"
-        g, history = fit_rgb(g.to(work.config.device), views, checkpoint=checkpoint, **fit)
+        g, history = fit_rgb(
+            g.to(work.config.device),
+            work.scene.training_views,
+            fit_config(work.config),
+            checkpoint=folder / "checkpoint.pt",
+            progress=not quiet(),
+        )
     save_gaussians(folder, g, history)
-    return about | {"n_gaussians": len(g)}
+    return {"start": how, "n_gaussians": len(g)}
 
 
-def start(work: Engine) -> tuple[Gaussians, dict, dict]:
-    """Gaussians to start from, how they were made, and how to fit them."""
-    c, seed = work.config.gaussians, work.config.seed
-    g, how = from_scene(
+def start(work: Engine) -> tuple[Gaussians, str]:
+    """Gaussians to start from, and how they were made."""
+    c = work.config.gaussians
+    return from_scene(
         work.scene,
         how=c.init,
         max_gaussians=c.start_gaussians,
         sh_degree=c.sh_degree,
-        seed=seed,
+        seed=work.config.seed,
     )
-    fit = {
-        "iterations": c.iterations,
-        "seed": seed,
-        "densify": c.densify,
-        "sh_degree": c.sh_degree,
-        "max_gaussians": c.max_gaussians if c.densify else None,
-        "progress": not quiet(),
-    }
-    return g, {"start": how}, fit
+
+
+def fit_config(config: Config) -> FitConfig:
+    """How they are fitted."""
+    c = config.gaussians
+    return FitConfig(
+        iterations=c.iterations,
+        seed=config.seed,
+        sh_degree=c.sh_degree,
+        densification=Densification(max_gaussians=c.max_gaussians) if c.densify else None,
+    )
 
 
 def save_gaussians(folder: Path, gaussians: Gaussians, history: dict) -> None:
