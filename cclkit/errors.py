@@ -93,6 +93,7 @@ class ExerciseError(CclkitError):
 INSTALL_AS = {
     "PIL": "pillow",
     "cv2": "opencv-python-headless",
+    "hydra": "hydra-core",
     "open_clip": "open_clip_torch",
     "segment_anything": "segment-anything",
 }
@@ -103,8 +104,8 @@ INSTALL_AS = {
 def needed(package: str = "", install: str = "") -> Iterator[None]:
     """Around imports: a package that is missing raises MissingPackageError, one line.
 
-    ``package`` is what the imports are for; a package that it needs in turn may be the one that is
-    missing. ``install`` is what to give to pip; by default what brings the package.
+    ``package`` is what the imports are for; what it needs in turn may be what is missing.
+    ``install`` is what to give to pip, by default what brings the missing package.
 
     >>> with needed("sam3"):
     ...     import sam3
@@ -118,7 +119,7 @@ def needed(package: str = "", install: str = "") -> Iterator[None]:
         if missing in ("", __name__.partition(".")[0]):  # a fault of our own, or unheard of
             raise
         need = "needed" if package in ("", missing) else f"needed by {package}"
-        what = install or INSTALL_AS.get(package or missing, package or missing)
+        what = install or INSTALL_AS.get(missing, missing)
         raise MissingPackageError(
             f"{missing} is not installed but {need}; run `pip install {what}`"
         ) from e

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import cv2
 import numpy as np
 import torch
 
-from ..errors import FeatureError, ModelError, reason
-from ..scenes.scene import View
+from ..errors import FeatureError, ModelError, needed, reason
 from ..settings import BELOW_ONE, POSITIVE, OneOf, as_dict
 from . import weights
 from .mini_clip import PIXEL_MEAN, PIXEL_STD, WordTokenizer, build_mini_clip
@@ -20,13 +19,17 @@ from .roles import Model, Setup, kept
 from .weights import (
     MINI_CLIP,
     MINI_CLIP_WORDS,
-    bundled,
     fetched,
     fill,
     folder,
+    load_mini,
     load_weights,
     remedy,
 )
+
+if TYPE_CHECKING:
+    from ..scenes.scene import View
+    from .front_end import FrontEndConfig
 
 CLIP_MODELS = ("mini", "ViT-B-32", "ViT-B-16", "ViT-L-14", "ViT-H-14", "ViT-g-14", "ViT-bigG-14")
 """Those of open_clip whose pictures are normalised as CLIP's and whose tokenizer needs
@@ -82,12 +85,8 @@ class ClipEncoder:
     """Unit features of masked crops and of texts, from an open_clip model and its tokenizer."""
 
     def __init__(self, model: torch.nn.Module, tokenizer, config: ClipConfig, device: str = "cpu"):
-        self.model, self.tokenizer, self.config, self.device = (
-            model.to(device),
-            tokenizer,
-            config,
-            device,
-        )
+        self.model, self.tokenizer = model.to(device), tokenizer
+        self.config, self.device = config, device
         size = model.visual.image_size
         self.size = int(size[0] if isinstance(size, (tuple, list)) else size)
         self._texts: dict[str, np.ndarray] = {}
@@ -125,29 +124,26 @@ class ClipEncoder:
             return np.zeros((0, self.dim), np.float32)
         forms = ENSEMBLE if self.config.prompts == "ensemble" else ("{}",)
         for phrase in dict.fromkeys(phrases):
-            if phrase in self._texts:
-                continue
-            # one at a time: the last bits of a batched product depend on what else is in the batch
-            tokens = self.tokenizer([f.format(phrase) for f in forms]).to(self.device)
-            with torch.no_grad(), self._autocast():
-                f = torch.nn.functional.normalize(self.model.encode_text(tokens).float(), dim=-1)
-            self._texts[phrase] = (
-                in_cone(torch.nn.functional.normalize(f.mean(0), dim=-1), self.config.cone, 1)
-                .cpu()
-                .numpy()
-            )
+            if phrase not in self._texts:
+                # one at a time: the last bits of a batched product depend on what else is in it
+                self._texts[phrase] = self._encode_text([f.format(phrase) for f in forms])
         return np.stack([self._texts[p] for p in phrases])
+
+    def _encode_text(self, forms: list[str]) -> np.ndarray:
+        """Unit mean [dim] over the forms of one phrase."""
+        tokens = self.tokenizer(forms).to(self.device)
+        with torch.no_grad(), self._autocast():
+            f = torch.nn.functional.normalize(self.model.encode_text(tokens).float(), dim=-1)
+        mean = torch.nn.functional.normalize(f.mean(0), dim=-1)
+        return in_cone(mean, self.config.cone, 1).cpu().numpy()
 
     def unknown_words(self, phrase: str) -> list[str]:
         """Words of a phrase that the model has never seen (only mini-CLIP has such)."""
         return self.tokenizer.unknown(phrase) if hasattr(self.tokenizer, "unknown") else []
 
-    def _autocast(self):
-        return torch.autocast(
-            torch.device(self.device).type,
-            torch.bfloat16,
-            enabled=self.config.precision == "bfloat16",
-        )
+    def _autocast(self) -> torch.autocast:
+        bfloat16 = self.config.precision == "bfloat16"
+        return torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=bfloat16)
 
 
 def in_cone(features: torch.Tensor, share: float, axis: int) -> torch.Tensor:
@@ -166,7 +162,7 @@ def in_cone(features: torch.Tensor, share: float, axis: int) -> torch.Tensor:
 
 
 def clip_encoder(config: ClipConfig, device: str = "cpu") -> ClipEncoder:
-    """The adapter with its weights loaded. Raises ModelError."""
+    """The adapter with its weights loaded. Raises ModelError, MissingPackageError."""
     return ClipEncoder(*load_clip(config.model, config.checkpoint), config, device)
 
 
@@ -221,15 +217,9 @@ def load_mini_clip(path: Path | None = None):
             f"{words}: the vocabulary of mini-CLIP cannot be read ({reason(e)}); restore it from"
             " the repository"
         ) from e
-    weights = (
-        load_weights(*bundled(MINI_CLIP, "mini-CLIP"))
-        if path is None
-        else load_weights(path, "mini-CLIP")
-    )
-    return (
-        fill(build_mini_clip(len(tokenizer)), weights, path or folder() / MINI_CLIP, "mini-CLIP"),
-        tokenizer,
-    )
+    tensors = load_mini(MINI_CLIP, "mini-CLIP", path)
+    model = build_mini_clip(len(tokenizer))
+    return fill(model, tensors, path or folder() / MINI_CLIP, "mini-CLIP"), tokenizer
 
 
 def load_clip(model: str, checkpoint: str = ""):
@@ -238,7 +228,8 @@ def load_clip(model: str, checkpoint: str = ""):
     """
     if model == "mini":
         return load_mini_clip(Path(checkpoint) if checkpoint else None)
-    import open_clip
+    with needed("open_clip"):
+        import open_clip
 
     what = f"OpenCLIP {model}"
     if model not in CLIP_MODELS:
@@ -250,13 +241,21 @@ def load_clip(model: str, checkpoint: str = ""):
         raise ModelError(
             f"front_end.clip.model={model!r} needs front_end.clip.checkpoint=PATH; {remedy(what)}"
         )
-    weights = load_weights(checkpoint, what)
+    tensors = load_weights(checkpoint, what)
     clip = open_clip.create_model(model, pretrained=None)
     own = clip.state_dict()
     for k in ("logit_bias", "attn_mask"):  # files of other versions of open_clip differ in these
-        if k in weights and k not in own:
-            weights.pop(k)
-    return fill(clip, weights, checkpoint, what), open_clip.get_tokenizer(model)
+        if k in tensors and k not in own:
+            tensors.pop(k)
+    return fill(clip, tensors, checkpoint, what), open_clip.get_tokenizer(model)
+
+
+def _build(setup: Setup) -> ClipEncoder:
+    return clip_encoder(setup.settings.clip, setup.device)
+
+
+def _label(settings: FrontEndConfig) -> str:
+    return weights.label("CLIP", settings.clip.model)
 
 
 def _settings(setup: Setup) -> dict:
@@ -266,8 +265,4 @@ def _settings(setup: Setup) -> dict:
     return own
 
 
-ENCODER = Model(
-    build=lambda setup: clip_encoder(setup.settings.clip, setup.device),
-    label=lambda settings: weights.label("CLIP", settings.clip.model),
-    settings=_settings,
-)
+ENCODER = Model(_build, _label, _settings)

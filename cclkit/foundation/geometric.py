@@ -6,14 +6,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from ..gaussians.rasterize import rasterize
 from ..scenes.correspondence import corresponding_pixels
-from ..scenes.scene import View
 from .roles import Model, Setup
+
+if TYPE_CHECKING:
+    from ..scenes.scene import View
 
 TOLERANCE = 0.03
 """Relative difference up to which two views' depths are the same surface. Rendered depth of a
@@ -26,10 +29,8 @@ class GeometricPropagation:
     empty.
     """
 
-    def __init__(
-        self, depth: Callable[[View], np.ndarray]
-    ):  # view -> [H, W] depth along z, 0 = unknown
-        self.depth = depth
+    def __init__(self, depth: Callable[[View], np.ndarray]):
+        self.depth = depth  # view -> [H, W] depth along z, 0 = unknown
 
     def propagate(
         self, views: Sequence[View], masks: np.ndarray, keep: Path | None = None
@@ -57,14 +58,8 @@ class NoPropagation:
         self, views: Sequence[View], masks: np.ndarray, keep=None
     ) -> Iterator[tuple[View, np.ndarray]]:
         for n, view in enumerate(views):
-            yield (
-                view,
-                (
-                    masks
-                    if n == 0
-                    else np.zeros((len(masks), view.camera.height, view.camera.width), bool)
-                ),
-            )
+            nothing = np.zeros((len(masks), view.camera.height, view.camera.width), bool)
+            yield view, masks if n == 0 else nothing
 
 
 def _build(setup: Setup) -> GeometricPropagation:
@@ -78,5 +73,5 @@ def _build(setup: Setup) -> GeometricPropagation:
     return GeometricPropagation(depth)
 
 
-TRACKER = Model(build=_build, label=lambda settings: "geometric tracks", inputs=("gaussians",))
-NO_TRACKER = Model(build=lambda setup: NoPropagation(), label=lambda settings: "no tracks")
+TRACKER = Model(_build, lambda settings: "geometric tracks", inputs=("gaussians",))
+NO_TRACKER = Model(lambda setup: NoPropagation(), lambda settings: "no tracks")

@@ -10,7 +10,8 @@ import re
 from collections.abc import Sequence
 
 import torch
-from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
+
+from ..errors import needed
 
 IMAGE_SIZE = 96
 DIM = 128
@@ -19,8 +20,13 @@ CONTEXT = 14
 PIXEL_MEAN, PIXEL_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
-def build_mini_clip(vocabulary_size: int) -> CLIP:
-    """The architecture, with fresh weights from torch's global generator (seed it for training)."""
+def build_mini_clip(vocabulary_size: int) -> torch.nn.Module:
+    """The architecture, with fresh weights from torch's global generator (seed it for training).
+    Raises MissingPackageError without open_clip.
+    """
+    with needed("open_clip"):
+        from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
+
     vision = CLIPVisionCfg(layers=(1, 1, 1, 1), width=16, head_width=32, image_size=IMAGE_SIZE)
     text = CLIPTextCfg(
         context_length=CONTEXT, vocab_size=vocabulary_size, width=96, heads=4, layers=3
@@ -46,9 +52,8 @@ class WordTokenizer:
     def __call__(self, texts: Sequence[str]) -> torch.Tensor:  # [n, CONTEXT] int64
         out = torch.full((len(texts), CONTEXT), self.PAD, dtype=torch.int64)
         for row, text in zip(out, texts):
-            ids = [self.START, *(self.ids.get(w, self.UNKNOWN) for w in words_of(text))][
-                : CONTEXT - 1
-            ] + [self.end]
+            ids = [self.START, *(self.ids.get(w, self.UNKNOWN) for w in words_of(text))]
+            ids = [*ids[: CONTEXT - 1], self.end]
             row[: len(ids)] = torch.tensor(ids)
         return out
 
@@ -58,4 +63,5 @@ class WordTokenizer:
 
 
 def words_of(text: str) -> list[str]:
+    """Words of a text in small letters, without the genitive's ending."""
     return re.findall(r"[^\W_]+", text.lower().replace("'s", ""))

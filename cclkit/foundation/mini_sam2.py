@@ -6,7 +6,8 @@ of a Hiera, so that tracking starts from an encoder that already tells objects a
 
 from __future__ import annotations
 
-from .mini_sam import Pyramid
+from ..errors import needed
+from .pyramid import Pyramid
 
 IMAGE_SIZE, FOLLOW_SIZE = 256, 320
 """Pixels a side in training, and when views are followed. On four orbits of seeds that neither
@@ -24,31 +25,35 @@ as the frame itself.
 
 def build_mini_sam2(image_size: int = IMAGE_SIZE):
     """The architecture, with fresh weights from torch's global generator (seed it for training), on
-    the CPU.
-    """
-    import sam2.sam2_video_predictor
-    import sam2.utils.misc
-    from sam2.modeling.backbones.image_encoder import FpnNeck, ImageEncoder
-    from sam2.modeling.memory_attention import MemoryAttention, MemoryAttentionLayer
-    from sam2.modeling.memory_encoder import CXBlock, Fuser, MaskDownSampler, MemoryEncoder
-    from sam2.modeling.position_encoding import PositionEmbeddingSine
-    from sam2.modeling.sam.transformer import RoPEAttention
+    the CPU. Long, because it is the package's configuration written out.
 
-    quiet = lambda items, **_: items  # noqa: E731  # the package's own progress bars would stand in notebooks and logs
-    sam2.sam2_video_predictor.tqdm = sam2.utils.misc.tqdm = quiet
-    place = lambda: PositionEmbeddingSine(
-        num_pos_feats=WIDTH, normalize=True, scale=None, temperature=10000
-    )  # noqa: E731
-    side = image_size // STRIDE
-    attention = lambda **more: RoPEAttention(
-        rope_theta=10000.0,
-        feat_sizes=[side, side],
-        embedding_dim=WIDTH,
-        num_heads=1,
-        downsample_rate=1,
-        dropout=0.0,
-        **more,
-    )  # noqa: E731
+    Raises MissingPackageError without sam2.
+    """
+    with needed("sam2"):
+        from sam2.modeling.backbones.image_encoder import FpnNeck, ImageEncoder
+        from sam2.modeling.memory_attention import MemoryAttention, MemoryAttentionLayer
+        from sam2.modeling.memory_encoder import CXBlock, Fuser, MaskDownSampler, MemoryEncoder
+        from sam2.modeling.position_encoding import PositionEmbeddingSine
+        from sam2.modeling.sam.transformer import RoPEAttention
+        from sam2.sam2_video_predictor import SAM2VideoPredictor
+
+    def place() -> PositionEmbeddingSine:
+        return PositionEmbeddingSine(
+            num_pos_feats=WIDTH, normalize=True, scale=None, temperature=10000
+        )
+
+    def attention(**more) -> RoPEAttention:
+        side = image_size // STRIDE
+        return RoPEAttention(
+            rope_theta=10000.0,
+            feat_sizes=[side, side],
+            embedding_dim=WIDTH,
+            num_heads=1,
+            downsample_rate=1,
+            dropout=0.0,
+            **more,
+        )
+
     trunk = Pyramid()
     layer = MemoryAttentionLayer(
         activation="relu",
@@ -61,7 +66,7 @@ def build_mini_sam2(image_size: int = IMAGE_SIZE):
         pos_enc_at_cross_attn_queries=False,
         cross_attention=attention(rope_k_repeat=True, kv_in_dim=WIDTH),
     )
-    return sam2.sam2_video_predictor.SAM2VideoPredictor(
+    return SAM2VideoPredictor(
         image_encoder=ImageEncoder(
             scalp=1,
             trunk=trunk,

@@ -7,12 +7,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from ..method.interfaces import ImageTextEncoder, MaskPropagator, MaskProposer
-from ..method.masks import MaskConfig
-from ..scenes.scene import Scene
-
 if TYPE_CHECKING:
     from ..gaussians.model import Gaussians
+    from ..method.interfaces import ImageTextEncoder, MaskPropagator, MaskProposer
+    from ..method.masks import MaskConfig
+    from ..scenes.scene import Scene
     from .front_end import FrontEndConfig
 
 

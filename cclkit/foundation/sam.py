@@ -1,28 +1,25 @@
-"""SAM's role, by segment_anything: a grid of clicks, three outputs each, filtered
-output by output.
-"""
+"""SAM's role, by segment_anything: a grid of clicks, three outputs each (see `sam_generator`)."""
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import torch
-from segment_anything import SamAutomaticMaskGenerator, SamPredictor
-from segment_anything.utils.amg import MaskData, calculate_stability_score, rle_to_mask
 
-from ..errors import ModelError
+from ..errors import ModelError, needed
 from ..method.interfaces import Candidates
-from ..method.masks import MaskConfig
-from ..scenes.scene import View
 from ..settings import POSITIVE, SHARE, OneOf, as_dict, at_most, out_of_range
 from . import weights
-from .mini_sam import CLICK_SIZE, build_mini_sam
 from .roles import Model, Setup, kept
-from .weights import MINI_SAM, bundled, fetched, fill, folder, load_weights, remedy
+from .weights import MINI_SAM, fetched, fill, folder, load_mini, load_weights, remedy
+
+if TYPE_CHECKING:
+    from ..method.masks import MaskConfig
+    from ..scenes.scene import View
+    from .front_end import FrontEndConfig
 
 SAM_MODELS = ("mini", "vit_b", "vit_l", "vit_h")
 """The bundled small model and the three of segment_anything's registry."""
@@ -79,19 +76,15 @@ class SamConfig:
             )
 
 
-OUTPUTS = 3
-APART = 2.0**17
-"""Shift in pixels that keeps boxes of different outputs from overlapping; exact in single
-precision.
-"""
-
-
 class SamMasks:
     """Candidates of a view from a Sam model (paper §3: 32 x 32 uniform prompts, three outputs)."""
 
     def __init__(
         self, sam: torch.nn.Module, config: SamConfig, masks: MaskConfig, device: str = "cpu"
     ):
+        with needed("segment_anything"):
+            from .sam_generator import OutputKeepingGenerator
+
         self.config, self.device = config, device
         self.generator = OutputKeepingGenerator(
             sam.to(device),
@@ -106,141 +99,27 @@ class SamMasks:
             crop_nms_thresh=config.box_nms_iou,
             output_mode="uncompressed_rle",
         )
-        self._clicked, self._encoded = SamPredictor(sam), b""
 
     def propose(self, view: View) -> Candidates:
+        """Candidates of a view."""
         return self.propose_image(view.image())
 
     def propose_image(self, image: np.ndarray) -> Candidates:  # [H, W, 3] uint8
         """Candidates of a picture, each with the output it came from; none at all is a result, not
         an error.
         """
-        g = self.generator
-        g.counts = dict.fromkeys(
-            ("prompts", "outputs", "low_predicted_iou", "unstable", "crop_edge", "same_box"), 0
-        )
-        with torch.no_grad(), self._autocast():
-            data = g._generate_masks(np.ascontiguousarray(image))
-        kept = len(data["rles"])
-        g.counts["same_box"] = (
-            g.counts["outputs"]
-            - kept
-            - sum(g.counts[k] for k in ("low_predicted_iou", "unstable", "crop_edge"))
-        )
-        masks = (
-            np.stack([rle_to_mask(r) for r in data["rles"]])
-            if kept
-            else np.zeros((0, *image.shape[:2]), bool)
-        )
-        return Candidates(
-            masks.astype(bool),
-            np.asarray(data["output"], np.int64),
-            np.clip(np.asarray(data["iou_preds"], np.float64), 0, 1),  # the IoU head is not bounded
-            np.clip(np.nan_to_num(np.asarray(data["stability_score"], np.float64)), 0, 1),
-            dict(g.counts),
-        )
+        with torch.no_grad(), self.autocast():
+            return self.generator.propose(image)
 
-    def click(self, image: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The three masks [P, 3, H, W] bool and predicted IoUs [P, 3] of single clicks [P, 2] (x, y
-        in pixels).
-
-        The picture's embedding is kept until another picture is clicked on: encoding takes nearly
-        all of the time.
-        """
-        p, seen = self._clicked, hashlib.sha256(image.tobytes()).digest()
-        with torch.no_grad(), self._autocast():
-            if seen != self._encoded:
-                p.set_image(np.ascontiguousarray(image))
-                self._encoded = seen
-            at = torch.as_tensor(
-                p.transform.apply_coords(np.asarray(points, float), image.shape[:2]),
-                device=self.device,
-            )
-            masks, scores, _ = p.predict_torch(
-                at[:, None], torch.ones(len(at), 1, device=self.device), multimask_output=True
-            )
-        return masks.cpu().numpy(), scores.float().cpu().numpy()
-
-    def _autocast(self):
-        return torch.autocast(
-            torch.device(self.device).type,
-            torch.bfloat16,
-            enabled=self.config.precision == "bfloat16",
-        )
+    def autocast(self) -> torch.autocast:
+        """The precision that the settings ask for."""
+        bfloat16 = self.config.precision == "bfloat16"
+        return torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=bfloat16)
 
 
 def sam_masks(config: SamConfig, masks: MaskConfig, device: str = "cpu") -> SamMasks:
-    """The adapter with its weights loaded. Raises ModelError."""
+    """The adapter with its weights loaded. Raises ModelError, MissingPackageError."""
     return SamMasks(load_sam(config.model, config.checkpoint), config, masks, device)
-
-
-class _OneOutput(SamPredictor):
-    """A predictor that decodes a batch of clicks once and hands out one of its outputs
-    at a time.
-    """
-
-    def __init__(self, model):
-        super().__init__(model)
-        self.output: int | None = None
-        self.decoded = None
-
-    def predict_torch(self, *args, **kwargs):
-        if self.decoded is None:
-            self.decoded = super().predict_torch(*args, **kwargs)
-        return tuple(x[:, self.output : self.output + 1].float() for x in self.decoded)
-
-
-class OutputKeepingGenerator(SamAutomaticMaskGenerator):
-    """segment_anything's generator, run on each output of a click as if the others did not exist.
-
-    The package flattens the three outputs and lets box-NMS choose among them; the paper's two
-    levels need to know which output a mask came from, and a part must not lose to the whole that
-    shares its box.
-    """
-
-    def __init__(self, model, **kwargs):
-        super().__init__(model, **kwargs)
-        self.predictor = _OneOutput(model)
-        self.counts: dict[str, int] = {}
-
-    def _process_batch(self, points, im_size, crop_box, orig_size) -> MaskData:
-        self.predictor.decoded = None
-        out = MaskData()
-        for k in range(OUTPUTS):
-            self.predictor.output = k
-            data = super()._process_batch(points, im_size, crop_box, orig_size)
-            n = len(data["rles"])
-            data["output"] = torch.full((n,), k)
-            data["boxes"] = data["boxes"] + k * APART  # the NMS that follows compares boxes
-            masks, scores = (x[:, k].float() for x in self.predictor.decoded[:2])
-            confident = (
-                scores > self.pred_iou_thresh
-                if self.pred_iou_thresh > 0
-                else torch.ones_like(scores, dtype=torch.bool)
-            )
-            stable = (
-                calculate_stability_score(
-                    masks[confident],
-                    self.predictor.model.mask_threshold,
-                    self.stability_score_offset,
-                )
-                >= self.stability_score_thresh
-            )
-            stable = int(stable.sum()) if self.stability_score_thresh > 0 else int(confident.sum())
-            self.counts["low_predicted_iou"] += len(points) - int(confident.sum())
-            self.counts["unstable"] += int(confident.sum()) - stable
-            self.counts["crop_edge"] += stable - n
-            out.cat(data)
-        self.counts["prompts"] += len(points)
-        self.counts["outputs"] += OUTPUTS * len(points)
-        self.predictor.decoded = None
-        return out
-
-    def _process_crop(self, *args, **kwargs) -> MaskData:
-        data = super()._process_crop(*args, **kwargs)
-        # where nothing was found the package leaves no second axis
-        data["crop_boxes"] = data["crop_boxes"].reshape(-1, 4)
-        return data
 
 
 def load_sam(model: str, checkpoint: str = "") -> torch.nn.Module:
@@ -249,7 +128,8 @@ def load_sam(model: str, checkpoint: str = "") -> torch.nn.Module:
     """
     if model == "mini":
         return load_mini_sam(Path(checkpoint) if checkpoint else None)
-    from segment_anything import sam_model_registry
+    with needed("segment_anything"):
+        from segment_anything import sam_model_registry
 
     what = f"SAM {model}"
     checkpoint = checkpoint or fetched(model)
@@ -257,18 +137,25 @@ def load_sam(model: str, checkpoint: str = "") -> torch.nn.Module:
         raise ModelError(
             f"front_end.sam.model={model!r} needs front_end.sam.checkpoint=PATH; {remedy(what)}"
         )
-    weights = load_weights(checkpoint, what)
-    return fill(sam_model_registry[model](), weights, checkpoint, what)
+    tensors = load_weights(checkpoint, what)
+    return fill(sam_model_registry[model](), tensors, checkpoint, what)
 
 
 def load_mini_sam(path: Path | None = None) -> torch.nn.Module:
     """mini-SAM from a file (None: the bundled weights, whose digest is checked)."""
-    weights = (
-        load_weights(*bundled(MINI_SAM, "mini-SAM"))
-        if path is None
-        else load_weights(path, "mini-SAM")
-    )
-    return fill(build_mini_sam(CLICK_SIZE), weights, path or folder() / MINI_SAM, "mini-SAM")
+    with needed("segment_anything"):
+        from .mini_sam import CLICK_SIZE, build_mini_sam
+
+    tensors = load_mini(MINI_SAM, "mini-SAM", path)
+    return fill(build_mini_sam(CLICK_SIZE), tensors, path or folder() / MINI_SAM, "mini-SAM")
+
+
+def _build(setup: Setup) -> SamMasks:
+    return sam_masks(setup.settings.sam, setup.masks, setup.device)
+
+
+def _label(settings: FrontEndConfig) -> str:
+    return weights.label("SAM", settings.sam.model)
 
 
 def _settings(setup: Setup) -> dict:
@@ -280,8 +167,4 @@ def _settings(setup: Setup) -> dict:
     return own | thresholds
 
 
-PROPOSER = Model(
-    build=lambda setup: sam_masks(setup.settings.sam, setup.masks, setup.device),
-    label=lambda settings: weights.label("SAM", settings.sam.model),
-    settings=_settings,
-)
+PROPOSER = Model(_build, _label, _settings)

@@ -11,21 +11,31 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
-from ..errors import ModelError
+from ..errors import ModelError, needed
 from ..files import load_npz, save_npz
 from ..rle import pack_masks, unpack_masks
-from ..scenes.scene import View
 from ..settings import POSITIVE, OneOf, as_dict, multiple_of
 from . import weights
 from .mini_sam2 import FOLLOW_SIZE, build_mini_sam2
 from .roles import Model, Setup, kept
-from .weights import MINI_SAM2, bundled, fetched, fill, folder, load_weights
+from .weights import MINI_SAM2, fetched, fill, folder, load_mini, load_weights
+
+if TYPE_CHECKING:
+    from ..scenes.scene import View
+    from .front_end import FrontEndConfig
+
+CONFIGS = {
+    f"{family}_{size}": f"configs/{family.removesuffix('_hiera')}/{family}_{letter}.yaml"
+    for family in ("sam2.1_hiera", "sam2_hiera")
+    for size, letter in (("tiny", "t"), ("small", "s"), ("base_plus", "b+"), ("large", "l"))
+}
+"""Model name -> its configuration inside the sam2 package."""
 
 
 @dataclass(frozen=True)
@@ -55,14 +65,6 @@ class Sam2Config:
     """"float32" or "bfloat16"."""
 
 
-CONFIGS = {
-    f"{family}_{size}": f"configs/{family.removesuffix('_hiera')}/{family}_{letter}.yaml"
-    for family in ("sam2.1_hiera", "sam2_hiera")
-    for size, letter in (("tiny", "t"), ("small", "s"), ("base_plus", "b+"), ("large", "l"))
-}
-"""Model name -> its configuration inside the sam2 package."""
-
-
 class Sam2Propagation:
     """Carries masks with a `SAM2VideoPredictor`. Memory is bounded by the number of objects tracked
     at once.
@@ -85,6 +87,7 @@ class Sam2Propagation:
         chunks = [range(i, min(i + size, len(masks))) for i in range(0, len(masks), size)]
         done = [self._found(keep, c, chunk, views) for c, chunk in enumerate(chunks)]
         if any(d is None for d in done):
+            _silence()
             with self._frames(views) as folder:
                 state = self.predictor.init_state(
                     folder,
@@ -98,7 +101,7 @@ class Sam2Propagation:
                             save_npz(_file(keep, c), **done[c])
         starts = [np.concatenate([[0], np.cumsum(d["rle_length"])]) for d in done]
         for n, view in enumerate(views):
-            out = np.zeros((len(masks), view.camera.height, view.camera.width), bool)
+            out = _nothing(view, len(masks))
             for chunk, d, start in zip(chunks, done, starts):
                 rows = range(n * len(chunk), (n + 1) * len(chunk))
                 runs = {
@@ -115,38 +118,26 @@ class Sam2Propagation:
         p = self.predictor
         p.reset_state(state)
         shown = np.flatnonzero(masks.any((1, 2)))
-        nothing = lambda view: (
-            [np.zeros((view.camera.height, view.camera.width), bool)] * len(masks)
-        )  # noqa: E731
         if len(shown) == 0:
-            packed = [pack_masks(nothing(v)) for v in views]
-        else:
-            packed = []
-            with (
-                torch.inference_mode(),
-                torch.autocast(
-                    torch.device(self.device).type,
-                    torch.bfloat16,
-                    enabled=self.config.precision == "bfloat16",
-                ),
-            ):
-                for k in shown:
-                    p.add_new_mask(
-                        state, frame_idx=0, obj_id=int(k), mask=torch.from_numpy(masks[k])
+            return _joined([pack_masks(_nothing(v, len(masks))) for v in views])
+        packed = []
+        bfloat16 = self.config.precision == "bfloat16"
+        device = torch.device(self.device).type
+        with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=bfloat16):
+            for k in shown:
+                p.add_new_mask(state, frame_idx=0, obj_id=int(k), mask=torch.from_numpy(masks[k]))
+            for n, ids, logits in p.propagate_in_video(state):
+                out = _nothing(views[n], len(masks))
+                size = out.shape[1:]
+                if logits.shape[-2:] != size:  # it answers in the size of its last frame
+                    logits = F.interpolate(
+                        logits.float(), size=size, mode="bilinear", align_corners=False
                     )
-                for n, ids, logits in p.propagate_in_video(state):
-                    out = nothing(views[n])
-                    if (
-                        logits.shape[-2:] != out[0].shape
-                    ):  # the predictor answers in the size of its last frame
-                        logits = F.interpolate(
-                            logits.float(), size=out[0].shape, mode="bilinear", align_corners=False
-                        )
-                    for k, m in zip(ids, (logits[:, 0] > 0).cpu().numpy()):
-                        out[k] = m
-                    packed.append(pack_masks(out))
-                    self._forget(state, n)
-        return {k: np.concatenate([a[k] for a in packed]) for k in ("rle", "rle_length")}
+                for k, m in zip(ids, (logits[:, 0] > 0).cpu().numpy()):
+                    out[k] = m
+                packed.append(pack_masks(out))
+                self._forget(state, n)
+        return _joined(packed)
 
     def _forget(self, state: dict, frame: int) -> None:
         """Drop what no later frame looks at: memory holds the last frames only, pointers a few
@@ -177,11 +168,9 @@ class Sam2Propagation:
         if keep is None or not _file(keep, c).is_file():
             return None
         found = load_npz(_file(keep, c))
-        return (
-            {k: found[k] for k in ("rle", "rle_length")}
-            if len(found["rle_length"]) == len(chunk) * len(views)
-            else None
-        )
+        if len(found["rle_length"]) != len(chunk) * len(views):
+            return None
+        return {k: found[k] for k in ("rle", "rle_length")}
 
 
 def sam2_propagation(config: Sam2Config, device: str = "cpu") -> Sam2Propagation:
@@ -209,13 +198,10 @@ def load_sam2(model: str, checkpoint: str = "", image_size: int = 1024):
 
 
 def build_sam2(model: str, image_size: int = 1024):
-    """The architecture with fresh weights, on the CPU."""
-    import sam2.sam2_video_predictor
-    import sam2.utils.misc
-    from sam2.build_sam import build_sam2_video_predictor
+    """The architecture with fresh weights, on the CPU. Raises MissingPackageError without sam2."""
+    with needed("sam2"):
+        from sam2.build_sam import build_sam2_video_predictor
 
-    # the package's own progress bars would stand in notebooks and logs, one a chunk
-    sam2.sam2_video_predictor.tqdm = sam2.utils.misc.tqdm = lambda items, **_: items
     # what the package sets for predicting, without its filling of small holes, which needs a
     # compiled CUDA extension
     settings = [
@@ -234,18 +220,41 @@ def build_sam2(model: str, image_size: int = 1024):
     )
 
 
+def _silence() -> None:
+    """The package's own progress bars would stand in notebooks and logs, one a chunk."""
+    with needed("sam2"):
+        import sam2.sam2_video_predictor
+        import sam2.utils.misc
+
+    sam2.sam2_video_predictor.tqdm = sam2.utils.misc.tqdm = lambda items, **_: items
+
+
+def _nothing(view: View, K: int) -> np.ndarray:
+    """No pixel in any of K masks of a view: [K, H, W] bool."""
+    return np.zeros((K, view.camera.height, view.camera.width), bool)
+
+
+def _joined(packed: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {k: np.concatenate([a[k] for a in packed]) for k in ("rle", "rle_length")}
+
+
 def _file(folder: Path, chunk: int) -> Path:
     return Path(folder) / f"carried_{chunk:03d}.npz"
 
 
 def load_mini_sam2(path: Path | None = None):
     """mini-SAM2 from a file (None: the bundled weights, whose digest is checked)."""
-    weights = (
-        load_weights(*bundled(MINI_SAM2, "mini-SAM2"))
-        if path is None
-        else load_weights(path, "mini-SAM2")
-    )
-    return fill(build_mini_sam2(FOLLOW_SIZE), weights, path or folder() / MINI_SAM2, "mini-SAM2")
+    tensors = load_mini(MINI_SAM2, "mini-SAM2", path)
+    return fill(build_mini_sam2(FOLLOW_SIZE), tensors, path or folder() / MINI_SAM2, "mini-SAM2")
+
+
+def _build(setup: Setup) -> Sam2Propagation:
+    return sam2_propagation(setup.settings.sam2, setup.device)
+
+
+def _label(settings: FrontEndConfig) -> str:
+    model = settings.sam2.model
+    return "mini-SAM2" if model == "mini" else model.replace("sam2", "SAM2", 1)
 
 
 def _settings(setup: Setup) -> dict:
@@ -255,12 +264,4 @@ def _settings(setup: Setup) -> dict:
     return own
 
 
-def _label(model: str) -> str:
-    return "mini-SAM2" if model == "mini" else model.replace("sam2", "SAM2", 1)
-
-
-TRACKER = Model(
-    build=lambda setup: sam2_propagation(setup.settings.sam2, setup.device),
-    label=lambda settings: _label(settings.sam2.model),
-    settings=_settings,
-)
+TRACKER = Model(_build, _label, _settings)

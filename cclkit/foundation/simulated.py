@@ -20,10 +20,12 @@ import numpy as np
 
 from ..errors import SceneError
 from ..method.interfaces import Candidates
-from ..method.query import CANONICAL
 from ..scenes.scene import GRANULARITIES, Scene, View
 from ..settings import NOT_NEGATIVE, POSITIVE, SHARE, as_dict
-from .roles import FrontEnd, Model, Setup
+from .roles import Model, Setup
+
+GENERIC = ("object", "things", "stuff", "texture")
+"""Words that fit every crop a little: nothing of their own, as LERF's canonical phrases."""
 
 
 @dataclass(frozen=True)
@@ -78,17 +80,6 @@ class SimulationConfig:
     """Length of the per-phrase deviation of a text from the class it names."""
 
 
-def simulated_front_end(scene: Scene, config: SimulationConfig) -> FrontEnd:
-    """All three roles from one scene's ground truth. Raises SceneError if it has none."""
-    world = SimulatedWorld(scene, config)
-    return FrontEnd(
-        "simulated front end",
-        lambda: SimulatedMasks(world),
-        lambda: SimulatedPropagation(world),
-        lambda: SimulatedEncoder(world),
-    )
-
-
 def seeded(*parts: object) -> np.random.Generator:
     """A generator that depends on its arguments only, the same on every machine and in any order of
     calls.
@@ -113,8 +104,7 @@ class SimulatedWorld:
         self.space = FeatureSpace(config)
         self.directions: dict[int, np.ndarray] = {}
         things = sorted(i for i in self.truth.names if i not in self.truth.stuff)
-        # Each class gets one fixed confuser of its own depth in the hierarchy: what its broken
-        # masks look like.
+        # each class gets one fixed confuser of its own depth: what its broken masks look like
         depth = {i: self._depth(i) for i in self.truth.names}
         rng = seeded(config.seed, "confusers")
         self.confuser: dict[int, int] = {}
@@ -129,9 +119,8 @@ class SimulatedWorld:
         parent = self.truth.parents.get(i)
         return 0 if parent is None else 1 + self._depth(parent)
 
-    def direction(
-        self, i: int
-    ) -> np.ndarray:  # [d], unit: what is particular to a region, without what all share
+    def direction(self, i: int) -> np.ndarray:
+        """What is particular to a region, without what all share: [d], unit."""
         if i not in self.directions:
             own = self.space.words(self.truth.names[i])
             parent = self.truth.parents.get(i)
@@ -195,6 +184,7 @@ class FeatureSpace:
         return unit(np.sqrt(c) * self.shared + np.sqrt(1 - c) * direction)
 
     def text(self, phrase: str, direction: np.ndarray) -> np.ndarray:  # [d], unit
+        """Feature of a phrase with this direction: beyond the gap, plus noise of its own."""
         noise = unit(seeded(self.config.seed, "phrase", phrase).standard_normal(self.config.dim))
         return unit(
             self.image(direction) + self.config.text_gap * self.gap + self.config.text_noise * noise
@@ -228,8 +218,7 @@ class SimulatedMasks:
         for output, granularity in enumerate(GRANULARITIES):
             m = maps[granularity]
             for i in np.unique(m[m > 0]).tolist():
-                # not seeded by granularity: on an object without parts, SAM's outputs find the same
-                # mask
+                # not seeded by granularity: of an object without parts, SAM's outputs find one mask
                 rng = seeded(c.seed, "mask", view.name, i)
                 region = m == i
                 if region.sum() < c.min_area_px or rng.random() < c.missing_rate:
@@ -238,8 +227,7 @@ class SimulatedMasks:
                     if mask.sum() >= c.min_area_px:
                         masks.append(mask)
                         outputs.append(output)
-                        # Scores don't tell good masks from bad ones: SAM is sure of its incomplete
-                        # masks too.
+                        # scores don't tell good masks from bad: SAM is sure of broken ones too
                         ious.append(rng.uniform(0.86, 0.99))
                         stabilities.append(rng.uniform(0.90, 0.99))
         shape = (0, view.camera.height, view.camera.width)
@@ -260,10 +248,8 @@ class SimulatedMasks:
             first = cut(region, rng.uniform(0.35, 0.65), rng)
             pieces = [first, region & ~first]
         elif kind < c.split_rate + c.merge_rate:
-            ring = (
-                cv2.dilate(region.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool)
-                & ~region
-            )
+            grown = cv2.dilate(region.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool)
+            ring = grown & ~region
             near = np.unique(m[ring])
             near = near[(near > 0) & (near != i)]
             pieces = [region | (m == rng.choice(near))] if len(near) else [region]
@@ -298,9 +284,7 @@ class SimulatedPropagation:
                 if i == 0 or rng.random() < c.track_loss_rate:
                     continue
                 region = np.zeros(out.shape[1:], bool)
-                for m in (
-                    maps.values()
-                ):  # an id may stand in several maps where objects have no finer parts
+                for m in maps.values():  # an id stands in several where there are no finer parts
                     region |= m == i
                 if region.any():
                     out[k] = jitter(region, c.jitter_px, rng)
@@ -345,23 +329,18 @@ class SimulatedEncoder:
         out = np.zeros((len(phrases), self.dim), np.float32)
         for n, phrase in enumerate(phrases):
             ids = named.get(phrase.lower())
-            if (
-                phrase.lower() in CANONICAL
-            ):  # generic words fit every crop a little: nothing of their own
+            if phrase.lower() in GENERIC:
                 direction = np.zeros(self.dim)
+            elif ids:
+                direction = unit(sum(self.world.direction(i) for i in ids))
             else:
-                direction = (
-                    unit(sum(self.world.direction(i) for i in ids))
-                    if ids
-                    else self.world.space.words(phrase)
-                )
+                direction = self.world.space.words(phrase)
             out[n] = self.world.space.text(phrase, direction)
         return out
 
     def unknown_words(self, phrase: str) -> list[str]:
-        known = {w for name in self.world.truth.names.values() for w in name.lower().split()} | {
-            w for q in self.world.truth.queries for w in q["text"].lower().split()
-        }
+        texts = [*self.world.truth.names.values(), *(q["text"] for q in self.world.truth.queries)]
+        known = {w for text in texts for w in text.lower().split()}
         return [w for w in phrase.lower().split() if w not in known]
 
 
@@ -403,21 +382,18 @@ def _settings(setup: Setup) -> dict:
     return as_dict(setup.settings.simulation)
 
 
-PROPOSER = Model(
-    build=lambda setup: SimulatedMasks(_world(setup)),
-    label=lambda settings: "simulated masks",
-    settings=_settings,
-    truth=True,
-)
-TRACKER = Model(
-    build=lambda setup: SimulatedPropagation(_world(setup)),
-    label=lambda settings: "simulated tracks",
-    settings=_settings,
-    truth=True,
-)
-ENCODER = Model(
-    build=lambda setup: SimulatedEncoder(_world(setup)),
-    label=lambda settings: "simulated features",
-    settings=_settings,
-    truth=True,
-)
+def _masks(setup: Setup) -> SimulatedMasks:
+    return SimulatedMasks(_world(setup))
+
+
+def _tracks(setup: Setup) -> SimulatedPropagation:
+    return SimulatedPropagation(_world(setup))
+
+
+def _features(setup: Setup) -> SimulatedEncoder:
+    return SimulatedEncoder(_world(setup))
+
+
+PROPOSER = Model(_masks, lambda settings: "simulated masks", _settings, truth=True)
+TRACKER = Model(_tracks, lambda settings: "simulated tracks", _settings, truth=True)
+ENCODER = Model(_features, lambda settings: "simulated features", _settings, truth=True)

@@ -1,5 +1,4 @@
-"""Weights on disk: find them, check them, load them into segment_anything's and open_clip's own
-classes.
+"""Weights on disk: find them, check them, load them into a model.
 
 Nothing is ever unpickled: safetensors, or torch files with ``weights_only=True``.
 """
@@ -30,12 +29,9 @@ FETCHED = {
     for name in (f"{family}_hiera_{size}",)
 }
 """Names in the registry of the checkpoints that are used when a model is named without one."""
-MINI_SAM, MINI_CLIP, MINI_CLIP_WORDS, MINI_SAM2 = (
-    "mini_sam.safetensors",
-    "mini_clip.safetensors",
-    "mini_clip_words.txt",
-    "mini_sam2.safetensors",
-)
+MINI_SAM = "mini_sam.safetensors"
+MINI_SAM2 = "mini_sam2.safetensors"
+MINI_CLIP, MINI_CLIP_WORDS = "mini_clip.safetensors", "mini_clip_words.txt"
 
 
 def folder() -> Path:
@@ -77,18 +73,17 @@ def load_weights(
             f"{path}: cannot be read as weights of {what} ({reason(e)}); it may be cut short: fetch"
             " it again"
         ) from e
-    for wrapper in (
-        "state_dict",
-        "model",
-    ):  # open_clip's and sam2's training code wrap what they save
+    for wrapper in ("state_dict", "model"):  # what open_clip's and sam2's training code save
         state = state.get(wrapper, state) if isinstance(state, dict) else None
-    if (
-        not isinstance(state, dict)
-        or not state
-        or not all(isinstance(v, torch.Tensor) for v in state.values())
-    ):
+    table = isinstance(state, dict) and state
+    if not table or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise ModelError(f"{path}: holds no table of tensors; expected a state dict of {what}")
     return {k.removeprefix("module."): v for k, v in state.items()}
+
+
+def load_mini(name: str, what: str, path: Path | None) -> dict[str, torch.Tensor]:
+    """Tensors of a small model: of a file, or (None) the bundled ones, whose digest is checked."""
+    return load_weights(*bundled(name, what)) if path is None else load_weights(path, what)
 
 
 def fill(
@@ -106,19 +101,14 @@ def fill(
         if k in weights and weights[k].shape != own[k].shape
     ]
     if missing or extra or shape:
-        found = "; ".join(
-            filter(
-                None,
-                (
-                    f"{len(missing)} tensors missing ({missing[0]} …)" if missing else "",
-                    f"{len(extra)} unknown ({extra[0]} …)" if extra else "",
-                    f"{len(shape)} of another shape ({shape[0]})" if shape else "",
-                ),
-            )
+        misfits = (
+            f"{len(missing)} tensors missing ({missing[0]} …)" if missing else "",
+            f"{len(extra)} unknown ({extra[0]} …)" if extra else "",
+            f"{len(shape)} of another shape ({shape[0]})" if shape else "",
         )
         raise ModelError(
-            f"{path}: not the weights of {what}: {found}; choose the architecture that the file was"
-            " made for"
+            f"{path}: not the weights of {what}: {'; '.join(filter(None, misfits))}; choose the"
+            " architecture that the file was made for"
         )
     if not all(torch.isfinite(v).all() for v in weights.values() if v.is_floating_point()):
         raise ModelError(
@@ -137,21 +127,15 @@ def identity(model: str, checkpoint: str, bundled: str) -> str:
     """What tells one set of weights from another, for artefact keys: the file's sha256, never its
     path.
     """
-    path = (
-        Path(checkpoint)
-        if checkpoint
-        else folder() / bundled
-        if model == "mini"
-        else fetched(model)
-    )
+    if checkpoint:
+        path = Path(checkpoint)
+    else:
+        path = folder() / bundled if model == "mini" else fetched(model)
     if path is None or not path.is_file():
         return f"{model}:none"
     parts = [digest(path)]
-    if (
-        model == "mini"
-        and bundled == MINI_CLIP
-        and (words := path.with_name(MINI_CLIP_WORDS)).is_file()
-    ):
+    words = path.with_name(MINI_CLIP_WORDS)
+    if model == "mini" and bundled == MINI_CLIP and words.is_file():
         parts.append(hashlib.sha256(words.read_bytes()).hexdigest())
     return ":".join([model, *parts])
 
@@ -179,6 +163,7 @@ def provenance(name: str) -> dict:
 
 
 def bundled(name: str, what: str) -> tuple[Path, str, str]:
+    """File, description and recorded sha256 of a bundled model: what `load_weights` takes."""
     path = folder() / name
     if not path.is_file():
         raise ModelError(f"{path}: no weights of {what} here; {remedy(what)}")
@@ -186,6 +171,7 @@ def bundled(name: str, what: str) -> tuple[Path, str, str]:
 
 
 def remedy(what: str) -> str:
+    """How to get the weights of a model, for messages."""
     if what.startswith("mini"):
         return "restore it from the repository, or train it again with python -m lab.training"
     kind, _, model = what.partition(" ")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from ..errors import FeatureError
-from ..scenes.scene import View
-from .interfaces import ImageTextEncoder
-from .masks import ViewMasks
+
+if TYPE_CHECKING:
+    from ..scenes.scene import View
+    from .interfaces import ImageTextEncoder
+    from .masks import ViewMasks
 
 
 def view_features(

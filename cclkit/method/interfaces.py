@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from ..scenes.scene import View
+if TYPE_CHECKING:
+    from ..scenes.scene import View
 
 
 @dataclass(frozen=True)

@@ -13,16 +13,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 
 from ..errors import MaskError
 from ..rle import pack_masks, unpack_masks
-from ..scenes.scene import View
 from ..settings import SHARE
-from .interfaces import MaskPropagator
 from .masks import LEVELS, ViewMasks
+
+if TYPE_CHECKING:
+    from ..scenes.scene import View
+    from .interfaces import MaskPropagator
 
 
 @dataclass(frozen=True)
