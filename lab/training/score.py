@@ -45,7 +45,7 @@ def score_sam(sam, scenes: Scenes) -> dict:
     """
     config = profile("mini")
     adapter = SamMasks(sam, config.front_end.sam, config.masks)
-    clicked = SamClicks(adapter)
+    clicked, one_look = SamClicks(adapter), SamClicks(adapter, crop_layers=0)
     rng = np.random.default_rng(0)
     # block, area, IoU, predicted IoU, of this level itself, IoU of one look
     hits: dict[str, list[tuple[int, int, float, float, bool, float]]] = {l: [] for l in LEVELS}
@@ -64,10 +64,8 @@ def score_sam(sam, scenes: Scenes) -> dict:
                 wanted.append((k, level, i, area))
         for start in range(0, len(clicks), 64):
             batch = np.array(clicks[start : start + 64])
-            (masks, predicted), (once, _) = (
-                clicked.click(scenes.images[v], batch),
-                adapter.click(scenes.images[v], batch),
-            )
+            masks, predicted = clicked.click(scenes.images[v], batch)
+            once, _ = one_look.click(scenes.images[v], batch, one_piece=False)
             for (x, y), m, p, o, (k, level, i, area) in zip(
                 batch, masks, predicted, once, wanted[start : start + 64]
             ):
