@@ -180,9 +180,11 @@ def test_replicas_take_the_mean_of_their_gradients_and_stay_alike(tmp_path, monk
         assert (a - b).abs().max() < 1e-3 and (a - c).abs().max() > 1e-2
 
 
+LONG = float((1 << 21) + 3)
+
+
 def _sums(folder):
-    # in three pieces, the last one short
-    v = torch.arange(2 * replicas.PIECE + 3.0) * (replicas.rank() + 1)
+    v = torch.arange(LONG) * (replicas.rank() + 1)
     replicas.add_up(v)
     (folder / str(replicas.rank())).write_bytes(v.numpy().tobytes())
 
@@ -198,7 +200,7 @@ def test_replicas_add_up_long_vectors_and_end_together(tmp_path):
     replicas.in_replicas(2, _sums, tmp_path)
     for rank in "01":
         v = np.frombuffer((tmp_path / rank).read_bytes(), np.float32)
-        assert np.array_equal(v, np.arange(2 * replicas.PIECE + 3, dtype=np.float32) * 3)
+        assert np.array_equal(v, np.arange(LONG, dtype=np.float32) * 3)
     with pytest.raises(torch.multiprocessing.ProcessRaisedException, match="not this view"):
         replicas.in_replicas(2, _fails_in_one, tmp_path)
     assert dict(os.environ) == before and replicas.count() == 1

@@ -51,20 +51,7 @@ def fit(
     """
     rank, n = replicas.rank(), replicas.count()
     state = resume(folder, steps, seed, made_from)
-    special = {id(p) for p in matrices}
-    others = [p for p in model.parameters() if id(p) not in special]
-    decay, rest = [p for p in others if p.ndim > 1], [p for p in others if p.ndim <= 1]
-    optimisers = [
-        torch.optim.AdamW(
-            [
-                {"params": decay, "weight_decay": weight_decay},
-                {"params": rest, "weight_decay": 0.0},
-            ],
-            lr=lr,
-        )
-    ]
-    if matrices:
-        optimisers.append(Muon(matrices, lr=lr, weight_decay=weight_decay))
+    optimisers = _optimisers(model, matrices, lr, weight_decay)
     mean = copy.deepcopy(model).eval()
     curves: dict[str, list[float]] = {}
     first, spent = 0, 0.0
@@ -74,20 +61,14 @@ def fit(
         for o, saved in zip(optimisers, state["optimisers"], strict=True):
             o.load_state_dict(saved)
         first, curves, spent = state["step"], state["curves"], state["seconds"]
-    state_path = folder / "state.pt"
-    start = time.monotonic()
+    began = time.monotonic() - spent
     for step in range(first, steps):
         model.train()
-        rate = (
-            lr
-            * min(1, (step + 1) / warmup)
-            * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
-        )
         torch.manual_seed((seed * 1_000_003 + step) * n + rank)
         losses = loss_of(step, np.random.default_rng([seed, step, rank]))
         for o in optimisers:
             for g in o.param_groups:
-                g["lr"] = rate
+                g["lr"] = _rate(lr, step, steps, warmup)
             o.zero_grad(set_to_none=True)
         losses["total"].backward()
         values = torch.stack([v.detach().float() for v in losses.values()])
@@ -96,16 +77,13 @@ def fit(
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for o in optimisers:
             o.step()
-        keep = min(average, (step + 1) / (step + 10))
-        with torch.no_grad():
-            for a, b in zip(mean.state_dict().values(), model.state_dict().values()):
-                a.lerp_(b, 1 - keep) if a.is_floating_point() else a.copy_(b)
+        _follow(mean, model, min(average, (step + 1) / (step + 10)))
         for k, v in zip(losses, values.tolist()):
             curves.setdefault(k, []).append(v)
         if rank:  # the first replica keeps the books
             continue
+        seconds = time.monotonic() - began
         if (step + 1) % 50 == 0:
-            seconds = spent + time.monotonic() - start
             recent = {k: round(float(np.mean(v[-50:])), 4) for k, v in curves.items()}
             log(
                 f"step {step + 1}/{steps}  {seconds:.0f} s,"
@@ -117,16 +95,43 @@ def fit(
                 "steps": steps,
                 "seed": seed,
                 "made_from": made_from,
-                "seconds": spent + time.monotonic() - start,
+                "seconds": seconds,
                 "curves": curves,
                 "model": model.state_dict(),
                 "mean": mean.state_dict(),
                 "optimisers": [o.state_dict() for o in optimisers],
             }
-            torch.save(state, state_path.with_suffix(".part"))
-            os.replace(state_path.with_suffix(".part"), state_path)
-    curves["seconds"] = [spent + time.monotonic() - start]
+            torch.save(state, folder / "state.part")
+            os.replace(folder / "state.part", folder / "state.pt")
+    curves["seconds"] = [time.monotonic() - began]
     return mean, curves
+
+
+def _optimisers(
+    model: nn.Module, matrices: Sequence[nn.Parameter], lr: float, weight_decay: float
+) -> list[torch.optim.Optimizer]:
+    """Muon for ``matrices``, Adam for the others; vectors do not decay."""
+    special = {id(p) for p in matrices}
+    others = [p for p in model.parameters() if id(p) not in special]
+    groups = [
+        {"params": [p for p in others if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in others if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    adam = torch.optim.AdamW(groups, lr=lr)
+    return [adam, Muon(matrices, lr=lr, weight_decay=weight_decay)] if matrices else [adam]
+
+
+def _rate(lr: float, step: int, steps: int, warmup: int) -> float:
+    """The cosine schedule: up over ``warmup`` steps, then down to a fiftieth."""
+    cosine = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps))
+    return lr * min(1, (step + 1) / warmup) * cosine
+
+
+@torch.no_grad()
+def _follow(mean: nn.Module, model: nn.Module, keep: float) -> None:
+    """The moving average of the weights, one step on."""
+    for a, b in zip(mean.state_dict().values(), model.state_dict().values()):
+        a.lerp_(b, 1 - keep) if a.is_floating_point() else a.copy_(b)
 
 
 def resume(folder: Path, steps: int, seed: int, made_from: str) -> dict | None:
