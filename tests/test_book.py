@@ -8,7 +8,8 @@ import nbformat
 import pytest
 
 from cclkit.errors import DependencyError, NotebookError
-from cclkit.notebook import figures
+from cclkit.notebook.figures.common import plots
+from cclkit.notebook.show import FigureFolder
 from lab.site import book
 
 needs_extra = pytest.mark.skipif(
@@ -73,9 +74,9 @@ def project(tmp_path, monkeypatch):
 
 
 def draw(root):
-    fig, axes = figures.plots(1, 1)
+    fig, axes = plots(1, 1)
     axes[0, 0].plot([1, 2])
-    return figures.FigureFolder(
+    return FigureFolder(
         root / "results/mini/figures", notebook="03_pull", profile="mini", footer="f", about={}
     ).show(fig, "line", alt="A line that rises.", caption="It rises.")
 

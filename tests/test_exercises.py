@@ -15,7 +15,7 @@ from cclkit.errors import ExerciseError
 from cclkit.notebook import exercises
 
 ROOT = Path(__file__).parent.parent
-SOLUTIONS = {p.stem: p for p in sorted((ROOT / "solutions").glob("*.py"))}
+SOLUTIONS = {p.stem: p for p in sorted((ROOT / "notebooks" / "solutions").glob("*.py"))}
 CHECKS = {
     "00_start_here": {"my_projection": "check_projection"},
     "01_mask_extraction": {"my_stability": "check_stability", "my_nms": "check_nms"},
@@ -78,7 +78,7 @@ def test_blanks_in_the_notebooks_fail_and_have_solutions(path):
             )
             with pytest.raises(ExerciseError, match="put your code where the dots are"):
                 getattr(exercises, check)(namespace[name])
-            assert path.stem in SOLUTIONS, f"solutions/{path.stem}.py is missing"
+            assert path.stem in SOLUTIONS, f"notebooks/solutions/{path.stem}.py is missing"
             getattr(exercises, check)(runpy.run_path(str(SOLUTIONS[path.stem]))[name])
             tried.add(name)
     if path.stem in SOLUTIONS:
@@ -90,7 +90,7 @@ def test_blanks_in_the_notebooks_fail_and_have_solutions(path):
         assert tried == written, (
             f"exercises of {path.name}: {sorted(tried)}; solved: {sorted(written)}"
         )
-        assert f"../solutions/{path.stem}.py" in "\n".join(
+        assert f"(solutions/{path.stem}.py)" in "\n".join(
             c.source for c in nb.cells if c.cell_type == "markdown"
         ), "the notebook does not say where its solutions are"
 

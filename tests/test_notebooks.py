@@ -9,7 +9,11 @@ import nbformat
 import pytest
 
 from cclkit.errors import ConfigError, NotebookError, SceneError
-from cclkit.notebook import colours as colors, execute as notebooks, figures
+from cclkit.notebook import colours as colors, execute as notebooks
+from cclkit.notebook.figures import common, field, scenes, tracking
+from cclkit.notebook.show import FigureFolder, data_digest
+from cclkit.notebook.start import start
+from cclkit.runs import keys
 from lab.site.nbval_guard import LEAST, comparable
 
 ROOT = Path(__file__).parent.parent
@@ -176,14 +180,14 @@ def test_something_can_be_compared(notebook):
 def test_start_names_what_is_wrong(monkeypatch, tmp_path):
     monkeypatch.setenv("CCLKIT_RESULTS", str(tmp_path))
     with pytest.raises(ConfigError, match="use 'mini' or 'paper'"):
-        notebooks.start("01_x", profile="maxi")
+        start("01_x", profile="maxi")
     with pytest.raises(SceneError, match="nowhere"):
-        notebooks.start("01_x", scene="nowhere")
+        start("01_x", scene="nowhere")
     import torch
 
     if not torch.cuda.is_available():
         with pytest.raises(ConfigError, match="needs a CUDA device"):
-            notebooks.start("01_x", profile="paper")
+            start("01_x", profile="paper")
 
 
 # ----------------------------------------------------------------- the runner, on notebooks of its
@@ -211,7 +215,6 @@ def project(tmp_path, monkeypatch):
     (tmp_path / "notebooks").mkdir()
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("CCLKIT_RESULTS", raising=False)
-    monkeypatch.delenv("CCLKIT_NO_BUNDLE", raising=False)
     return tmp_path
 
 
@@ -254,6 +257,81 @@ def test_a_notebook_is_run_again_when_what_it_reads_was_measured_again(project):
     assert other == before[0] and reads != before[1]
     (root / "sweeps" / "margin.csv").write_text("miou,key\n50,k\n")
     assert keys()[1] not in (reads, before[1])
+
+
+@pytest.fixture(scope="module")
+def code_of():
+    """Number of a notebook -> files of code in its key."""
+    read, found = [], {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(keys, "_digest_once", lambda f: read.append(f) or "")
+        for path in PATHS:
+            read.clear()
+            notebooks._sources_key(path, "mini", {}, ROOT / "results/mini")
+            found[path.stem[:2]] = set(read)
+    return found
+
+
+@pytest.mark.parametrize(
+    "modules, redrawn",
+    [
+        ("figures/scenes.py", "00"),
+        ("figures/masks.py", "01"),
+        ("figures/tracking.py", "02"),
+        ("figures/codebook.py", "03"),
+        ("figures/field.py", "04"),
+        ("figures/lerf.py", "05"),
+        ("figures/ovs3d.py", "06"),
+        ("figures/ablations.py measured.py", "07"),
+        ("figures/playground.py widgets.py", "08"),
+        ("figures/small_models.py", "90"),
+        ("figures/common.py show.py", "00 01 02 03 04 05 06 07 08 90"),
+        ("execute.py", ""),
+    ],
+)
+def test_editing_a_figure_executes_the_notebooks_that_draw_it_and_no_other(
+    code_of, modules, redrawn
+):
+    for name in modules.split():
+        edited = keys.PACKAGE / "notebook" / name
+        assert edited.is_file()
+        assert [n for n, files in code_of.items() if edited in files] == redrawn.split(), name
+
+
+def test_every_figure_is_drawn_by_a_notebook_and_nothing_of_the_laboratory_counts(code_of):
+    every = set().union(*code_of.values())
+    drawn = {f for f in every if f.parent == keys.PACKAGE / "notebook/figures"}
+    assert drawn == set((keys.PACKAGE / "notebook/figures").glob("*.py"))
+    assert all(f.is_relative_to(keys.PACKAGE) for f in every)
+
+
+def test_an_edit_of_code_that_a_notebook_reads_changes_its_key(monkeypatch):
+    (path,) = (p for p in PATHS if p.stem.startswith("02"))
+    key = lambda: notebooks._sources_key(path, "mini", {}, ROOT / "results/mini")
+    before, edited = key(), keys.PACKAGE / "notebook/figures/tracking.py"
+    digest = keys._digest_once
+    monkeypatch.setattr(keys, "_digest_once", lambda f: "edited" if f == edited else digest(f))
+    assert key() != before
+    edited = keys.PACKAGE / "notebook/figures/masks.py"
+    assert key() == before
+
+
+def test_public_data_are_not_hashed_for_a_notebook(project):
+    write(project / "notebooks", "00_good.ipynb", "1")
+    path, root = project / "notebooks/00_good.ipynb", project / "results/mini"
+
+    def key():
+        notebooks._bundled_data.cache_clear()
+        return notebooks._sources_key(path, "mini", {}, root)
+
+    before = key()
+    public = project / "data/public"
+    public.mkdir()
+    (public / "missing").symlink_to(project / "nowhere")  # reading it would fail
+    (public / "scene.bin").write_bytes(b"1")
+    assert key() == before
+    (project / "data/sweep.toml").write_text("title = 'bundled'")
+    assert key() != before
 
 
 def test_runner_refuses_unknown_parameters_notebooks_and_profiles(project):
@@ -333,9 +411,7 @@ def frames_of(n=5) -> dict[str, list]:
 
 
 def folder_of(tmp_path):
-    return figures.FigureFolder(
-        tmp_path, notebook="04_x", profile="mini", footer="f", about={"seed": 0}
-    )
+    return FigureFolder(tmp_path, notebook="04_x", profile="mini", footer="f", about={"seed": 0})
 
 
 def test_an_animation_is_saved_with_all_its_frames(tmp_path):
@@ -395,7 +471,7 @@ def test_cameras_along_a_path_start_and_end_with_it():
         pose[0, 3] = -x
         return Camera(np.array([[50.0, 0, 20], [0, 50, 15], [0, 0, 1]]), pose, 40, 30)
 
-    path = figures.path_cameras([at(0), at(1), at(1), at(4)], 9, width=20)
+    path = field.path_cameras([at(0), at(1), at(1), at(4)], 9, width=20)
     assert np.allclose([c.centre[0] for c in path], np.linspace(0, 4, 9)) and all(
         (c.width, c.height) == (20, 15) for c in path
     )
@@ -404,10 +480,10 @@ def test_cameras_along_a_path_start_and_end_with_it():
 def test_saved_figures_carry_their_provenance(tmp_path):
     from PIL import Image
 
-    folder = figures.FigureFolder(
+    folder = FigureFolder(
         tmp_path, notebook="03_x", profile="mini", footer="footer text", about={"seed": 4}
     )
-    fig, axes = figures.plots(1, 1)
+    fig, axes = common.plots(1, 1)
     axes[0, 0].plot([1, 2, 3])
     shown = folder.show(fig, "line", alt='A "rising" line.', caption="Caption & more.")
     with Image.open(tmp_path / "03_line.png") as im:
@@ -424,9 +500,9 @@ def test_saved_figures_carry_their_provenance(tmp_path):
     )
 
     def digest(values):
-        fig, axes = figures.plots(1, 1)
+        fig, axes = common.plots(1, 1)
         axes[0, 0].plot(values)
-        return figures.data_digest(fig)
+        return data_digest(fig)
 
     assert record["data_sha256"] == digest([1, 2, 3]) != digest([1, 2, 4])
 
@@ -436,16 +512,16 @@ def test_one_basis_gives_equal_vectors_equal_colours():
 
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(50, 8))
-    basis = figures.ColorBasis(vectors)
+    basis = common.ColorBasis(vectors)
     assert (
         np.array_equal(basis(vectors[:5]), basis(vectors)[:5])
         and basis(vectors).min() >= 0
         and basis(vectors).max() <= 1
     )
     label = np.array([[0, -1], [2, 2]])
-    painted = figures.map_of(label, basis(vectors[:3]))
+    painted = common.map_of(label, basis(vectors[:3]))
     assert np.array_equal(painted[1, 0], painted[1, 1]) and np.allclose(
-        painted[0, 1], figures.UNLABELLED
+        painted[0, 1], colors.UNLABELLED
     )
 
 
@@ -461,7 +537,7 @@ def test_colours_are_told_apart_with_any_colour_vision(vision):
         lab = colors.seen(np.array([matplotlib.colors.to_rgb(c) for c in rgb]), vision)
         return (np.linalg.norm(lab[:, None] - lab[None], axis=-1) + 1e9 * np.eye(len(lab))).min()
 
-    assert nearest(figures.ARM_COLORS.values()) > 15
+    assert nearest(common.ARM_COLORS.values()) > 15
     assert (
         nearest(
             [
@@ -477,8 +553,8 @@ def test_colours_are_told_apart_with_any_colour_vision(vision):
         > 15
     )
     for n, least in ((8, 20), (20, 12), (60, 5)):
-        assert nearest(figures.label_colors(n)) > least, n
-    assert nearest([*figures.label_colors(60), figures.UNLABELLED]) > 5, (
+        assert nearest(colors.label_colors(n)) > least, n
+    assert nearest([*colors.label_colors(60), colors.UNLABELLED]) > 5, (
         "none must not look like a label"
     )
 
@@ -486,8 +562,8 @@ def test_colours_are_told_apart_with_any_colour_vision(vision):
 def test_label_colours_do_not_depend_on_their_number():
     import numpy as np
 
-    assert np.array_equal(figures.label_colors(7), figures.label_colors(30)[:7])
-    assert figures.label_colors(0).shape == (0, 3) and figures.label_colors(500).shape == (500, 3)
+    assert np.array_equal(colors.label_colors(7), colors.label_colors(30)[:7])
+    assert colors.label_colors(0).shape == (0, 3) and colors.label_colors(500).shape == (500, 3)
 
 
 def test_an_object_has_one_colour_in_every_figure():
@@ -497,9 +573,9 @@ def test_an_object_has_one_colour_in_every_figure():
     from cclkit.scenes.load import load_scene
 
     scene = load_scene("tea_party")
-    truth, view, own = scene.ground_truth, scene.training_views[0], figures.region_colors(scene)
+    truth, view, own = scene.ground_truth, scene.training_views[0], colors.region_colors(scene)
     wholes = [i for i in sorted(truth.names) if i not in truth.parents]
-    assert np.array_equal([own[i] for i in wholes], figures.label_colors(len(wholes))), (
+    assert np.array_equal([own[i] for i in wholes], colors.label_colors(len(wholes))), (
         "whole objects have the colours that are farthest apart"
     )
     ids = truth.ids(view, "whole")
@@ -507,30 +583,30 @@ def test_an_object_has_one_colour_in_every_figure():
         next(i for i in wholes if truth.names[i] == name) for name in ("stuffed bear", "teapot")
     )
     inside = np.argwhere(ids == bear).mean(0).round().astype(int)
-    assert np.allclose(figures.paint_regions(scene, ids)[tuple(inside)], own[bear])
+    assert np.allclose(scenes.paint_regions(scene, ids)[tuple(inside)], own[bear])
     half = ids == bear
     half[: inside[0]] = False
-    colors_of = figures.track_colors(
+    colors_of = colors.track_colors(
         scene, [(view, half), (view, ids == other), (view, ids == bear)], "wp"
     )
     assert np.array_equal(colors_of[1], own[other]) and np.array_equal(colors_of[2], own[bear])
     assert not (colors_of[0] == np.array(list(own.values()))).all(1).any(), (
         "two tracks of one object are told apart, and the better one has its colour"
     )
-    assert figures.track_colors(scene, [], "wp").shape == (0, 3)
+    assert colors.track_colors(scene, [], "wp").shape == (0, 3)
     label = np.array([[1, 2, 3, 0, -1]])  # and the figures use what they are given
-    fig = figures.tracks_figure([view], {"wp": [label]}, {"wp": colors_of})
+    fig = tracking.tracks_figure([view], {"wp": [label]}, {"wp": colors_of})
     shown = fig.axes[1].images[0].get_array()
     assert np.allclose(shown[0, 0], colors_of[0])
     matplotlib.pyplot.close(fig)
     bench = load_scene("breakfast_bench")
     of = {
-        name: figures.region_colors(bench)[i]
+        name: colors.region_colors(bench)[i]
         for i, name in bench.ground_truth.names.items()
         if i not in bench.ground_truth.parents
     }
     assert all(
-        np.array_equal(c, of[name]) for name, c in zip(bench.classes, figures.class_colors(bench))
+        np.array_equal(c, of[name]) for name, c in zip(bench.classes, colors.class_colors(bench))
     )
 
 
@@ -545,7 +621,7 @@ def test_a_figure_that_is_not_of_the_scene_names_none(tmp_path):
     nb = notebooks.Notebook(
         "07_x",
         run,
-        figures.FigureFolder(
+        FigureFolder(
             tmp_path,
             notebook="07_x",
             profile="mini",
@@ -556,7 +632,7 @@ def test_a_figure_that_is_not_of_the_scene_names_none(tmp_path):
     )
     footers = []
     for of in ("", "features without images"):
-        fig, axes = figures.plots(1, 1)
+        fig, axes = common.plots(1, 1)
         nb.show(fig, "gains", alt="a line", caption="c", of=of)
         footers.append(fig.texts[-1].get_text())
         assert Image.open(tmp_path / "07_gains.png").info["cclkit:scene"] == (of or "tea_party")

@@ -9,11 +9,14 @@ import nbformat
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from cclkit import cli, config
 from cclkit.errors import NotebookError
-from cclkit.notebook import figures, provenance
-from cclkit.runs import run as pipeline
+from cclkit.notebook import provenance
+from cclkit.notebook.figures.common import plots
+from cclkit.notebook.show import FigureFolder, data_digest
+from cclkit.runs.run import Run
 
 ROOT = Path(__file__).parent.parent
 ABOUT = {
@@ -26,10 +29,10 @@ ABOUT = {
 
 
 def draw(folder, values, *, name="line", commit="abc", title="", artefacts=()):
-    fig, axes = figures.plots(1, 1)
+    fig, axes = plots(1, 1)
     axes[0, 0].plot(values)
     axes[0, 0].set_title(title)
-    return figures.FigureFolder(
+    return FigureFolder(
         folder, notebook="03_x", profile="mini", footer="f", about={**ABOUT, "commit": commit}
     ).show(fig, name, alt="A line.", caption="A caption.", artefacts=artefacts)
 
@@ -76,9 +79,9 @@ def test_drawing_the_same_again_changes_no_picture_and_keeps_its_commit(tmp_path
 
 def test_areas_count_as_data():
     def digest(top):
-        fig, axes = figures.plots(1, 1)
+        fig, axes = plots(1, 1)
         axes[0, 0].fill_between([0, 1], [0, 0], top)
-        return figures.data_digest(fig)
+        return data_digest(fig)
 
     assert digest([1, 2]) == digest([1, 2]) != digest([1, 3])
 
@@ -94,11 +97,11 @@ def test_changed_settings_are_those_that_differ_from_the_profile():
     }
 
 
-def test_artefacts_used_are_the_same_whether_computed_or_reused(plane_scene, tmp_path, monkeypatch):
+def test_artefacts_used_are_the_same_whether_computed_or_reused(plane_scene, tmp_path):
     def used(out):
-        monkeypatch.setattr(pipeline, "_used", {})
-        pipeline.Run(plane_scene, config.profile("mini"), out).masks("frame_00001.jpg")
-        return pipeline.artefacts_used()
+        run = Run(plane_scene, config.profile("mini"), out)
+        run.masks("frame_00001.jpg")
+        return run.used
 
     first = used(tmp_path / "a")
     assert first == used(tmp_path / "a") == used(tmp_path / "b"), (
@@ -142,7 +145,7 @@ def write_notebook(root):
     shown = draw(root / "results/mini/figures", [1, 2, 3])
     nb = nbformat.v4.new_notebook()
     injected = nbformat.v4.new_code_cell("seed = 1", metadata={"tags": ["injected-parameters"]})
-    empty = nbformat.v4.new_code_cell("x = 1")
+    empty = nbformat.v4.new_code_cell("from cclkit.notebook.figures import tracking as figures")
     figure = nbformat.v4.new_code_cell("nb.show(figures.line_figure(x), 'line')", id="03-07")
     figure.outputs = [
         nbformat.v4.new_output(
@@ -217,7 +220,7 @@ def test_explain_says_where_a_figure_comes_from(project, capsys):
     out = capsys.readouterr().out
     for part in (
         "notebooks/03_x.ipynb, cell [2] (id 03-07)",
-        "cclkit.notebook.figures.line_figure",
+        "cclkit.notebook.figures.tracking.line_figure",
         "no counterpart",
         "codebook.margin=0.5",
         "seed 4",
@@ -267,7 +270,7 @@ def test_verify_has_two_levels(project):
     draw(folder, [1, 2, 3])
     with Image.open(folder / "03_line.png") as im:
         texts, wide = im.text, Image.new("RGB", (im.width + 30, im.height), "white")
-    info = figures.PngInfo()
+    info = PngInfo()
     for k, v in texts.items():
         info.add_itxt(k, v)
     wide.save(folder / "03_line.png", pnginfo=info)  # drawn by something else from the same data

@@ -8,9 +8,13 @@ are those of CIELAB.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
+
+from ..evaluation.track_quality import GRANULARITIES, best_region
+from ..scenes.scene import Scene, View
 
 BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, YELLOW = (
     "#0072B2",
@@ -100,3 +104,55 @@ def _order() -> np.ndarray:  # [200]
         near = np.minimum(near, distance([view[chosen[-1]] for view in views]))
         chosen.append(int(near.argmax()))
     return np.array(chosen)
+
+
+# ----------------------------------------------------------------- one colour per object, in every
+# figure of the series
+
+
+def region_colors(scene: Scene) -> dict[int, np.ndarray]:
+    """Colour [3] of every region of a scene's ground truth, by id; whole objects get the first
+    colours, which are farthest apart.
+    """
+    truth = scene.ground_truth
+    ids = sorted(truth.names, key=lambda i: (i in truth.parents, i))
+    return dict(zip(ids, label_colors(len(ids))))
+
+
+def class_colors(scene: Scene) -> np.ndarray:  # [C, 3]
+    """Colour of every class: that of the object of its name, else (and without ground truth) one
+    that no object has.
+    """
+    truth = scene.ground_truth
+    own = {} if truth is None else region_colors(scene)
+    # of several objects of one name the first counts
+    named = {truth.names[i]: own[i] for i in sorted(own, reverse=True) if i not in truth.parents}
+    others = iter(label_colors(len(own) + len(scene.classes))[len(own) :])
+    colors = [named[c] if c in named else next(others) for c in scene.classes]
+    return np.array(colors).reshape(-1, 3)
+
+
+def track_colors(
+    scene: Scene, starts: Sequence[tuple[View, np.ndarray]], level: str
+) -> np.ndarray:  # [K, 3]
+    """Colour of every track, from the view and the mask [H, W] that it starts with: that of the
+    region which the mask overlaps most.
+
+    A region gives its colour to one track, the one that fits best; the others, and all where a
+    scene has no ground truth, get colours of their own.
+    """
+    if scene.ground_truth is None:
+        return label_colors(len(starts))
+    own, maps = region_colors(scene), {}
+    for v, _ in starts:
+        if v.name not in maps:
+            maps[v.name] = [scene.ground_truth.ids(v, g) for g in GRANULARITIES[level]]
+    region, iou = (
+        zip(*(best_region(mask, maps[v.name]) for v, mask in starts)) if starts else ((), ())
+    )
+    others = iter(label_colors(len(own) + len(starts))[len(own) :])
+    out, given = np.zeros((len(starts), 3)), set()
+    for k in np.argsort(-np.array(iou), kind="stable"):
+        out[k] = own[region[k]] if region[k] in own and region[k] not in given else next(others)
+        given.add(region[k])
+    return out

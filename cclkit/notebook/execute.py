@@ -15,8 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cclkit.config import profile as settings_of
-
+from ..config import profile as settings_of
 from ..errors import NotebookError
 from ..files import atomic_write, file_digest, save_json
 from ..machine import PATIENT_THREADS
@@ -226,9 +225,9 @@ def _sources_key(path: Path, profile: str, parameters: dict, root: Path) -> str:
 @cache
 def _bundled_data(folder: Path) -> dict[str, str]:
     """Digests of what the project brings; what was fetched (``data/public``) has its own."""
-    files = [p for p in sorted(folder.rglob("*")) if p.is_file()]
-    names = {p.relative_to(folder).as_posix(): p for p in files}
-    return {n: file_digest(p) for n, p in names.items() if not n.startswith("public/")}
+    tops = [p for p in sorted(folder.glob("*")) if p.name != "public"]
+    files = [p for top in tops for p in (sorted(top.rglob("*")) if top.is_dir() else [top])]
+    return {p.relative_to(folder).as_posix(): file_digest(p) for p in files if p.is_file()}
 
 
 def _executed_key(target: Path) -> list[str] | None:

@@ -3,7 +3,7 @@ is missing.
 
 ``check_X(function)`` takes the reader's function and raises ExerciseError. In a notebook `attempt`
 prints the outcome instead, so that an unsolved exercise stops nothing. Each exercise is a code cell
-tagged "exercise" that defines the function and attempts it; ``solutions/<notebook>.py`` holds a
+tagged "exercise" that defines the function and attempts it; ``notebooks/solutions/<notebook>.py`` holds a
 function of the same name. A test proves that solutions pass and that the blanks in the notebooks
 don't.
 """

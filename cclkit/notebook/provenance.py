@@ -28,9 +28,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from cclkit.config import Config, profile as settings_of
-
 from .. import __version__
+from ..config import Config, profile as settings_of
 from ..errors import NotebookError
 from ..files import save_json
 from ..places import project_folder, results_folder
@@ -321,72 +320,56 @@ def explain(figure: str, profile: str) -> str:
     entry = entries[f"{kinds[0]}/{name}"] if kinds else {}
     record = _json(record_path) if record_path.is_file() and kinds[:1] != ["tables"] else {}
     notebook = entry.get("notebook") or record["notebook"]
-    lines = [
-        (
-            "notebook",
-            f"notebooks/{notebook}.ipynb"
-            + (f", cell [{entry['cell']}] (id {entry['cell_id']})" if entry else ""),
-        )
-    ]
+    source = f"notebooks/{notebook}.ipynb"
+    cell = f", cell [{entry['cell']}] (id {entry['cell_id']})" if entry else ""
+    lines = [("notebook", source + cell)]
     if entry.get("cell_id"):
-        lines.append(
-            (
-                "made by",
-                _call_in(project_folder() / "notebooks" / f"{notebook}.ipynb", entry["cell_id"]),
-            )
-        )
+        lines.append(("made by", _call_in(project_folder() / source, entry["cell_id"])))
     lines.append(("in the paper", entry.get("paper") or "no counterpart"))
     if record:
-        settings = record.get("settings") or {}
-        lines += [
-            ("caption", record["caption"]),
-            (
-                "profile",
-                ", ".join(
-                    [
-                        record["profile"],
-                        (
-                            f"scene {record['scene']}, {record['front_end']}"
-                            if record["front_end"]
-                            else record["scene"]
-                        ),
-                        f"seed {record['seed']}",
-                    ]
-                ),
-            ),
-            ("settings", ", ".join(f"{k}={v}" for k, v in settings.items()) or "the profile's"),
-            ("commit", record.get("commit", "unknown")),
-            ("versions", ", ".join(f"{k} {v}" for k, v in record.get("versions", {}).items())),
-            ("data", f"sha256 {record['data_sha256']}"),
-        ]
-        runs = root / "runs"
-        lines += [
-            ("artefact", f"{a}{'' if (runs / a).is_dir() else '  (not here)'}")
-            for a in record.get("artefacts", [])
-        ]
+        lines += _of_record(record, root / "runs")
     lines.append(("make again", f"cclkit figures --profile {profile} --only {notebook[:2]}"))
     return "\n".join([name, *(f"  {k:<13}{v}" for k, v in lines)])
+
+
+def _of_record(record: Mapping, runs: Path) -> list[tuple[str, str]]:
+    """What a figure's side file says, as lines for reading."""
+    settings = record.get("settings") or {}
+    front_end = record["front_end"]
+    scene = f"scene {record['scene']}, {front_end}" if front_end else record["scene"]
+    return [
+        ("caption", record["caption"]),
+        ("profile", f"{record['profile']}, {scene}, seed {record['seed']}"),
+        ("settings", ", ".join(f"{k}={v}" for k, v in settings.items()) or "the profile's"),
+        ("commit", record.get("commit", "unknown")),
+        ("versions", ", ".join(f"{k} {v}" for k, v in record.get("versions", {}).items())),
+        ("data", f"sha256 {record['data_sha256']}"),
+        *(
+            ("artefact", f"{a}{'' if (runs / a).is_dir() else '  (not here)'}")
+            for a in record.get("artefacts", [])
+        ),
+    ]
 
 
 def _call_in(notebook: Path, cell_id: str) -> str:
     """Names of the figure functions that a cell calls, as a reader would look them up."""
     if not notebook.is_file():
         return "(the notebook is gone)"
-    cell = next((c for c in nbformat.read(notebook, 4).cells if c.get("id") == cell_id), None)
+    cells = [c for c in nbformat.read(notebook, 4).cells if c.cell_type == "code"]
+    cell = next((c for c in cells if c.get("id") == cell_id), None)
     if cell is None:
         return "(the notebook has changed since)"
-    calls = [n.func for n in ast.walk(ast.parse(cell.source)) if isinstance(n, ast.Call)]
-    names = sorted(
-        {
-            f.attr
-            for f in calls
-            if isinstance(f, ast.Attribute)
-            and isinstance(f.value, ast.Name)
-            and f.value.id == "figures"
-            and f.attr.endswith("_figure")
-        }
-    )
-    return ", ".join(f"cclkit.notebook.figures.{n}" for n in names) or "the cell itself"
+    modules = {
+        a.asname or a.name: f"{n.module}.{a.name}"
+        for c in cells
+        for n in ast.walk(ast.parse(c.source))
+        if isinstance(n, ast.ImportFrom)
+        for a in n.names
+    }
+    attributes = [n for n in ast.walk(ast.parse(cell.source)) if isinstance(n, ast.Attribute)]
+    called = [(n.value.id, n.attr) for n in attributes if isinstance(n.value, ast.Name)]
+    names = {f"{modules[m]}.{f}" for m, f in called if m in modules and f.endswith("_figure")}
+    return ", ".join(sorted(names)) or "the cell itself"
 
 
 def _json(path: Path) -> dict:

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
-from cclkit.config import Config, profile as settings_of
-
 from .. import __version__
+from ..config import Config, profile as settings_of
 from ..errors import NotebookError
 from ..places import results_folder
 from ..runs.run import Run, check_device
-from .figures import FigureFolder, track_colors
+from .colours import track_colors
 from .provenance import changed_settings, commit, versions
+from .show import FigureFolder
 from .tables import save_table
 
 DEFAULT_SCENES = {

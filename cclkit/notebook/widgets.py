@@ -24,19 +24,19 @@ import torch
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-from cclkit.foundation.simulated import SimulationConfig
-
 from ..errors import CclkitError, ConfigError
 from ..evaluation.codes import usage
 from ..foundation.clicks import SamClicks
+from ..foundation.simulated import SimulationConfig
 from ..method.codebook_fit import fit_codebook
 from ..method.interfaces import Candidates
 from ..method.masks import LEVELS
 from ..progress import progress, quiet
 from ..runs.run import Run
 from ..scenes.scene import View
-from . import figures
-from .experiments import population, population_miou
+from .figures.common import ColorBasis, highlight, map_of, spread
+from .figures.playground import panels_figure
+from .population import population, population_miou
 
 BLUE, ORANGE, GREEN, VERMILION = ((0, 114, 178), (230, 159, 0), (0, 158, 115), (213, 94, 0))
 """Okabe–Ito, as in figures."""
@@ -127,7 +127,7 @@ class Explorer:
     def figure(self, **values: Any) -> Figure:
         """The static twin: the same pictures as a figure, at the controls' values or at these."""
         self._check(values)
-        return figures.panels_figure(self.draw(**(self.values() | values)).panels)
+        return panels_figure(self.draw(**(self.values() | values)).panels)
 
     def says(self, **values: Any) -> str:
         """The line of text that goes with the pictures."""
@@ -198,9 +198,7 @@ class MaskExplorer(Explorer):
         panels = [(f"{view}: click here", _with_point(image, x, y))]
         for name, mask, score in zip(OUTPUTS, masks, scores):
             says = f"predicted IoU {score:.2f}, {mask.sum():,} px" if mask.any() else "nothing"
-            panels.append(
-                (f"{name}: {says}", _with_point(_uint8(figures.highlight(image, mask)), x, y))
-            )
+            panels.append((f"{name}: {says}", _with_point(_uint8(highlight(image, mask)), x, y)))
         about = (
             "; of each mask the piece under the click"
             if self.sam is not None
@@ -267,7 +265,7 @@ class TrackBrowser(Explorer):
 
     def __init__(self, run: Run, views: Sequence[View] | None = None):
         self.run = run
-        self.views = figures.spread(run.scene.training_views, 8) if views is None else list(views)
+        self.views = spread(run.scene.training_views, 8) if views is None else list(views)
         self.images = _photographs(self.views)
         self.masks = {v.name: run.masks(v) for v in self.views}
         self.tracks = {v.name: run.tracks(v) for v in self.views}
@@ -598,7 +596,7 @@ class QueryExplorer(Explorer):
             (f"relevancy of “{text}”, level {name} (dark 0, bright 1)", _heat(image, relevancy)),
             (
                 f"answer: {found.mask.sum():,} px above the threshold",
-                _uint8(figures.highlight(image, found.mask)),
+                _uint8(highlight(image, found.mask)),
             ),
         ]
         return Drawing(
@@ -636,7 +634,7 @@ class SideBySide(Explorer):
         }
         self.colors = {}
         for level in LEVELS:
-            basis = figures.ColorBasis(np.concatenate([prototypes[n, level] for n in self.names]))
+            basis = ColorBasis(np.concatenate([prototypes[n, level] for n in self.names]))
             self.colors |= {(n, level): basis(prototypes[n, level]) for n in self.names}
         super().__init__(
             view=_view_slider(self.views),
@@ -652,7 +650,7 @@ class SideBySide(Explorer):
             maps.append(
                 (
                     f"{name}: prototypes as colours",
-                    _uint8(figures.map_of(codes[LEVELS.index(level)], self.colors[name, level])),
+                    _uint8(map_of(codes[LEVELS.index(level)], self.colors[name, level])),
                 )
             )
             found = run.answer(view, text, threshold=threshold, level=level, code_maps=codes)
@@ -660,7 +658,7 @@ class SideBySide(Explorer):
             masks.append(
                 (
                     f"{name}: “{text}”, {found.mask.sum():,} px",
-                    _uint8(figures.highlight(image, found.mask)),
+                    _uint8(highlight(image, found.mask)),
                 )
             )
             sizes.append(
@@ -833,9 +831,7 @@ def _one_per_view(rows: np.ndarray, view_of: np.ndarray, n: int) -> np.ndarray:
     """Up to n of the rows, from as many views as there are, in order; then further ones."""
     _, first = np.unique(view_of[rows], return_index=True)
     rest = np.setdiff1d(np.arange(len(rows)), first)
-    return rows[
-        np.sort(np.concatenate([figures.spread(sorted(first.tolist()), n), rest])[:n].astype(int))
-    ]
+    return rows[np.sort(np.concatenate([spread(sorted(first.tolist()), n), rest])[:n].astype(int))]
 
 
 class Playground:

@@ -72,8 +72,8 @@ def write_source(source: Path, profile: str) -> None:
     for name in PAGES:
         if (root / name).is_file():
             atomic_write(source / name, _linked(root / name, source).encode())
-    for path in sorted((root / "solutions").glob("*.py")):
-        atomic_write(source / "solutions" / path.name, path.read_bytes())
+    for path in sorted((root / "notebooks" / "solutions").glob("*.py")):
+        atomic_write(source / "notebooks" / "solutions" / path.name, path.read_bytes())
     atomic_write(source / "index.md", (_linked(root / "README.md", source) + _contents()).encode())
     atomic_write(source / "ledger.md", ledger_page(root / "results" / "ledger.csv").encode())
     atomic_write(source / "_static" / "book.css", CSS.encode())
