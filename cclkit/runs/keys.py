@@ -11,10 +11,11 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+import struct
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
+from importlib.util import cache_from_source
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,6 @@ from ..errors import ArtefactError
 KEY_LENGTH = 16
 """Hex digits of a key: 64 bits, no collisions at any number of runs a person makes."""
 PACKAGE = Path(__file__).resolve().parents[1]
-_BEGAN = time.time()
 
 
 def content_key(**parts: Any) -> str:
@@ -38,10 +38,10 @@ def content_key(**parts: Any) -> str:
 def code_key(*functions: Callable) -> str:
     """Hash of the code that functions run with: the files they stand in, and all that those import.
 
-    It is the code as this process imported it: it is hashed once, and a file that was changed after
-    the process began is refused, since results of the old code would be filed under the new one.
-    Raises ArtefactError for that, for a function that stands in no file, and for a file that
-    imports by a computed name, which no walk can follow.
+    It is the code as this process imported it: it is hashed once, and a file that was changed since
+    is refused, because results of the old code would be filed under the new one. Raises
+    ArtefactError for that, for a function that stands in no file, and for a file that imports by a
+    computed name, which no walk can follow.
     """
     names = sorted({f.__module__ for f in functions})
     digests = [_loaded_digest(name, str(_file_of_loaded(name))) for name in names]
@@ -109,13 +109,27 @@ def _loaded_digest(name: str, path: str) -> dict[str, str]:
     files = closure(path)
     loaded = {Path(f).resolve() for m in list(sys.modules.values()) if (f := _file(m))}
     for file in files:
-        if file in loaded and file.stat().st_mtime > _BEGAN:
+        if file in loaded and _changed_since_import(file):
             raise ArtefactError(
                 f"{file}: was changed after this process imported it, so results would be filed"
                 " under code that did not make them; restart the process (in a notebook: the"
                 " kernel) and run again"
             )
     return {_shown(f) if f.is_relative_to(PACKAGE) else name: _digest_once(f) for f in files}
+
+
+def _changed_since_import(file: Path) -> bool:
+    """Whether a source file is not the one that its compiled copy was made of, which Python writes
+    when it imports; False where it writes none.
+    """
+    try:
+        header = Path(cache_from_source(str(file))).read_bytes()[:16]
+    except (OSError, NotImplementedError):
+        return False
+    flags, modified, size = struct.unpack("<4xLLL", header)
+    stat = file.stat()
+    same = modified == int(stat.st_mtime) & 0xFFFFFFFF and size == stat.st_size & 0xFFFFFFFF
+    return flags == 0 and not same
 
 
 @cache
