@@ -12,10 +12,12 @@ from cclkit.config import profile
 from cclkit.errors import ArtefactError, ConfigError, FieldError, GaussiansError
 from cclkit.gaussians.blending import blending_weights
 from cclkit.gaussians.blending_cache import build_blending_cache, open_blending_cache
+from cclkit.gaussians.densify import Densification
 from cclkit.gaussians.model import Gaussians
 from cclkit.gaussians.rasterize import project, rasterize, splat_features
-from cclkit.gaussians.reconstruct import fit_rgb
+from cclkit.gaussians.reconstruct import FitConfig, fit_rgb
 from cclkit.method.field import Decoder, FieldConfig, field_loss, train_field, train_joint
+from cclkit.method.field_cached import train_field_variant
 from cclkit.method.lifting import code_votes, vote_field
 from cclkit.scenes.scene import Camera, View
 
@@ -198,7 +200,7 @@ def test_a_cache_of_something_else_is_refused_with_the_reason(tmp_path, change, 
 
 def test_training_refuses_a_cache_of_something_else(tmp_path):
     cache, config = build(tmp_path), FieldConfig(mode="cached", iterations=1)
-    train = lambda g=gaussians(), views=VIEWS, maps=INDEX_MAPS, cache=cache: train_field(
+    train = lambda g=gaussians(), views=VIEWS, maps=INDEX_MAPS, cache=cache: train_field_variant(
         g, views, maps, [N, N], config, seed=0, cache=cache
     )
     with pytest.raises(ArtefactError, match="other gaussians"):
@@ -211,7 +213,7 @@ def test_training_refuses_a_cache_of_something_else(tmp_path):
         )
     with pytest.raises(FieldError, match="no index map"):
         cache.codes({VIEWS[0].name: INDEX_MAPS[VIEWS[0].name]})
-    with pytest.raises(FieldError, match="given no cache"):
+    with pytest.raises(FieldError, match="no cache was given"):
         train(cache=None)
     train(dataclasses.replace(gaussians(), sh=torch.ones(50, 1, 3)))  # colours do not matter
 
@@ -261,7 +263,7 @@ def test_voted_start_is_the_weighted_mean_of_code_vectors_in_both_modes(tmp_path
     g, start = (
         gaussians(),
         lambda **c: (
-            train_field(
+            train_field_variant(
                 gaussians(),
                 VIEWS,
                 INDEX_MAPS,
@@ -337,7 +339,7 @@ def test_a_camera_that_sees_nothing(tmp_path):
         and cache.weights[~blind].any()
     )
     assert cache.truncation()["uncovered"] >= blind.mean()
-    field, curves = train_field(
+    field, curves = train_field_variant(
         gaussians(),
         views,
         INDEX_MAPS,
@@ -398,8 +400,7 @@ def test_sizes_below_one_are_refused(tmp_path, settings):
         build(tmp_path, **settings)
 
 
-# --------------------------------------------------------------------------- cached against
-# rasterised
+# --------------------------------------------------------------------------- cached = rasterised
 @pytest.mark.parametrize("normalise", [True, False])
 def test_cached_equals_rasterised(tmp_path, normalise):
     """Same pixels, nothing truncated: features, loss and gradients agree to float32 rounding
@@ -452,8 +453,8 @@ def test_cached_training_learns_and_repeats(tmp_path):
         seed=0,
     )
     config = FieldConfig(mode="cached", iterations=120, batch=128)
-    field, curves = train_field(g, VIEWS[:1], maps, [N, N], config, seed=3, cache=cache)
-    again, _ = train_field(g, VIEWS[:1], maps, [N, N], config, seed=3, cache=cache)
+    train = lambda: train_field_variant(g, VIEWS[:1], maps, [N, N], config, seed=3, cache=cache)
+    (field, curves), (again, _) = train(), train()
     assert torch.equal(field.features, again.features)
     assert curves["loss"][-10:].mean() < 0.4 * curves["loss"][:5].mean()
     covered = (blending_weights(project(g, VIEWS[0].camera), 1)[1][..., 0] > 0.1).numpy()
@@ -587,9 +588,7 @@ def test_the_written_gradient_is_that_of_the_embedding_bag(tmp_path):
         assert features.grad.data_ptr() == buffer.data_ptr() and torch.equal(features.grad, written)
 
 
-# --------------------------------------------------------------------------- benchmark
-# --------------------------------------------------------------------------- colours, geometry and
-# features together
+# --------------------------------------------------------------------------- joint training
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory) -> list[View]:
     """The views with pictures of the Gaussians, in random colours."""
@@ -610,16 +609,8 @@ def photographs(tmp_path_factory) -> list[View]:
 
 
 JOINT = FieldConfig(mode="joint", hidden=(16,), lr=1e-2)
-FIT = {
-    "iterations": 30,
-    "seed": 3,
-    "refine_start": 5,
-    "refine_every": 10,
-    "refine_stop": 25,
-    "grow_gradient": 1e-5,
-    "log_every": 10,
-    "progress": False,
-}
+GROW = Densification(refine_start=5, refine_every=10, refine_stop=25, grow_gradient=1e-5)
+FIT = FitConfig(iterations=30, seed=3, densification=GROW, log_every=10)
 
 
 def same(a, b) -> bool:
@@ -631,7 +622,13 @@ def test_joint_training_learns_colours_and_codes_and_densification_carries_featu
 ):
     start = gaussians(seed=4)
     fitted, field, history, curves = train_joint(
-        start, photographs, INDEX_MAPS, [N, N], JOINT, **{**FIT, "iterations": 90}
+        start,
+        photographs,
+        INDEX_MAPS,
+        [N, N],
+        JOINT,
+        dataclasses.replace(FIT, iterations=90),
+        progress=False,
     )
     assert len(fitted) != len(start) and field.features.shape == (2, len(fitted), 8)
     assert sum(history["cloned"]) + sum(history["split"]) > 0 and history["count"][-1] == len(
@@ -650,9 +647,15 @@ def test_joint_training_learns_colours_and_codes_and_densification_carries_featu
 
 def test_without_semantic_gradients_the_gaussians_are_those_of_the_reconstruction(photographs):
     start = gaussians(seed=4)
-    alone, _ = fit_rgb(start, photographs, **FIT)
+    alone, _ = fit_rgb(start, photographs, FIT, progress=False)
     train = lambda **settings: train_joint(
-        start, photographs, INDEX_MAPS, [N, N], dataclasses.replace(JOINT, **settings), **FIT
+        start,
+        photographs,
+        INDEX_MAPS,
+        [N, N],
+        dataclasses.replace(JOINT, **settings),
+        FIT,
+        progress=False,
     )
     apart, field, _, _ = train(joint_geometry=False)
     together, _, _, _ = train(joint_geometry=True)
@@ -663,12 +666,15 @@ def test_without_semantic_gradients_the_gaussians_are_those_of_the_reconstructio
     assert not torch.equal(other.features, field.features)
 
 
-def test_the_semantic_gradient_reaches_the_geometry_as_the_loss_changes_with_it(photographs):
+def test_the_semantic_gradient_reaches_the_geometry_as_the_loss_changes_with_it(
+    photographs, monkeypatch
+):
     """One iteration of plain gradient, seen through Adam: the step of every mean has the sign of a
     finite difference.
     """
     start, view = gaussians(seed=4), photographs[0]
-    rates = dict.fromkeys(("lr_scales", "lr_quats", "lr_opacities", "lr_sh0", "lr_sh_rest"), 0.0)
+    rates = dict.fromkeys(("scales", "quats", "opacities", "sh0", "shN"), 0.0)
+    monkeypatch.setattr("cclkit.gaussians.reconstruct.LEARNING_RATES", rates | {"means": 1e-4})
     # next to it colour does not count
     heavy = dataclasses.replace(JOINT, joint_weight=1e4, feature_lr=1e-9, lr=1e-9)
     fitted, field, _, _ = train_joint(
@@ -677,12 +683,8 @@ def test_the_semantic_gradient_reaches_the_geometry_as_the_loss_changes_with_it(
         INDEX_MAPS,
         [N, N],
         heavy,
-        iterations=1,
-        seed=0,
-        densify=False,
-        lr_means=1e-4,
+        FitConfig(iterations=1, seed=0, densification=None),
         progress=False,
-        **rates,
     )
     flat, target = (
         field.features.permute(1, 0, 2).flatten(1),
@@ -719,7 +721,7 @@ def test_joint_training_repeats_and_goes_on_after_a_kill(photographs, tmp_path, 
         return real(*args)
 
     train = lambda **more: train_joint(
-        gaussians(seed=4), photographs, INDEX_MAPS, [N, N], JOINT, **FIT, **more
+        gaussians(seed=4), photographs, INDEX_MAPS, [N, N], JOINT, FIT, progress=False, **more
     )
     straight = train()
     again = train()
@@ -749,15 +751,26 @@ def test_joint_training_repeats_and_goes_on_after_a_kill(photographs, tmp_path, 
 def test_joint_training_refuses_what_it_cannot_train_on(photographs):
     nothing = {n: np.full_like(m, -1) for n, m in INDEX_MAPS.items()}
     with pytest.raises(FieldError, match="nothing to train"):
-        train_joint(gaussians(), photographs, nothing, [N, N], JOINT, **FIT)
+        train_joint(gaussians(), photographs, nothing, [N, N], JOINT, FIT)
     # a view without masks still has colours
     some = INDEX_MAPS | {photographs[0].name: nothing[photographs[0].name]}
     fitted, field, _, _ = train_joint(
-        gaussians(), photographs, some, [N, N], JOINT, **{**FIT, "iterations": 6}
+        gaussians(),
+        photographs,
+        some,
+        [N, N],
+        JOINT,
+        dataclasses.replace(FIT, iterations=6),
+        progress=False,
     )
     assert torch.isfinite(field.features).all() and len(fitted.validate())
     with pytest.raises(FieldError, match="call train_joint"):
         train_field(gaussians(), VIEWS, INDEX_MAPS, [N, N], JOINT, seed=0)
+    with pytest.raises(FieldError, match="call field.train_joint"):
+        train_field_variant(gaussians(), VIEWS, INDEX_MAPS, [N, N], JOINT, seed=0)
+    for ours in ({"mode": "cached"}, {"init": "votes"}):
+        with pytest.raises(FieldError, match="call field_cached.train_field_variant"):
+            train_field(gaussians(), VIEWS, INDEX_MAPS, [N, N], FieldConfig(**ours), seed=0)
     with pytest.raises(ConfigError, match="gaussians.iterations=0"):
         profile("mini", **{"field.mode": "joint", "gaussians.iterations": 0})
     with pytest.raises(GaussiansError, match="means holds NaN"):
@@ -767,5 +780,5 @@ def test_joint_training_refuses_what_it_cannot_train_on(photographs):
             INDEX_MAPS,
             [N, N],
             JOINT,
-            **FIT,
+            FIT,
         )
