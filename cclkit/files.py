@@ -58,9 +58,7 @@ def read_array(path: Path) -> np.ndarray:
     try:
         with np.errstate(over="ignore"):  # of a size that cannot be: refused all the same
             array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (
-        Exception
-    ) as e:  # the header is Python source, so a damaged one fails in any way that source can
+    except Exception as e:  # the header is Python source: damaged, it fails in any way
         raise ValueError(reason(e)) from e
     if not isinstance(array, np.ndarray):
         raise ValueError("an archive of arrays, expected one array")

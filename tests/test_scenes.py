@@ -2,9 +2,12 @@
 input.
 """
 
+import importlib
 import json
 import os
 import shutil
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -17,7 +20,7 @@ from PIL import Image
 from cclkit.errors import SceneError
 from cclkit.places import bundled_scenes
 from cclkit.scenes.lerf_ovs import fill_polygon
-from cclkit.scenes.load import content_hash, load_scene
+from cclkit.scenes.load import LAYOUTS, content_hash, load_scene
 
 W, H = 40, 30
 NAMES = ("frame_1.jpg", "frame_2.jpg", "frame_10.jpg")  # natural order
@@ -678,6 +681,107 @@ def test_content_hash(lerf, tmp_path):
     (copied / "images" / "frame_1.jpg").unlink()
     with pytest.raises(SceneError, match="frame_1.jpg.*restore"):
         content_hash(s)
+
+
+# ----------------------------------------------------------------- a layout of anybody's own
+
+TURNTABLE = """
+import json
+
+import numpy as np
+
+from cclkit.scenes.layout import Layout
+from cclkit.scenes.scene import Camera, View
+
+
+def read(root):
+    path = root / "turntable.json"
+    frames = json.loads(path.read_text())
+    views = tuple(
+        View(f["image"], root / "images" / f["image"], Camera(
+            np.array(f["K"], float), np.array(f["pose"], float), f["width"], f["height"]
+        ))
+        for f in frames
+    )
+    points = np.zeros((0, 3))
+    colors = points.astype(np.uint8)
+    return {"views": views, "points": points, "point_colors": colors, "files": [path]}
+
+
+LAYOUT = Layout(
+    found=lambda root: (root / "turntable.json").is_file(),
+    read=read,
+    expected="images/ with turntable.json (turntable)",
+)
+"""
+
+
+@pytest.fixture
+def turntable(tmp_path, monkeypatch):
+    """A folder of such a layout, which is a file outside of the package and a line of LAYOUTS."""
+    (tmp_path / "turntable_layout.py").write_text(TURNTABLE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "turntable_layout", raising=False)
+    monkeypatch.setitem(LAYOUTS, "turntable", importlib.import_module("turntable_layout").LAYOUT)
+    root = tmp_path / "things"
+    write_images(root / "images", names=("a_1.png", "a_2.png"))
+    K, pose = [[40, 0, W / 2], [0, 40, H / 2], [0, 0, 1]], np.eye(4).tolist()
+    frames = [
+        {"image": n, "K": K, "pose": pose, "width": W, "height": H} for n in ("a_1.png", "a_2.png")
+    ]
+    (root / "turntable.json").write_text(json.dumps(frames))
+    yield root
+    sys.modules.pop("turntable_layout", None)
+
+
+def test_a_layout_is_a_file_and_a_line(turntable):
+    scene = load_scene(turntable)
+    assert scene.layout == "turntable" and [v.name for v in scene.views] == ["a_1.png", "a_2.png"]
+    assert scene.views[1].image().shape == (H, W, 3) and not scene.queries
+    assert load_scene(turntable, layout="turntable").files == scene.files
+    assert turntable / "turntable.json" in scene.files
+    assert turntable / "images/a_1.png" in scene.files
+    # what any layout may carry
+    (turntable / "scene.json").write_text('{"held_out": ["a_2.png"]}')
+    held = load_scene(turntable)
+    assert [v.name for v in held.training_views] == ["a_1.png"]
+    assert content_hash(held) != content_hash(scene)
+    with pytest.raises(SceneError, match="turntable.json .turntable., images/ with sparse"):
+        load_scene(turntable.parent)
+
+
+def test_its_code_counts_for_keys_as_any_readers(turntable):
+    from cclkit.runs.keys import code_of_files
+    from cclkit.scenes.load import readers_of
+
+    read, *others = readers_of(load_scene(turntable))
+    assert read is LAYOUTS["turntable"].read and others
+    file = turntable.parent / "turntable_layout.py"
+    other = file.with_name("edited_layout.py")
+    other.write_text(TURNTABLE.replace("float)", "np.float64)"))
+    assert code_of_files([file]) != code_of_files([other])
+
+
+def test_a_layout_has_the_checks_of_all(turntable):
+    frames = json.loads((turntable / "turntable.json").read_text())
+    frames[1]["image"] = "a_1.jpg"
+    Image.new("RGB", (W, H)).save(turntable / "images/a_1.jpg")
+    (turntable / "turntable.json").write_text(json.dumps(frames))
+    fails(turntable, "share the stem 'a_1'")
+    shutil.rmtree(turntable / "images")
+    fails(turntable, "images: no such folder")
+    with pytest.raises(SceneError, match="is unknown; use one of 3d_ovs, lerf_ovs, colmap, turn"):
+        load_scene(turntable, layout="spiral")
+
+
+def test_fetching_knows_no_scenes():
+    """Scenes ask what was fetched, never the other way round."""
+    code = (
+        "import pkgutil, sys, cclkit.downloads as d\n"
+        "for m in pkgutil.iter_modules(d.__path__): __import__(f'{d.__name__}.{m.name}')\n"
+        "sys.exit(any(n.startswith('cclkit.scenes') for n in sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 # ---- real photographs ----------------------------------------------------------------------------

@@ -21,9 +21,7 @@ CHECKSUMS, SOURCES = "checksums.json", "sources.json"
 
 
 def digest(path: str | os.PathLike) -> str:
-    """sha256 (hex) of a file, computed once a process as long as its size and time of
-    change stay.
-    """
+    """sha256 (hex) of a file, computed once a process while its size and time of change stay."""
     stat = os.stat(path)
     return _digest(os.path.abspath(path), stat.st_size, stat.st_mtime_ns)
 

@@ -11,7 +11,8 @@ import mmap
 import struct
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from types import ModuleType
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -54,9 +55,7 @@ def read_model(folder: Path) -> Model:
 
     Raises SceneError: a file of the model is missing, cut off or damaged; nothing is registered.
     """
-    import pycolmap  # heavy, and only this function needs it
-    import torch  # noqa: F401  before pycolmap: loaded the other way round, the two corrupt the heap (torch 2.14, pycolmap 4.2)
-
+    pycolmap = _pycolmap()
     ext = next(
         (e for e in (".bin", ".txt") if all((folder / f"{n}{e}").is_file() for n in FILES)), None
     )
@@ -158,6 +157,16 @@ def read_points(model: Model) -> tuple[np.ndarray, np.ndarray]:
 # ---------------------------------------------------------------------------
 
 
+def _pycolmap() -> ModuleType:
+    """pycolmap, which is heavy, after torch: loaded the other way round, the two corrupt the heap
+    (torch 2.14, pycolmap 4.2).
+    """
+    import torch  # noqa: F401, I001  first
+    import pycolmap
+
+    return pycolmap
+
+
 def _intrinsics(model: Model, camera_id: int, images: Path) -> tuple[np.ndarray, int, int]:
     kind, width, height, params = model.cameras[camera_id]
     if kind not in PINHOLES:
@@ -183,7 +192,7 @@ class _Walker:
     def __init__(self, path: Path, data):
         self.path, self.data, self.size, self.at = path, data, len(data), 0
 
-    def fail(self, what: str):
+    def fail(self, what: str) -> NoReturn:
         raise SceneError(
             f"{self.path}: truncated or damaged, {what} at byte {self.at} of {self.size}; copy the"
             " file again or export the model anew (colmap model_converter)"
@@ -211,9 +220,7 @@ class _Walker:
 
 
 def _check_binary(path: Path) -> None:
-    """Walk every record of one .bin file; SceneError unless they end exactly where the
-    file ends.
-    """
+    """Walk every record of a .bin file; SceneError unless the last one ends where the file does."""
     with open(path, "rb") as f:
         if path.stat().st_size < 8:
             raise SceneError(
@@ -230,9 +237,7 @@ def _check_binary(path: Path) -> None:
 
 
 def _camera_record(w: _Walker) -> None:
-    import pycolmap
-    import torch  # noqa: F401  see read_model
-
+    pycolmap = _pycolmap()
     _, model, width, height = w.take("<iiQQ", "a camera")
     known = {int(m.value): m for m in pycolmap.CameraModelId.__members__.values() if m.value >= 0}
     if model not in known:

@@ -22,7 +22,7 @@ LAYOUTS: dict[str, Layout] = {
 """All layouts, in the order in which content decides: a line each."""
 
 
-def load_scene(path, *, layout: str | None = None) -> Scene:
+def load_scene(path: str | Path, *, layout: str | None = None) -> Scene:
     """Read a scene folder, or a bundled or fetched scene by its name.
 
     Layouts are told apart by content: a ``segmentations`` folder is 3D-OVS; labels in
@@ -77,9 +77,7 @@ def detect_layout(root: Path) -> str:
 
 
 def readers_of(scene: Scene) -> tuple[Callable, ...]:
-    """The functions that read a scene: their files count for the keys of all that is made from
-    it.
-    """
+    """The functions that read a scene: their files count for keys of all that is made from it."""
     return LAYOUTS[scene.layout].read, read_side_data
 
 
@@ -113,7 +111,7 @@ def content_hash(scene: Scene) -> str:
 # ---------------------------------------------------------------------------
 
 
-def _resolve(path) -> Path:
+def _resolve(path: str | Path) -> Path:
     root = Path(path)
     if root.is_dir():
         return root

@@ -21,9 +21,7 @@ from .layout import Layout
 from .scene import Camera, View
 
 SAME_SHAPE = 0.02
-"""Allowed relative difference of aspect ratios: whole-pixel rounding of small images,
-nothing more.
-"""
+"""Allowed relative difference of aspect ratios: rounding of small images to whole pixels."""
 
 
 def read_llff(path: Path, images: Path) -> tuple[View, ...]:

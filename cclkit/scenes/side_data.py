@@ -48,9 +48,7 @@ def _depth(root: Path, views):
 
 
 def _ground_truth(root: Path, views):
-    """``ground_truth/`` with three granularities, or YCB's ``instances/`` with whole
-    objects only.
-    """
+    """``ground_truth/`` with three granularities, or YCB's ``instances/`` with whole objects."""
     if (root / "ground_truth").is_dir():
         listing = root / "ground_truth" / "objects.json"
         folders = {
