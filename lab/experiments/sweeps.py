@@ -4,8 +4,6 @@ parallel processes, resumable. What such a file says stands in `cclkit.notebook.
 
 from __future__ import annotations
 
-import csv
-import io
 import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
@@ -13,13 +11,13 @@ from pathlib import Path
 import torch
 
 from cclkit.config import Config
-from cclkit.files import atomic_write
 from cclkit.method.codebook_fit import fit_codebook
 from cclkit.notebook.experiments import index_map_miou
 from cclkit.notebook.measured import Sweep, prepared, read_sweep, sweep_key
 from cclkit.notebook.population import population, population_miou
 from cclkit.runs.run import Run
-from cclkit.runs.store import Store
+
+from .rows import resumed, write_rows
 
 
 def run_sweep(
@@ -40,43 +38,35 @@ def run_sweep(
     path = Path(folder) / f"{sweep.name}.csv"
     runs = sweep.runs()
     keys = [sweep_key(sweep, run, config) for run in runs]
-    with Store(folder).lock(wait=True):  # each of two sweeps would write the rows that it knows
-        known = (
-            {row["key"]: float(row["miou"]) for row in read_sweep(path)} if path.exists() else {}
-        )
-        done = {k: known[k] for k in keys if k in known}
+    columns = [*sweep.grid, "miou", "key"]
+    with resumed(path, read_sweep, key=lambda row: row["key"]) as known:
+        done = {k: float(known[k]["miou"]) for k in keys if k in known}
         jobs = [
             (k, sweep.kind, sweep.fixed | run, config)
             for k, run in zip(keys, runs)
             if k not in done
         ]
         report(f"{sweep.name}: {len(runs)} runs, {len(runs) - len(jobs)} found")
-        if jobs:
-            # spawn: a forked torch would share its threads' locks
-            with multiprocessing.get_context("spawn").Pool(min(workers, len(jobs))) as pool:
-                for n, (key, miou) in enumerate(pool.imap_unordered(_run, jobs), 1):
-                    done[key] = miou
-                    _write(
-                        path, sweep, [(run, done[k], k) for run, k in zip(runs, keys) if k in done]
-                    )
-                    if n % 10 == 0 or n == len(jobs):
-                        report(f"{sweep.name}: {n} of {len(jobs)}")
-                pool.close()
-                # leaving the block would kill the workers, and pycolmap prints a stack when that
-                # happens
-                pool.join()
-        else:
-            _write(path, sweep, [(run, done[k], k) for run, k in zip(runs, keys)])
+
+        def write() -> None:
+            rows = [(*run.values(), done[k], k) for run, k in zip(runs, keys) if k in done]
+            write_rows(path, columns, rows)
+
+        if not jobs:
+            write()
+            return path
+        # spawn: a forked torch would share its threads' locks
+        with multiprocessing.get_context("spawn").Pool(min(workers, len(jobs))) as pool:
+            for n, (key, miou) in enumerate(pool.imap_unordered(_run, jobs), 1):
+                done[key] = miou
+                write()
+                if n % 10 == 0 or n == len(jobs):
+                    report(f"{sweep.name}: {n} of {len(jobs)}")
+            pool.close()
+            # leaving the block would kill the workers, and pycolmap prints a stack when that
+            # happens
+            pool.join()
     return path
-
-
-def _write(path: Path, sweep: Sweep, rows: list[tuple[dict, float, str]]) -> None:
-    text = io.StringIO()
-    out = csv.writer(text, lineterminator="\n")
-    out.writerow([*sweep.grid, "miou", "key"])
-    for run, miou, key in rows:
-        out.writerow([*run.values(), f"{miou:.4f}", key])
-    atomic_write(path, text.getvalue().encode())
 
 
 def _run(job: tuple) -> tuple[str, float]:

@@ -28,9 +28,9 @@ ENVIRONMENT = {
     "MALLOC_TRIM_THRESHOLD_": str(1 << 32),
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
 } | ({"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {})
-"""Settings of the replicas. Those of glibc keep freed memory and use large pages, which saves 5 % of
-a step's time (measured); other C libraries ignore them. Gloo meets within the machine, whatever its
-name resolves to.
+"""Settings of the replicas. Those of glibc keep freed memory and use large pages, which saves 5 %
+of a step's time (measured); other C libraries ignore them. Gloo meets within the machine, whatever
+its name resolves to.
 """
 
 
