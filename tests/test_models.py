@@ -4,6 +4,8 @@ lie.
 
 import json
 import pickle
+import subprocess
+import sys
 
 import cv2
 import numpy as np
@@ -15,8 +17,9 @@ from safetensors.torch import save_file
 from segment_anything import SamAutomaticMaskGenerator, sam_model_registry
 
 from cclkit import config
-from cclkit.errors import ConfigError, FeatureError, ModelError
-from cclkit.foundation import clip, mini_clip, mini_sam, models, sam
+from cclkit.errors import ConfigError, FeatureError, MissingPackageError, ModelError, needed
+from cclkit.foundation import clip, mini_clip, mini_sam, sam, weights
+from cclkit.foundation.clicks import SamClicks
 from cclkit.foundation.clip import ClipConfig
 from cclkit.foundation.sam import SamConfig
 from cclkit.method.masks import MaskConfig, build_view_masks
@@ -118,7 +121,7 @@ def test_outputs_keep_their_identity(picture):
     c = adapter.propose_image(picture)
     assert set(c.output.tolist()) == {0, 1, 2} and c.masks.shape[1:] == picture.shape[:2]
     points = adapter.generator.point_grids[0] * np.array(picture.shape[1::-1])
-    clicked, _ = adapter.click(picture, points)
+    clicked, _ = SamClicks(adapter).click(picture, points, one_piece=False)
     for mask, k in zip(c.masks, c.output):
         assert any(np.array_equal(mask, m) for m in clicked[:, k])
     again = sam.SamMasks(
@@ -254,9 +257,9 @@ def test_real_sam_end_to_end_from_a_file(name, picture, tmp_path):
     c = adapter.propose_image(picture)
     assert c.masks.shape[1:] == picture.shape[:2] and c.counts["prompts"] == 4
     with pytest.raises(ModelError, match="not the weights of SAM vit_l"):
-        models.fill(
+        weights.fill(
             _meta(lambda: sam_model_registry["vit_l"]()),
-            models.load_weights(path, "SAM vit_l"),
+            weights.load_weights(path, "SAM vit_l"),
             path,
             "SAM vit_l",
         )
@@ -344,14 +347,14 @@ class Evil:
 def test_unusable_weights_are_one_clear_error(tmp_path, capsys):
     what = "mini-SAM"
     with pytest.raises(ModelError, match="no weights of mini-SAM here"):
-        models.load_weights(tmp_path / "none.safetensors", what)
+        weights.load_weights(tmp_path / "none.safetensors", what)
     evil = tmp_path / "evil.pth"
     evil.write_bytes(pickle.dumps({"x": Evil()}))
     with pytest.raises(ModelError, match="a pickle can run code"):
-        models.load_weights(evil, what)
+        weights.load_weights(evil, what)
     torch.save({"x": Evil()}, evil)
     with pytest.raises(ModelError, match="a pickle can run code"):
-        models.load_weights(evil, what)
+        weights.load_weights(evil, what)
     assert "this ran" not in capsys.readouterr().out
     good = random_mini_sam().state_dict()
     whole = tmp_path / "mini.safetensors"
@@ -359,21 +362,21 @@ def test_unusable_weights_are_one_clear_error(tmp_path, capsys):
     short = tmp_path / "short.safetensors"
     short.write_bytes(whole.read_bytes()[:-1000])
     with pytest.raises(ModelError, match="cut short"):
-        models.load_weights(short, what)
+        weights.load_weights(short, what)
     cut = tmp_path / "cut.pth"
     torch.save(good, cut)
     cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
     with pytest.raises(ModelError, match="mini-SAM"):
-        models.load_weights(cut, what)
+        weights.load_weights(cut, what)
     with pytest.raises(ModelError, match="sha256 .* expected 0000"):
-        models.load_weights(whole, what, sha256="0" * 64)
+        weights.load_weights(whole, what, sha256="0" * 64)
     torch.save([1, 2], cut)
     with pytest.raises(ModelError, match="no table of tensors"):
-        models.load_weights(cut, what)
+        weights.load_weights(cut, what)
     with pytest.raises(ModelError, match="not the weights of mini-CLIP.*missing.*unknown"):
-        models.fill(
+        weights.fill(
             mini_clip.build_mini_clip(9),
-            models.load_weights(whole, "mini-CLIP"),
+            weights.load_weights(whole, "mini-CLIP"),
             whole,
             "mini-CLIP",
         )
@@ -381,13 +384,13 @@ def test_unusable_weights_are_one_clear_error(tmp_path, capsys):
         good["mask_decoder.iou_token.weight"], float("nan")
     )
     with pytest.raises(ModelError, match="not finite"):
-        models.fill(mini_sam.build_mini_sam(), good, whole, what)
+        weights.fill(mini_sam.build_mini_sam(), good, whole, what)
     with pytest.raises(ModelError, match="needs front_end.sam.checkpoint"):
-        models.load_sam("vit_h")
+        sam.load_sam("vit_h")
     with pytest.raises(ModelError, match="is not supported; use one of mini, ViT-B-32"):
-        models.load_clip("ViT-Z-99")
+        clip.load_clip("ViT-Z-99")
     with pytest.raises(ModelError, match="needs front_end.clip.checkpoint"):
-        models.load_clip("ViT-B-16")
+        clip.load_clip("ViT-B-16")
 
 
 def test_weights_count_for_keys_by_content(tmp_path):
@@ -395,10 +398,10 @@ def test_weights_count_for_keys_by_content(tmp_path):
     a, b = tmp_path / "a.pth", tmp_path / "b.pth"
     for p in (a, b):
         p.write_bytes(b"same bytes")
-    key = lambda p: models.identity("vit_b", str(p), "")  # noqa: E731
+    key = lambda p: weights.identity("vit_b", str(p), "")  # noqa: E731
     assert key(a) == key(b)
     b.write_bytes(b"other bytes!")
-    assert key(a) != key(b) and models.identity("vit_b", "", "") == "vit_b:none"
+    assert key(a) != key(b) and weights.identity("vit_b", "", "") == "vit_b:none"
 
 
 def test_settings_of_the_models_are_checked():
@@ -469,3 +472,76 @@ def test_a_text_is_the_same_whatever_is_asked_beside_it():
     assert np.array_equal(together, backwards) and np.array_equal(
         together, np.concatenate([alone.encode_text([w]) for w in words])
     )
+
+
+# ---------------------------------------------------------------- packages that are not there
+
+
+@pytest.mark.parametrize(
+    ("package", "role", "install"),
+    [
+        ("segment_anything", "masks", "segment-anything"),
+        ("sam2", "propagator", "sam2"),
+        ("open_clip", "encoder", "open_clip_torch"),
+    ],
+)
+def test_a_missing_package_is_named_when_it_is_needed(package, role, install):
+    """Settings, labels and everything else work without it."""
+    code = f"""
+import sys
+for name in ("segment_anything", "sam2", "open_clip"):
+    sys.modules[name] = None
+import cclkit.foundation.clicks
+from cclkit.config import profile
+from cclkit.errors import MissingPackageError
+from cclkit.foundation.front_end import build_front_end
+from cclkit.foundation.roles import Setup
+c = profile("mini")
+front = build_front_end(Setup(c.front_end, c.masks))
+print(front.label)
+try:
+    front.{role}
+except MissingPackageError as e:
+    print(e)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    label, said = done.stdout.splitlines()
+    assert label == "mini-SAM, mini-SAM2, mini-CLIP"
+    assert said == f"{package} is not installed but needed; run `pip install {install}`"
+
+
+@pytest.mark.parametrize(
+    "load",
+    [
+        "foundation.sam import load_sam as f; f('vit_b')",
+        "foundation.sam2 import build_sam2 as f; f('sam2.1_hiera_tiny')",
+        "foundation.clip import load_clip as f; f('ViT-B-16')",
+    ],
+)
+def test_public_models_name_their_package_too(load):
+    code = (
+        "import sys\nfor n in ('segment_anything', 'sam2', 'open_clip'): sys.modules[n] = None\n"
+        "from cclkit.errors import MissingPackageError\n"
+        f"try:\n    from cclkit.{load}\nexcept MissingPackageError as e: print(e)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "run `pip install" in done.stdout, done.stderr
+
+
+def test_only_a_missing_package_is_taken_for_one():
+    with pytest.raises(MissingPackageError, match="hydra is not installed but needed by sam2; run"):
+        with needed("sam2"):
+            raise ModuleNotFoundError("No module named 'hydra'", name="hydra")
+    with pytest.raises(MissingPackageError, match="run `pip install torch --index-url"):
+        with needed("torch", "torch --index-url ..."):
+            raise ModuleNotFoundError("No module named 'torch'", name="torch")
+    for own in (
+        ModuleNotFoundError(name="cclkit.nothing"),
+        ModuleNotFoundError(),
+        ImportError("x"),
+    ):
+        with pytest.raises(ImportError) as e:
+            with needed("sam2"):
+                raise own
+        assert e.value is own

@@ -10,7 +10,8 @@ from PIL import Image
 
 from cclkit import config
 from cclkit.errors import ModelError, SceneError
-from cclkit.foundation.front_end import build_front_end, identities
+from cclkit.foundation.front_end import build_front_end, model_of
+from cclkit.foundation.roles import Setup
 from cclkit.foundation.sam2 import CONFIGS, Sam2Config, Sam2Propagation, build_sam2, load_sam2
 from cclkit.scenes.load import load_scene
 from cclkit.scenes.scene import Camera, View
@@ -161,6 +162,10 @@ def test_both_families_can_be_built(model):
     assert sum(p.numel() for p in build_sam2(model).parameters()) > 30e6 and model in CONFIGS
 
 
+def setup(c, scene):
+    return Setup(c.front_end, c.masks, c.device, scene)
+
+
 def test_the_run_uses_it_and_its_key_knows_the_weights(checkpoint, tmp_path):
     scene = load_scene(write_plane_scene(tmp_path))
     c = config.profile(
@@ -171,12 +176,15 @@ def test_the_run_uses_it_and_its_key_knows_the_weights(checkpoint, tmp_path):
             "front_end.sam2.checkpoint": str(checkpoint),
         },
     )
-    front = build_front_end(c, scene)
+    front = build_front_end(setup(c, scene))
     assert isinstance(front.propagator, Sam2Propagation) and "SAM2.1_hiera_tiny" in front.label
     other = tmp_path / "other.pt"
     other.write_bytes(checkpoint.read_bytes() + b"\0")
     changed = c.with_settings({"front_end.sam2.checkpoint": str(other)})
-    assert identities(c)["propagation"] != identities(changed)["propagation"]
+    of = lambda c: model_of(c.front_end, "tracker").settings(setup(c, scene))
+    assert of(c)["weights"] != of(changed)["weights"]
+    assert of(c) == of(c.with_settings({"front_end.sam2.objects_per_chunk": 3}))
     without = replace(scene, ground_truth=None)
     with pytest.raises(SceneError, match="front_end.propagation=sam2"):
-        build_front_end(config.profile("mini", **{"front_end.propagation": "simulated"}), without)
+        c = config.profile("mini", **{"front_end.propagation": "simulated"})
+        build_front_end(setup(c, without))

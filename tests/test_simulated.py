@@ -6,15 +6,20 @@ import numpy as np
 import pytest
 
 from cclkit.errors import SceneError
+from cclkit.foundation.front_end import FrontEndConfig, build_front_end
+from cclkit.foundation.roles import Setup
 from cclkit.foundation.simulated import (
+    GENERIC,
     FeatureSpace,
+    SimulatedWorld,
     SimulationConfig,
     cut,
     jitter,
     seeded,
-    simulated_front_end,
     unit,
 )
+from cclkit.method.masks import MaskConfig
+from cclkit.method.query import CANONICAL
 from cclkit.scenes.load import load_scene
 
 PERFECT = SimulationConfig(
@@ -27,6 +32,14 @@ PERFECT = SimulationConfig(
     feature_noise=0,
     text_noise=0,
 )
+
+
+def simulated_front_end(scene, simulation):
+    """All three roles from one scene's ground truth."""
+    settings = FrontEndConfig("simulated", "simulated", propagation="simulated")
+    return build_front_end(
+        Setup(replace(settings, simulation=simulation), MaskConfig(), "cpu", scene)
+    )
 
 
 @pytest.fixture
@@ -147,5 +160,15 @@ def test_propagation_follows_objects_and_loses_them_at_the_given_rate(scene):
 
 
 def test_a_scene_without_ground_truth_is_refused(scene):
+    without = replace(scene, ground_truth=None)
+    with pytest.raises(SceneError, match="made from ground truth ids"):
+        simulated_front_end(without, SimulationConfig())
     with pytest.raises(SceneError, match="needs ground truth ids"):
-        simulated_front_end(replace(scene, ground_truth=None), SimulationConfig())
+        SimulatedWorld(without, SimulationConfig())
+
+
+def test_canonical_phrases_fit_nothing_in_particular(scene):
+    assert set(CANONICAL) <= set(GENERIC)
+    front = simulated_front_end(scene, replace(PERFECT, text_noise=0))
+    texts = front.encoder.encode_text(CANONICAL)
+    assert np.allclose(texts, texts[0])  # the common direction and the gap, no more

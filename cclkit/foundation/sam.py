@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 import torch
 
-from ..errors import ModelError, needed
+from ..errors import ConfigError, ModelError, needed
 from ..method.interfaces import Candidates
-from ..settings import POSITIVE, SHARE, OneOf, as_dict, at_most, out_of_range
+from ..settings import POSITIVE, SHARE, OneOf, as_dict, at_most
 from . import weights
 from .roles import Model, Setup, kept
 from .weights import MINI_SAM, fetched, fill, folder, load_mini, load_weights, remedy
@@ -68,11 +68,10 @@ class SamConfig:
         """Raise ConfigError when a crop would get no click."""
         fewest = self.crop_points_divisor**self.crop_layers
         if self.points_per_side < fewest:
-            raise out_of_range(
-                f"{prefix}crop_points_divisor",
-                self.crop_points_divisor,
-                f"a smaller divisor, fewer layers (at most 8) or more points_per_side: it leaves no"
-                f" click of {self.points_per_side} per side in a crop of layer {self.crop_layers}",
+            raise ConfigError(
+                f"setting {prefix}crop_points_divisor={self.crop_points_divisor} leaves no click of"
+                f" {self.points_per_side} per side in a crop of layer {self.crop_layers}; use a"
+                " smaller divisor, fewer layers or more points_per_side"
             )
 
 
