@@ -35,14 +35,14 @@ CLAMP = 0.15
 ALPHA_MIN = 1.0 / 255.0
 ALPHA_MAX = 0.999
 T_STOP = 1e-4
-"""A Gaussian that would bring the transmittance to this or below is not drawn and ends
-the pixel.
+"""A Gaussian that would bring the transmittance to this or below is not drawn and ends the
+pixel.
 """
 MAX_SIGMA = 3.33
 """Beyond this many standard deviations any alpha is below ALPHA_MIN."""
 TILE_SLACK = 0.01
-"""Added to the largest drawn power in the exact ellipse test: covers float32 rounding
-of the power.
+"""Added to the largest drawn power in the exact ellipse test: covers float32 rounding of the
+power.
 """
 BLOCK = 256
 """Gaussians per parallel work item of the projection."""
@@ -229,7 +229,11 @@ def project_forward(
     part,
     parts,
 ):
-    """Project every Gaussian; arithmetic in float64, results in the dtype of the outputs."""
+    """Project every Gaussian; arithmetic in float64, results in the dtype of the outputs.
+
+    One long function, because each result builds on those before it: as functions of their own, the
+    steps would hand on a dozen numbers of every Gaussian from one to the next.
+    """
     G = means.shape[0]
     fx, fy, cx, cy = intrinsics[0], intrinsics[1], intrinsics[2], intrinsics[3]
     # camera centre = -R^T t, for view directions
@@ -344,8 +348,10 @@ def project_backward(
     part,
     parts,
 ):
-    """Chain rule of project_forward, in reverse order of its lines. Invisible Gaussians
-    get zeros.
+    """Chain rule of project_forward, in reverse order of its lines. Invisible Gaussians get zeros.
+
+    Long as project_forward is, and for the same reason: it computes what that one did once more,
+    and every gradient uses several of those numbers.
     """
     G = means.shape[0]
     fx, fy, cx, cy = intrinsics[0], intrinsics[1], intrinsics[2], intrinsics[3]
@@ -388,9 +394,8 @@ def project_backward(
             for j in range(3):
                 s[j] = math.exp(np.float64(log_scales[g, j]))
                 for i in range(3):
-                    U[i, j] = (R[i, 0] * rot[0, j] + R[i, 1] * rot[1, j] + R[i, 2] * rot[2, j]) * s[
-                        j
-                    ]
+                    U[i, j] = R[i, 0] * rot[0, j] + R[i, 1] * rot[1, j] + R[i, 2] * rot[2, j]
+                    U[i, j] *= s[j]
             u = min(max(x / z, u_min), u_max)
             v = min(max(y / z, v_min), v_max)
             a = c = EPS2D
@@ -547,8 +552,8 @@ def tile_scan(
     part,
     parts,
 ):
-    """Count (fill False) or list (fill True) the tiles in which a Gaussian has alpha >=
-    ALPHA_MIN.
+    """Count (fill False) or list (fill True) the tiles in which a Gaussian has
+    alpha >= ALPHA_MIN.
     """
     G = means2d.shape[0]
     tiles_x, tiles_y = (width + TILE - 1) // TILE, (height + TILE - 1) // TILE
@@ -611,8 +616,7 @@ def tile_sort(
 
 # --------------------------------------------------------------------------- blending
 # No fastmath here: forward, backward and the weights must take the same decisions (skip, stop)
-# bit for bit. Only sums over pixels (below) may be reordered by the compiler, the same way each
-# time.
+# bit for bit. Only sums over pixels (below) may be reordered by the compiler, alike each time.
 #
 # The state of a tile lives in ONE flat buffer, plane after plane of 256 pixels, indexed by unsigned
 # integers: only then can LLVM prove that the planes do not overlap and no index is negative, and
@@ -667,8 +671,8 @@ def _moments(b, mx, my, lo, hi):
 
 @_jit()
 def _begin_tile(tile, width, height, constants, b):
-    """Pixel centres, transmittance 1, and live = 1 for the pixels of a tile that are in
-    the image.
+    """Pixel centres, transmittance 1, and live = 1 for the pixels of a tile that are in the
+    image.
     """
     one, half = constants[3], constants[4]
     tiles_x = (width + TILE - 1) // TILE
@@ -743,10 +747,10 @@ def blend_forward(
     part,
     parts,
 ):
+    """Blend the features of the Gaussians along every tile's list, nearest first."""
     channels = features.shape[1]
-    for tile in range(
-        part, tile_start.shape[0] - 1, parts
-    ):  # interleaved: a fair share of busy regions
+    # interleaved: a fair share of busy regions
+    for tile in range(part, tile_start.shape[0] - 1, parts):
         b = np.zeros(PIXELS * (10 + channels), means2d.dtype)
         everything = np.uint64(PIXELS)
         nothing = np.uint64(0)
@@ -799,7 +803,7 @@ def blend_backward(
     g_image,  # [H, W, C] gradient of image
     g_alpha,  # [H, W] gradient of 1 - remaining
     geometry,  # bool: False = gradients of features only
-    # [n, 6 + C] out, zero on entry: gradients per (Gaussian, tile): mean2d, conic, opacity,
+    # [n, 6 + C] out, zero on entry: per (Gaussian, tile), gradients of mean2d, conic, opacity,
     # features
     slots,
     part,
@@ -807,13 +811,16 @@ def blend_backward(
 ):
     """Walks the lists front to back like the forward pass, so that T is the same bit for bit.
 
-    With w = alpha T, q = g·f, and S = sum of w q over the Gaussians behind: dL/dalpha = T q - (S -
-    g_alpha T_final) / (1 - alpha). S starts as g·image and loses w q per step.
+    With w = alpha T, q = g·f, and S = sum of w q over the Gaussians behind:
+    dL/dalpha = T q - (S - g_alpha T_final) / (1 - alpha). S starts as g·image and loses w q per
+    step.
+
+    One long function, most of it loops over the same pixels of the same buffer: the sums that could
+    stand apart do (`_dot`, `_moments`).
     """
     channels = features.shape[1]
-    for tile in range(
-        part, tile_start.shape[0] - 1, parts
-    ):  # interleaved: a fair share of busy regions
+    # interleaved: a fair share of busy regions
+    for tile in range(part, tile_start.shape[0] - 1, parts):
         alpha_max, one, half = constants[1], constants[3], constants[4]
         zero = one - one
         b = np.zeros(PIXELS * (10 + channels), means2d.dtype)
@@ -854,8 +861,7 @@ def blend_backward(
                         behind = b[j + _BEHIND] - b[j + _W] * q
                         b[j + _BEHIND] = behind
                         d_alpha = b[j + _BEFORE] * q - behind / (one - alpha)
-                        # alpha = opacity exp(-power): d alpha / d power = -alpha, and 0 where alpha
-                        # is capped
+                        # alpha = opacity exp(-power): d alpha / d power = -alpha, or 0 where capped
                         b[j + _H] = -d_alpha * alpha if alpha < alpha_max else zero
                     s, sx, sy, sxx, sxy, syy = _moments(b, mx, my, lo, hi)
                     slots[slot, 0] = A * sx + B * sy
@@ -906,9 +912,8 @@ def top_weights(
     """The k largest alpha T of some pixels, largest first; of equals, the nearer first."""
     one, half = constants[3], constants[4]
     tiles_x = (width + TILE - 1) // TILE
-    for tile in range(
-        part, tile_start.shape[0] - 1, parts
-    ):  # interleaved: a fair share of busy regions
+    # interleaved: a fair share of busy regions
+    for tile in range(part, tile_start.shape[0] - 1, parts):
         own = order[first[tile] : first[tile + 1]]
         if len(own) == 0:
             continue
@@ -960,13 +965,13 @@ def top_weights(
                 break
 
 
-# --------------------------------------------------------------------------- gradient of cached
-# pixels
+# --------------------------------------------------------------------------- cached pixels
 @_jit(nogil=True)
 def scatter_rows(
     ids, weights, upstream, total, part, parts
 ):  # [P, K], [P, K], [P, C] -> total [G, C]
-    """total[i] += weight times the pixel's gradient, for every entry of Gaussian i.
+    """Gradient of cached pixels: total[i] += weight times the pixel's gradient, for every entry of
+    Gaussian i.
 
     Every part reads all entries and serves its own share of the Gaussians, so a sum has one order
     on any number of threads.
@@ -976,12 +981,9 @@ def scatter_rows(
     own = np.empty(K, np.int32)
     for p in range(P):
         n = 0
-        for k in range(
-            K
-            # first which entries, without a branch: guessing it wrong every other time took longer
-            # than
-            # the sums
-        ):
+        # first which entries, without a branch: guessing it wrong every other time took longer than
+        # the sums
+        for k in range(K):
             own[n] = k
             n += (ids[p, k] >= low) & (ids[p, k] < high)
         for k in own[:n]:

@@ -16,8 +16,8 @@ def blending_weights(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The k Gaussians with the largest weight alpha T in every pixel, largest first.
 
-    Returns ids [H, W, k] int32, weights [H, W, k] float32, and residual [H, W] float32 in [0, 1]: 1
-    - kept / total weight, the share of the pixel that k entries miss (0 where nothing is drawn).
+    Returns ids [H, W, k] int32, weights [H, W, k] float32, and residual [H, W] float32 in [0, 1]:
+    1 - kept / total weight, the share of the pixel that k entries miss (0 where nothing is drawn).
     Unused entries have id 0 and weight 0. Of some pixels only (``pixels`` [P] int, y * width + x,
     each once), [P, k], [P, k] and [P], in less time. Raises GaussiansError if k < 1 or for pixels
     out of the image or twice.
@@ -28,22 +28,17 @@ def blending_weights(
     wanted = np.arange(h * w) if pixels is None else np.asarray(pixels, np.int64)
     tile = wanted // w // _cpu.TILE * -(-w // _cpu.TILE) + wanted % w // _cpu.TILE
     order = np.lexsort((wanted, tile))
-    if (
-        len(wanted)
-        and not 0 <= wanted.min() <= wanted.max() < h * w
-        or len(wanted) > 1
-        and (np.diff(wanted[order])[np.diff(tile[order]) == 0] == 0).any()
-    ):
+    outside = len(wanted) > 0 and not 0 <= wanted.min() <= wanted.max() < h * w
+    twice = (np.diff(wanted[order])[np.diff(tile[order]) == 0] == 0).any()
+    if outside or twice:
         raise GaussiansError(
             f"pixels: expected each once, from 0 to {h * w - 1} (y * width + x), got {len(wanted)}"
             f" from {wanted.min()} to {wanted.max()}"
         )
     first = np.concatenate([[0], np.cumsum(np.bincount(tile, minlength=len(tiles.start) - 1))])
-    ids, weights, mass = (
-        np.zeros((len(wanted), k), np.int32),
-        np.zeros((len(wanted), k), np.float32),
-        np.zeros(len(wanted), np.float32),
-    )
+    ids = np.zeros((len(wanted), k), np.int32)
+    weights = np.zeros((len(wanted), k), np.float32)
+    mass = np.zeros(len(wanted), np.float32)
     _cpu.run(
         _cpu.top_weights,
         tiles.start,
@@ -69,8 +64,9 @@ def blending_weights(
 
 
 def lift(
-    projection: Projection, image: Tensor
-) -> tuple[Tensor, Tensor]:  # [H, W, C] -> [G, C], [G]
+    projection: Projection,
+    image: Tensor,  # [H, W, C]
+) -> tuple[Tensor, Tensor]:  # [G, C], [G]
     """What the pixels of an image give back to the Gaussians that they are made of: sums of alpha T
     times pixel, and of alpha T.
 
@@ -92,8 +88,11 @@ def lift(
 
 
 def splat_entries(
-    features: Tensor, ids: Tensor, weights: Tensor, gradient: Tensor | None = None
-) -> Tensor:  # [G, C], [P, K] int32, [P, K] -> [P, C]
+    features: Tensor,  # [G, C]
+    ids: Tensor,  # [P, K] int32
+    weights: Tensor,  # [P, K]
+    gradient: Tensor | None = None,  # [G, C]
+) -> Tensor:  # [P, C]
     """Sums of weights times features, differentiable in the features: rendered pixels, from entries
     as `blending_weights` gives them.
 
@@ -128,9 +127,4 @@ class _Entries(torch.autograd.Function):
             total.numpy(),
         )
         # a view: autograd copies what has another owner
-        return (
-            total.view_as(total),
-            None,
-            None,
-            None,
-        )
+        return total.view_as(total), None, None, None

@@ -74,8 +74,9 @@ class BlendingCache:
         return splat_entries(features, ids, weights, gradient)
 
     def codes(
-        self, index_maps: Mapping[str, np.ndarray]
-    ) -> np.ndarray:  # view name -> [L, H, W] int; [L, S] int32
+        self,
+        index_maps: Mapping[str, np.ndarray],  # view name -> [L, H, W] int, -1 = no mask
+    ) -> np.ndarray:  # [L, S] int32
         """Code of every sampled pixel at each level, -1 = no mask.
 
         Raises FieldError for index maps that cannot come from the masks of this cache: a view is
@@ -120,12 +121,10 @@ class BlendingCache:
         """Raise ArtefactError unless the cache was made from these Gaussians, and from these views
         if given.
         """
-        _refuse_others(
-            self.folder,
-            self.made_from,
-            {"gaussians": _gaussians_digest(gaussians)}
-            | ({} if views is None else {"cameras": _cameras_digest(views)}),
-        )
+        wanted = {"gaussians": _gaussians_digest(gaussians)}
+        if views is not None:
+            wanted["cameras"] = _cameras_digest(views)
+        _refuse_others(self.folder, self.made_from, wanted)
         if (most := int(self.ids.max())) >= len(gaussians):
             raise ArtefactError(
                 f"{self.folder / 'ids'}.npy: damaged, names Gaussian {most} of {len(gaussians)};"
@@ -187,38 +186,25 @@ def build_blending_cache(
         if found["complete"] and all((folder / f"{name}.npy").exists() for name in ARRAYS):
             return open_blending_cache(folder)
     per_view = math.ceil(pixels_per_mask * sum(masks.values()) / len(usable))
+    names = [v.name for v in views]
+
+    def sample(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        if area_weighted:
+            return _uniform_sample(labels, per_view, rng)
+        return _stratified_sample(labels, pixels_per_mask, rng)
+
     try:
         # what it is made from comes first: parts of a killed build are only worth something with it
-        save_json(
-            folder / ABOUT,
-            {"made_from": about, "names": [v.name for v in views], "complete": False},
-        )
+        save_json(folder / ABOUT, {"made_from": about, "names": names, "complete": False})
         for view in usable:
-            path = _part(folder, view)
-            if not path.exists():
-                # a generator per view, so that a view's sample does not depend on the views before
-                # it
+            if not _part(folder, view).exists():
+                # of its own, so that a view's sample does not depend on the views before it
                 rng = np.random.default_rng([seed, *view.name.encode()])
-                labels = np.asarray(label_maps[view.name])
-                pixels = (
-                    _uniform_sample(labels, per_view, rng)
-                    if area_weighted
-                    else _stratified_sample(labels, pixels_per_mask, rng)
-                )
-                ids, weights, residual = (
-                    t.numpy()
-                    for t in blending_weights(project(gaussians, view.camera), top_k, pixels)
-                )
-                # a part lives until the build ends: compressing it took longer than finding the
-                # weights
-                save_npz(
-                    path, compress=False, pixel=pixels, ids=ids, weights=weights, residual=residual
-                )
+                pixels = sample(np.asarray(label_maps[view.name]), rng)
+                _save_part(_part(folder, view), gaussians, view, pixels, top_k)
             progress()
         _join(folder, views, usable)
-        save_json(
-            folder / ABOUT, {"made_from": about, "names": [v.name for v in views], "complete": True}
-        )
+        save_json(folder / ABOUT, {"made_from": about, "names": names, "complete": True})
         shutil.rmtree(folder / "parts")
     except OSError as e:
         raise ArtefactError(
@@ -255,25 +241,7 @@ def open_blending_cache(folder: Path | str) -> BlendingCache:
             raise ArtefactError(
                 f"{path}: damaged ({e}); delete {folder} and build the cache again"
             ) from e
-    S, K = arrays["view"].size, arrays["ids"].shape[-1] if arrays["ids"].ndim else 0
-    for name, dtype in ARRAYS.items():
-        a, shape = arrays[name], (S, K) if name in ("ids", "weights") else (S,)
-        if a.dtype != dtype or a.shape != shape or not a.size:
-            raise ArtefactError(
-                f"{folder / name}.npy: damaged, holds {a.shape} of {a.dtype}, expected {shape} of"
-                f" {np.dtype(dtype)}; delete {folder} and build the cache again"
-            )
-        # sums and products of a NaN are NaN, so one pass finds any; views are in order, which
-        # `codes` searches by
-        if not (
-            np.isfinite(a.min())
-            and np.isfinite(a.max())
-            and a.min() >= (-1e-3 if name == "residual" else 0)
-        ) or (name == "view" and (a.max() >= len(about["names"]) or (np.diff(a) < 0).any())):
-            raise ArtefactError(
-                f"{folder / name}.npy: damaged, holds values out of their range; delete {folder}"
-                " and build the cache again"
-            )
+    _check_arrays(folder, arrays, len(about["names"]))
     if not arrays["weights"][:, 0].any():
         raise FieldError(
             f"{folder}: no Gaussian covers any of the {len(arrays['view'])} sampled pixels; check"
@@ -317,8 +285,7 @@ def _uniform_sample(
     return np.sort(rng.choice(inside, min(n, len(inside)), replace=False)).astype(np.int32)
 
 
-# --------------------------------------------------------------------------- what a cache was made
-# from
+# --------------------------------------------------------------------------- what it was made from
 def _digest(*arrays: np.ndarray) -> str:
     digest = hashlib.sha256()
     for a in arrays:
@@ -335,19 +302,16 @@ def _gaussians_digest(g: Gaussians) -> str:
 
 
 def _cameras_digest(views: Sequence[View]) -> str:
-    cameras = [(v.name, v.camera) for v in views]
-    return _digest(
-        *(
-            a
-            for name, c in cameras
-            for a in (
-                np.frombuffer(name.encode(), np.uint8),
-                np.asarray(c.K, float),
-                np.asarray(c.world_to_camera, float),
-                np.array([c.width, c.height]),
-            )
-        )
-    )
+    arrays = []
+    for v in views:
+        c = v.camera
+        arrays += [
+            np.frombuffer(v.name.encode(), np.uint8),
+            np.asarray(c.K, float),
+            np.asarray(c.world_to_camera, float),
+            np.array([c.width, c.height]),
+        ]
+    return _digest(*arrays)
 
 
 def _refuse_others(folder: Path, found: Mapping, wanted: Mapping) -> None:
@@ -383,6 +347,37 @@ def _read_about(folder: Path) -> dict:
 
 def _part(folder: Path, view: View) -> Path:
     return folder / "parts" / f"{view.stem}.npz"
+
+
+def _check_arrays(folder: Path, arrays: Mapping[str, np.ndarray], n_views: int) -> None:
+    """Raise ArtefactError for arrays that do not fit together or hold values out of range."""
+    S, K = arrays["view"].size, arrays["ids"].shape[-1] if arrays["ids"].ndim else 0
+    remedy = f"delete {folder} and build the cache again"
+    for name, dtype in ARRAYS.items():
+        a, shape = arrays[name], (S, K) if name in ("ids", "weights") else (S,)
+        if a.dtype != dtype or a.shape != shape or not a.size:
+            raise ArtefactError(
+                f"{folder / name}.npy: damaged, holds {a.shape} of {a.dtype}, expected {shape} of"
+                f" {np.dtype(dtype)}; {remedy}"
+            )
+        least, most = a.min(), a.max()  # of a NaN both are NaN
+        fits = np.isfinite(least) and np.isfinite(most)
+        fits = fits and least >= (-1e-3 if name == "residual" else 0)
+        if name == "view":  # in order, which `codes` searches by
+            fits = fits and most < n_views and not (np.diff(a) < 0).any()
+        if not fits:
+            raise ArtefactError(
+                f"{folder / name}.npy: damaged, holds values out of their range; {remedy}"
+            )
+
+
+def _save_part(
+    path: Path, gaussians: Gaussians, view: View, pixels: np.ndarray, top_k: int
+) -> None:
+    found = blending_weights(project(gaussians, view.camera), top_k, pixels)
+    ids, weights, residual = (t.numpy() for t in found)
+    # it lives until the build ends: compressing it took longer than finding the weights
+    save_npz(path, compress=False, pixel=pixels, ids=ids, weights=weights, residual=residual)
 
 
 def _join(folder: Path, views: Sequence[View], usable: Sequence[View]) -> None:

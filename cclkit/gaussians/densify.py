@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ..errors import GaussiansError
+from ..errors import GaussiansError, needed
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,8 @@ class Densifier:
 
 
 def _counting_strategy(config: Densification, iterations: int, changed: dict[str, int]):
-    from gsplat.strategy import DefaultStrategy  # here: slow to import
+    with needed("gsplat"):
+        from gsplat.strategy import DefaultStrategy  # here: slow to import
 
     class Counting(DefaultStrategy):
         """Keeps the numbers that DefaultStrategy can only print."""

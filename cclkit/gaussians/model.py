@@ -1,7 +1,7 @@
 """Gaussians: the parameters of a 3D Gaussian splat, and their file format.
 
-Source of the layout: Kerbl et al. 2023, "3D Gaussian Splatting for Real-Time Radiance
-Field Rendering"; the PLY opens in any splat viewer.
+Source of the layout: Kerbl et al. 2023, "3D Gaussian Splatting for Real-Time Radiance Field
+Rendering"; the PLY opens in any splat viewer.
 """
 
 from __future__ import annotations
@@ -26,6 +26,13 @@ class Gaussians:
     """G anisotropic 3D Gaussians in world units. All tensors share one dtype and device.
 
     float32 in use; float64 is allowed and meant for tests.
+
+    >>> import torch
+    >>> means, quats = torch.zeros(5, 3), torch.tensor([[1.0, 0, 0, 0]]).repeat(5, 1)
+    >>> log_scales, logit_opacities = torch.full((5, 3), -2.0), torch.zeros(5)
+    >>> g = Gaussians(means, quats, log_scales, logit_opacities, sh=torch.zeros(5, 4, 3))
+    >>> len(g), g.sh_degree
+    (5, 1)
     """
 
     means: Tensor  # [G, 3] world units
@@ -145,6 +152,11 @@ def save_ply(gaussians: Gaussians, path: str | Path) -> Path:
     The same Gaussians give the same bytes. Written beside ``path`` under a temporary name and
     renamed, so that a killed run leaves no half file. Raises GaussiansError for Gaussians that
     do not validate or a folder that cannot be written.
+
+    >>> from torch import ones, zeros
+    >>> g = Gaussians(zeros(5, 3), ones(5, 4), zeros(5, 3), zeros(5), sh=zeros(5, 1, 3))
+    >>> save_ply(g, folder / "five.ply").name
+    'five.ply'
     """
     path = Path(path)
     g = gaussians.detach().to("cpu", torch.float32).validate()
@@ -179,6 +191,12 @@ def load_ply(path: str | Path) -> Gaussians:
     """Read a 3DGS PLY of any SH degree 0..3 into float32 tensors on the CPU.
 
     Raises GaussiansError naming the file, what was found, what was expected and the remedy.
+
+    >>> from torch import equal, ones, zeros
+    >>> g = Gaussians(zeros(5, 3), ones(5, 4), zeros(5, 3), zeros(5), sh=zeros(5, 1, 3))
+    >>> again = load_ply(save_ply(g, folder / "five.ply"))
+    >>> len(again), equal(again.quats, g.quats)
+    (5, True)
     """
     path = Path(path)
     remedy = "export the splat again in the standard 3DGS layout"

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import DependencyError, GaussiansError
+from ..errors import DependencyError, GaussiansError, needed
 from ..scenes.scene import Camera
 from . import _cpu
 from .model import SH_SIZES, Gaussians
@@ -94,6 +94,14 @@ def rasterize(
     results and gradients are the same bits whatever the number of threads.
 
     Raises GaussiansError for unusable input and DependencyError when CUDA is asked for and missing.
+
+    >>> import numpy as np, torch
+    >>> camera = Camera(np.array([[50.0, 0, 32], [0, 50, 24], [0, 0, 1]]), np.eye(4), 64, 48)
+    >>> place, red = torch.tensor([[0, 0, 2.0]]), torch.tensor([[[1.7, -1.7, -1.7]]])
+    >>> g = Gaussians(place, torch.ones(1, 4), torch.zeros(1, 3) - 1, torch.tensor([5.0]), red)
+    >>> seen = rasterize(g, camera)
+    >>> seen.color.shape, seen.color[24, 32].argmax().item(), round(seen.depth[24, 32].item(), 3)
+    (torch.Size([48, 64, 3]), 0, 2.0)
     """
     gaussians.check_shapes()
     n_basis = _n_basis(gaussians, sh_degree)
@@ -229,9 +237,7 @@ def _rasterize_cpu(gaussians: Gaussians, camera: Camera, features: Tensor | None
         "n_intersections": tiles.intersections,
     }
     # one pass for colour, features and depth: the weights are computed once
-    channels = (
-        [colors, depths[:, None]] if features is None else [colors, features, depths[:, None]]
-    )
+    channels = [colors, *([] if features is None else [features]), depths[:, None]]
     # the graph runs through info["means2d"], so that its gradient can be read after backward
     image, alpha = _Splat.apply(
         info["means2d"][0],
@@ -332,11 +338,8 @@ def _build_tiles(means2d, conics, opacities, depths, radii, camera: Camera) -> T
     visible = np.flatnonzero(count)
     # equal depths keep the order of the Gaussians
     order = visible[np.argsort(z[visible], kind="stable")]
-    start, gaussian, slot = (
-        np.empty(n_tiles + 1, np.int64),
-        np.empty(n, np.int32),
-        np.empty(n, np.int64),
-    )
+    start = np.empty(n_tiles + 1, np.int64)
+    gaussian, slot = np.empty(n, np.int32), np.empty(n, np.int64)
     _cpu.tile_sort(order, slot_start, slot_tile, n_tiles, start, gaussian, slot)
     return Tiles(start, gaussian, slot, slot_start, reach)
 
@@ -412,10 +415,12 @@ def _to_cuda(gaussians: Gaussians, features: Tensor | None):
 
 
 def _cuda_arguments(
-    gaussians: Gaussians, camera: Camera, channels: Tensor
-) -> dict:  # channels: [G, C]
-    """Keyword arguments of gsplat.rasterization; apart so that a test can check them
-    without CUDA.
+    gaussians: Gaussians,
+    camera: Camera,
+    channels: Tensor,  # [G, C]
+) -> dict:
+    """Keyword arguments of gsplat.rasterization; apart so that a test can check them without
+    CUDA.
     """
     like = {"dtype": torch.float32, "device": gaussians.means.device}
     return {
@@ -438,7 +443,8 @@ def _cuda_arguments(
 
 
 def _rasterize_cuda(gaussians: Gaussians, camera: Camera, features: Tensor | None, n_basis: int):
-    import gsplat  # lazy: slow to import, and not needed on the CPU
+    with needed("gsplat"):
+        import gsplat  # lazy: slow to import, and not needed on the CPU
 
     if gaussians.means.dtype != torch.float32:
         raise GaussiansError(

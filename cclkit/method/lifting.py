@@ -22,8 +22,8 @@ from ..gaussians.rasterize import project, splat_features
 from ..scenes.scene import Camera
 
 VOTERS_AT_ONCE = 1 << 18
-"""Sampled pixels counted at once; like the next one it bounds memory and does not
-change results.
+"""Sampled pixels counted at once; like the next one it bounds memory and does not change
+results.
 """
 CODES_AT_ONCE = 16
 """Codes splatted at once."""

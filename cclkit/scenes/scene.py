@@ -25,7 +25,15 @@ DEPTH_UNIT = 1e-4
 
 @dataclass(frozen=True)
 class Camera:
-    """A pinhole camera. OpenCV axes (x right, y down, z forward), pixel centres at +0.5."""
+    """A pinhole camera. OpenCV axes (x right, y down, z forward), pixel centres at +0.5.
+
+    >>> import numpy as np
+    >>> K = np.array([[100.0, 0, 32], [0, 100, 24], [0, 0, 1]])
+    >>> camera = Camera(K, world_to_camera=np.eye(4), width=64, height=48)
+    >>> xy, depth = camera.project(np.array([[0.1, 0.0, 2.0]]))
+    >>> xy.tolist(), depth.tolist()
+    ([[37.0, 24.0]], [2.0])
+    """
 
     K: np.ndarray  # [3, 3] float64, pixels
     world_to_camera: np.ndarray  # [4, 4] float64, rigid
