@@ -517,11 +517,12 @@ except MissingPackageError as e:
         "foundation.sam import load_sam as f; f('vit_b')",
         "foundation.sam2 import build_sam2 as f; f('sam2.1_hiera_tiny')",
         "foundation.clip import load_clip as f; f('ViT-B-16')",
+        "gaussians.rasterize import _rasterize_cuda as f; f(None, None, None, 1)",
     ],
 )
-def test_public_models_name_their_package_too(load):
+def test_what_else_needs_a_package_names_it_too(load):
     code = (
-        "import sys\nfor n in ('segment_anything', 'sam2', 'open_clip'): sys.modules[n] = None\n"
+        "import sys\nfor n in ('segment_anything', 'sam2', 'open_clip', 'gsplat'): sys.modules[n] = None\n"
         "from cclkit.errors import MissingPackageError\n"
         f"try:\n    from cclkit.{load}\nexcept MissingPackageError as e: print(e)"
     )
