@@ -522,7 +522,8 @@ except MissingPackageError as e:
 )
 def test_what_else_needs_a_package_names_it_too(load):
     code = (
-        "import sys\nfor n in ('segment_anything', 'sam2', 'open_clip', 'gsplat'): sys.modules[n] = None\n"
+        "import sys\nfor n in ('segment_anything', 'sam2', 'open_clip', 'gsplat'):\n"
+        "    sys.modules[n] = None\n"
         "from cclkit.errors import MissingPackageError\n"
         f"try:\n    from cclkit.{load}\nexcept MissingPackageError as e: print(e)"
     )
