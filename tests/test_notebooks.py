@@ -12,7 +12,7 @@ from cclkit.errors import ConfigError, NotebookError, SceneError
 from cclkit.notebook import colours as colors, execute as notebooks
 from cclkit.notebook.figures import common, field, scenes, tracking
 from cclkit.notebook.show import FigureFolder, data_digest
-from cclkit.notebook.start import start
+from cclkit.notebook.start import Notebook, start
 from cclkit.runs import keys
 from lab.site.nbval_guard import LEAST, comparable
 
@@ -567,7 +567,6 @@ def test_label_colours_do_not_depend_on_their_number():
 
 
 def test_an_object_has_one_colour_in_every_figure():
-    import matplotlib
     import numpy as np
 
     from cclkit.scenes.load import load_scene
@@ -598,7 +597,6 @@ def test_an_object_has_one_colour_in_every_figure():
     fig = tracking.tracks_figure([view], {"wp": [label]}, {"wp": colors_of})
     shown = fig.axes[1].images[0].get_array()
     assert np.allclose(shown[0, 0], colors_of[0])
-    matplotlib.pyplot.close(fig)
     bench = load_scene("breakfast_bench")
     of = {
         name: colors.region_colors(bench)[i]
@@ -617,8 +615,8 @@ def test_a_figure_that_is_not_of_the_scene_names_none(tmp_path):
 
     from cclkit import config
 
-    run = SimpleNamespace(config=config.profile("mini", seed=3))
-    nb = notebooks.Notebook(
+    run = SimpleNamespace(config=config.profile("mini", seed=3), used=[])
+    nb = Notebook(
         "07_x",
         run,
         FigureFolder(
