@@ -260,20 +260,14 @@ def test_voted_start_is_the_weighted_mean_of_code_vectors_in_both_modes(tmp_path
     """Against A^T by hand: every pixel of every view, its weights for all Gaussians, and the
     vectors that the codes drew.
     """
-    g, start = (
-        gaussians(),
-        lambda **c: (
-            train_field_variant(
-                gaussians(),
-                VIEWS,
-                INDEX_MAPS,
-                [N, N],
-                FieldConfig(iterations=0, **c),
-                seed=5,
-                cache=build(tmp_path),
-            )[0].features
-        ),
-    )
+    g, cache = gaussians(), build(tmp_path)
+
+    def start(**settings):
+        config = FieldConfig(iterations=0, **settings)
+        train = train_field if settings == {"init": "random"} else train_field_variant
+        more = {} if train is train_field else {"cache": cache}
+        return train(g, VIEWS, INDEX_MAPS, [N, N], config, seed=5, **more)[0].features
+
     votes = torch.zeros(2, len(g), N)
     for v in VIEWS:
         ids, weights, _ = (t.flatten(0, 1) for t in blending_weights(project(g, v.camera), len(g)))

@@ -127,21 +127,14 @@ def from_scene(
     one the scene has no data for.
     """
     if how == "auto":
-        how = (
-            "depth"
-            if scene.depth_folder is not None
-            else "points"
-            if len(scene.points)
-            else "random"
-        )
+        without_depth = "points" if len(scene.points) else "random"
+        how = "depth" if scene.depth_folder is not None else without_depth
     settings = dict(seed=seed, sh_degree=sh_degree)
     if how == "depth":
         return from_depth(scene, max_gaussians=max_gaussians, **settings), how
     if how == "points":
-        return (
-            from_points(scene.points, scene.point_colors, max_gaussians=max_gaussians, **settings),
-            how,
-        )
+        settings["max_gaussians"] = max_gaussians
+        return from_points(scene.points, scene.point_colors, **settings), how
     if how == "random":
         return from_frusta(scene.training_views, n_gaussians=max_gaussians, **settings), how
     raise GaussiansError(f"start {how!r} is unknown; use 'auto', 'depth', 'points' or 'random'")
