@@ -22,13 +22,17 @@ sys.path.insert(0, str(Path(__file__).parent))
 os.environ.setdefault("CCLKIT_QUIET", "1")
 
 import numpy as np
-import pycolmap  # noqa: F401  imported here, so that the runs are forked with everything loaded
 import torch
-import torch._dynamo  # noqa: F401  the first optimiser would import it, which takes longer than all stages
+
+# Runs are forked with everything loaded: the first optimiser would import _dynamo, which takes
+# longer than all stages. Torch before pycolmap, see `scenes.colmap`.
+# isort: split
+import pycolmap  # noqa: F401
+import torch._dynamo  # noqa: F401
 from conftest import write_plane_scene
 
 import cclkit.notebook.tables  # noqa: F401
-import cclkit.runs.run  # noqa: F401  as pycolmap
+import cclkit.runs.run  # noqa: F401
 from cclkit import cli
 from cclkit.files import file_digest
 
@@ -235,9 +239,8 @@ def main() -> int:
     bad, killed, begin = 0, 0, time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         trials = Trials(Path(folder))
-        for n in range(
-            3 * args.kills
-        ):  # a run that ended before its moment came was not killed, and does not count
+        # a run that ended before its moment came was not killed, and does not count
+        for n in range(3 * args.kills):
             if killed == args.kills:
                 break
             try:

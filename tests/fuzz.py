@@ -159,7 +159,7 @@ def scene(folder: Path, out: Path) -> None:
 
 def splat(folder: Path) -> None:
     g = torch.Generator().manual_seed(0)
-    r = lambda *shape: torch.randn(*shape, generator=g)  # noqa: E731
+    r = lambda *shape: torch.randn(*shape, generator=g)
     save_ply(Gaussians(r(20, 3), r(20, 4), r(20, 3), r(20), r(20, 4, 3)), folder / "g.ply")
 
 
@@ -281,7 +281,8 @@ def sweep_files(folder: Path) -> None:
         ' 0.01\n[grid]\narm = ["pull", "both"]\nseed = [0, 1, 2]\n"codebook.margin" = [0.5, 0.7]\n'
     )
     (folder / "rows.csv").write_text(
-        "arm,seed,margin,miou,key\nboth,0,0.5,61.2500,00ff00ff00ff00ff\npull,1,0.7,58.0000,11ff00ff00ff00ff\n"
+        "arm,seed,margin,miou,key\nboth,0,0.5,61.2500,00ff00ff00ff00ff\n"
+        "pull,1,0.7,58.0000,11ff00ff00ff00ff\n"
     )
 
 
@@ -313,9 +314,8 @@ def run_folder(folder: Path) -> None:
     plane(folder)
     run = Run(folder / "plane", config.profile("mini", **SMALL), folder / "run")
     run.to(report=lambda _: None)
-    for stage in sorted(
-        p for p in (folder / "run").iterdir() if p.is_dir()
-    ):  # one name for the tests, whatever the key
+    # one name for the tests, whatever the key
+    for stage in sorted(p for p in (folder / "run").iterdir() if p.is_dir()):
         (folder / stage.name).symlink_to(next(stage.iterdir()))
 
 
@@ -592,10 +592,8 @@ class Guard:
         if isinstance(path, int) or os.fspath(path) in ("/dev/null", b"/dev/null"):
             return
         full = os.path.realpath(os.fsdecode(path))
-        if (
-            full == f"/proc/{os.getpid()}/clear_refs"
-        ):  # how the peak of this process's memory is reset
-            return
+        if full == f"/proc/{os.getpid()}/clear_refs":
+            return  # how the peak of this process's memory is reset
         if full != self.out and not full.startswith(self.out + os.sep):
             self.seen.append(f"{event} {full}")
 
@@ -699,9 +697,8 @@ def run(
                 worker.join()
                 break
         collect()
-        if at.value < len(
-            jobs
-        ):  # the worker hung or died: count that input and go on with the next
+        # the worker hung or died: count that input and go on with the next
+        if at.value < len(jobs):
             name, number = jobs[at.value]
             why = (
                 "hangs"

@@ -79,8 +79,11 @@ def test_two_runs_on_one_folder(trials, tmp_path):
 
 def test_a_stage_waits_for_a_process_that_computes_it(tmp_path):
     script = (
-        "import sys, time\nfrom cclkit.runs.store import Store\nwith Store(sys.argv[1]).lock():\n   "
-        " print('locked', flush=True)\n    time.sleep(1)\n"
+        "import sys, time\n"
+        "from cclkit.runs.store import Store\n"
+        "with Store(sys.argv[1]).lock():\n"
+        "    print('locked', flush=True)\n"
+        "    time.sleep(1)\n"
     )
     holder = subprocess.Popen(
         [sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True

@@ -119,7 +119,8 @@ def test_gradient_of_cached_pixels_by_finite_differences():
         torch.rand((5, 4), generator=rng),
     )
     upstream = torch.randn((5, 3), generator=rng)
-    out = lambda f: (_Entries.apply(f, ids, weights, torch.full((6, 3), 7.0)) * upstream).sum()  # noqa: E731  what the memory held before must not matter
+    memory = torch.full((6, 3), 7.0)  # what it held before must not matter
+    out = lambda f: (_Entries.apply(f, ids, weights, memory.clone()) * upstream).sum()
     out(features).backward()
     basis = torch.eye(18).reshape(18, 6, 3)
     numeric = torch.stack(

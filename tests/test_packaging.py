@@ -258,15 +258,10 @@ def test_the_lock_holds_all_that_locked_packages_ask_for():
 
 
 def test_ci_installs_by_hash_and_nothing_else():
-    run = lambda *a: (
-        subprocess.run(
-            ["make", "-n", "-B", "setup", "PYTHON=python3", *a],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-    )  # noqa: E731
+    def run(*a):
+        command = ["make", "-n", "-B", "setup", "PYTHON=python3", *a]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
     installs = [l for l in run("LOCKED=1").splitlines() if "pip install" in l]
     assert (
         len(installs) == 3
