@@ -97,6 +97,6 @@ def test_a_file_of_something_else_is_named(tmp_path):
     ):
         path.write_text(text)
         with pytest.raises(
-            EvaluationError, match="benchmark_rows.csv.*run `cclkit benchmark` again"
+            EvaluationError, match="benchmark_rows.csv.*run `python -m lab benchmark` again"
         ):
             read_rows(path)

@@ -7,11 +7,13 @@ from pathlib import Path
 import nbformat
 import pytest
 
+import cclkit
 from cclkit.errors import DependencyError, NotebookError
 from cclkit.notebook.figures.common import plots
 from cclkit.notebook.show import FigureFolder
 from lab.site import book
 
+PACKAGE = Path(cclkit.__file__).parent
 needs_extra = pytest.mark.skipif(
     any(find_spec(m) is None for m in book.EXTRA),
     reason="needs the extra `book` (pip install -c constraints.txt -e '.[book]')",
@@ -20,9 +22,7 @@ needs_extra = pytest.mark.skipif(
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    """A project with one executed notebook, a ledger and a picture in the README; the API of two
-    modules.
-    """
+    """A project with one executed notebook, a ledger and a picture in the README."""
     monkeypatch.setenv("CCLKIT_RESULTS", str(tmp_path / "results"))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "pyproject.toml").write_text("")
@@ -69,7 +69,6 @@ def project(tmp_path, monkeypatch):
         "# Architecture\n\n```\ncclkit/\n  rle.py  run lengths\n  tracking.py  tracks\n```\n"
     )
     monkeypatch.setattr(book, "is_current", lambda path, profile: True)
-    monkeypatch.setattr(book, "api_modules", lambda: ["rle", "tracking"])
     return tmp_path
 
 
@@ -107,7 +106,12 @@ def test_book_is_whole_and_offline(project):
         and "no | GPU" in (out / "ledger.html").read_text()
     )
     assert 'href="notebooks/03_pull.html"' in (out / "ledger.html").read_text().split("<table")[1]
-    assert 'id="cclkit.method.tracking.associate"' in (out / "api/tracking.html").read_text()
+    tracking = (out / "api/cclkit.method.tracking.html").read_text()
+    assert 'id="cclkit.method.tracking.associate"' in tracking
+    for module in sorted(PACKAGE.rglob("*.py")):
+        name = ".".join(("cclkit", *module.relative_to(PACKAGE).with_suffix("").parts))
+        public = not module.name.startswith("_")
+        assert (out / f"api/{name}.html").is_file() == public, "a page for every public module"
     for path in out.rglob("*.html"):
         loaded = re.findall(
             r"""<(?:script|link|img|iframe)\b[^>]*?(?:src|href)=["'](?:https?:)?//[^"']+""",
@@ -142,29 +146,10 @@ def test_ledger_page_without_a_ledger_says_so(tmp_path):
     assert "no `results/ledger.csv`" in book.ledger_page(tmp_path / "ledger.csv")
 
 
-def test_api_lists_every_public_module_once_in_import_order():
-    names = book.api_modules()
-    package = Path(book.__file__).parent
-    expected = {p.stem for p in package.glob("*.py") if not p.stem.startswith("_")} | {
-        "scenes",
-        "foundation",
-        "codebook",
-        "gaussians",
-        "evaluation",
-    }
-    assert expected == {n.split(".")[0] for n in names} and len(names) == len(set(names))
-    assert (
-        names.index("config")
-        < names.index("masks")
-        < names.index("tracking")
-        < names.index("codebook")
-        < names.index("pipeline")
-        < names.index("cli")
-    )
-
-
 @needs_extra
 def test_every_formula_of_the_notebooks_can_be_shown():
+    from lab.site.mathml import mathml
+
     found = 0
     for path in sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb")):
         for cell in (c for c in nbformat.read(path, 4).cells if c.cell_type == "markdown"):
@@ -173,10 +158,8 @@ def test_every_formula_of_the_notebooks_can_be_shown():
                 re.sub(r"```.*?```|`[^`]*`", "", cell.source, flags=re.S),
                 re.S,
             ):
-                assert book.mathml(block or inline, block=bool(block)).startswith("<math"), (
-                    path.name
-                )
+                assert mathml(block or inline, block=bool(block)).startswith("<math"), path.name
                 found += 1
     assert found > 20
     with pytest.raises(NotebookError, match="simpler commands"):
-        book.mathml(r"\nosuchcommand{x}", block=False)
+        mathml(r"\nosuchcommand{x}", block=False)

@@ -41,6 +41,7 @@ from cclkit.notebook.population import ARMS
 from cclkit.notebook.provenance import changed_settings
 from cclkit.notebook.tables import save_table
 from cclkit.runs.run import Run
+from cclkit.runs.scoring import text_vectors
 from cclkit.scenes.scene import View
 
 WIDTHS = (128, 64, 32)
@@ -278,11 +279,11 @@ def compare(
     features, labels, level = (torch.from_numpy(a) for a in run.training_set())
     mask_maps = _mask_maps(run)
     cache, gaussians = run.vary(field__mode="cached").blending_cache(), run.gaussians()
-    canonical, out = run._text(c.query.canonical), []
+    canonical, out = text_vectors(run.engine, c.query.canonical), []
 
     def answers(see: Callable[[View], list[Seen]]):
         def relevancy(name: str, texts: Sequence[str]) -> Tensor:
-            text = run._text(texts)
+            text = text_vectors(run.engine, texts)
             return torch.stack(
                 [
                     code_relevancy(table, rows, text, canonical, scale=c.query.scale)

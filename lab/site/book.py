@@ -1,9 +1,8 @@
 """`make book`: the executed notebooks as a static site with navigation, search, the ledger and the
 API reference.
 
-The site needs no network, neither to build nor to read: formulas become MathML, the search index
-and all scripts are files beside the pages, and it opens from a folder. Needs the extra ``book``
-(Sphinx, myst-nb, furo).
+This lays out the pages and calls Sphinx; `conf.py` says how they are built. Needs the extra
+``book`` (Sphinx, myst-nb, furo).
 """
 
 from __future__ import annotations
@@ -11,26 +10,28 @@ from __future__ import annotations
 import csv
 import re
 import shutil
-from importlib import import_module
+import subprocess
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from cclkit import __version__
 from cclkit.errors import DependencyError, NotebookError
 from cclkit.files import atomic_write
 from cclkit.notebook.execute import clean_copy, is_current, notebook_paths, title
 from cclkit.notebook.tables import markdown_table
 from cclkit.places import project_folder, results_folder
 
-PAGES = ("ARCHITECTURE.md", "data/tabletop/README.md", "CHANGELOG.md", "CONTRIBUTING.md")
+HERE = Path(__file__).parent
+PAGES = (
+    "ARCHITECTURE.md",
+    "CONTRIBUTING.md",
+    "docs/own_capture.md",
+    "data/tabletop/README.md",
+    "SECURITY.md",
+    "LICENCES.md",
+    "CHANGELOG.md",
+)
 EXTRA = ("sphinx", "myst_nb", "furo")
-CSS = """.content { width: 52em; }
-div.math { overflow-x: auto; padding: 0.4em 0; }
-figure img { background: white; }
-"""
-"""Beside the theme's: room for code of the length that notebooks have; a wide formula scrolls by
-itself.
-"""
 
 
 def build(profile: str, out: Path | None = None) -> Path:
@@ -76,9 +77,6 @@ def write_source(source: Path, profile: str) -> None:
         atomic_write(source / "notebooks" / "solutions" / path.name, path.read_bytes())
     atomic_write(source / "index.md", (_linked(root / "README.md", source) + _contents()).encode())
     atomic_write(source / "ledger.md", ledger_page(root / "results" / "ledger.csv").encode())
-    atomic_write(source / "_static" / "book.css", CSS.encode())
-    for name, text in api_pages().items():
-        atomic_write(source / "api" / f"{name}.rst", text.encode())
 
 
 def _linked(page: Path, source: Path) -> str:
@@ -112,7 +110,7 @@ def _contents() -> str:
         + tree("Results", "ledger")
         + tree(
             "Reference",
-            "api/index",
+            "api/modules",
             *(p.removesuffix(".md") for p in PAGES if (project_folder() / p).is_file()),
         )
     )
@@ -144,154 +142,12 @@ def ledger_page(path: Path) -> str:
     return text + markdown_table(header, [[shown(c) for c in row] for row in rows]) + "\n"
 
 
-def api_pages() -> dict[str, str]:
-    """A page per module or subpackage of the library, in the order in which they are imported, and
-    an index.
-    """
-    names = api_modules()
-    index = (
-        _title("API reference")
-        + "Modules in the order in which they import each other.\n\n.. toctree::\n   :maxdepth:"
-        " 1\n\n" + "".join(f"   {n}\n" for n in names)
-    )
-    pages = {"index": index}
-    for n in names:
-        parent, _, leaf = f"cclkit.{n}".rpartition(".")
-        # a function of the package has the module's name: only that is indexed
-        shadowed = callable(getattr(import_module(parent), leaf, None))
-        pages[n] = (
-            _title(n)
-            + f".. automodule:: cclkit.{n}\n   :members:\n   :member-order: bysource\n"
-            + "   :no-index:\n" * shadowed
-        )
-    return pages
-
-
-def api_modules() -> list[str]:
-    """Public modules by dotted name below cclkit, in ARCHITECTURE.md's order, what it does not list
-    last.
-    """
-    package = Path(__file__).parent
-    found = []
-    for path in sorted(package.rglob("*.py")):
-        parts = path.relative_to(package).with_suffix("").parts
-        if (
-            any(p.startswith("_") and p != "__init__" for p in parts)
-            or parts[0] in ("tabletop", "training")
-            or parts == ("__init__",)
-        ):
-            continue
-        found.append(".".join(p for p in parts if p != "__init__"))
-    text = (project_folder() / "ARCHITECTURE.md").read_text(encoding="utf-8")
-    listed = re.search(r"```\ncclkit/\n(.*?)```", text, re.S)
-    order = re.findall(r"\b(\w+)(?:\.py|/)", listed[1]) if listed else []
-    return sorted(
-        found,
-        key=lambda n: (order.index(n.split(".")[0]) if n.split(".")[0] in order else len(order), n),
-    )
-
-
-def _title(text: str) -> str:
-    return f"{text}\n{'=' * len(text)}\n\n"
-
-
-# ----------------------------------------------------------------- Sphinx
-
-
 def _sphinx(source: Path, out: Path) -> list[str]:
-    """Build; returns warnings and errors."""
-    import io
-
-    from sphinx.application import Sphinx
-    from sphinx.errors import SphinxError
-    from sphinx.util.docutils import docutils_namespace, patch_docutils
-
-    warnings = io.StringIO()
-    settings = {
-        "project": "cclkit",
-        "version": __version__,
-        "release": __version__,
-        "author": "the cclkit authors",
-        "language": "en",
-        "extensions": ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "lab.site.book"],
-        "html_theme": "furo",
-        "html_title": f"cclkit {__version__}",
-        "html_copy_source": False,
-        "html_show_sphinx": False,
-        "html_show_copyright": False,
-        "html_static_path": [str(source / "_static")],
-        "html_css_files": ["book.css"],
-        "html_math_renderer": "mathml",
-        "default_role": "literal",
-        "nb_execution_mode": "off",
-        "nb_render_markdown_format": "gfm",
-        "nb_ipywidgets_js": {},
-        "myst_enable_extensions": ["dollarmath"],
-        "myst_heading_anchors": 3,
-        "autodoc_typehints": "signature",
-        "autodoc_preserve_defaults": True,
-        # docstrings are plain text, not all of it is reStructuredText
-        "suppress_warnings": [
-            "docutils",
-            "myst.header",
-            "misc.highlighting_failure",
-            "ref.python",
-        ],
-    }
-    try:
-        with patch_docutils(), docutils_namespace():
-            app = Sphinx(
-                str(source),
-                None,
-                str(out),
-                str(out.with_name(f"{out.name}.doctrees")),
-                "html",
-                settings,
-                status=None,
-                warning=warnings,
-                freshenv=True,
-            )
-            app.build(force_all=True)
-    except SphinxError as e:
-        return [str(e)]
-    return [
-        re.sub(r"\x1b\[[\d;]*m", "", line)
-        for line in warnings.getvalue().splitlines()
-        if line.strip()
-    ]
-
-
-def setup(app) -> dict:
-    """Sphinx calls this: formulas as MathML, which browsers draw without a script."""
-    app.add_html_math_renderer(
-        "mathml", inline_renderers=(_inline_math, None), block_renderers=(_block_math, None)
-    )
-    return {"version": __version__, "parallel_read_safe": True}
-
-
-def mathml(latex: str, *, block: bool) -> str:
-    """LaTeX as MathML. Raises NotebookError naming a formula that cannot be converted."""
-    converter = import_module("docutils.utils.math.latex2mathml")
-    try:
-        return converter.tex2mathml(
-            latex.replace(r"\operatorname*", r"\operatorname").strip(), as_block=block
-        )
-    except Exception as e:  # docutils has one error type of its own and lets some others through
-        raise NotebookError(
-            f"the formula {latex.strip()!r} cannot be turned into MathML: {e}; write it with"
-            " simpler commands"
-        ) from e
-
-
-def _inline_math(self, node) -> None:
-    from docutils import nodes
-
-    self.body.append(mathml(node.astext(), block=False))
-    raise nodes.SkipNode
-
-
-def _block_math(self, node) -> None:
-    from docutils import nodes
-
-    self.body.append(f'<div class="math">{mathml(node.astext(), block=True)}</div>')
-    raise nodes.SkipNode
+    """Build as `conf.py` says; returns warnings and errors."""
+    doctrees = out.with_name(f"{out.name}.doctrees")
+    command = [sys.executable, "-m", "sphinx", "--builder", "html", "--conf-dir", str(HERE)]
+    command += ["--fresh-env", "--write-all", "--quiet", "--no-color", "--doctree-dir"]
+    command += [str(doctrees), str(source), str(out)]
+    built = subprocess.run(command, capture_output=True, text=True)
+    problems = [line for line in built.stderr.splitlines() if line.strip()]
+    return problems or ([f"sphinx-build ended with {built.returncode}"] * (built.returncode != 0))
