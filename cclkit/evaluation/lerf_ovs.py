@@ -155,6 +155,7 @@ def evaluate_query(
     Raises:
         EvaluationError: unknown protocol, shapes that do not fit, values that are not finite.
 
+    >>> import numpy as np
     >>> relevancy = np.zeros((1, 40, 40), np.float32)
     >>> relevancy[0, 5:25, 5:25] = 0.9
     >>> found = evaluate_query(relevancy, relevancy[0] > 0, [[5, 5, 24, 24]])

@@ -140,7 +140,8 @@ def evaluate_scene(
         EvaluationError: unknown or unfit protocol, nothing to evaluate, maps that don't fit; names
         view and text.
 
-    >>> from cclkit.scenes.load import load_scene
+    >>> import numpy as np
+    >>> from cclkit import load_scene
     >>> scene = load_scene("tea_party")
     >>> camera = scene.views[0].camera
     >>> nothing = lambda view, texts: np.zeros((len(texts), 2, camera.height, camera.width))

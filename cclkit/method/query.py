@@ -79,6 +79,7 @@ def relevancy(features, text, canonical, *, scale: float = SCALE) -> torch.Tenso
         FeatureError: a feature is zero or not finite.
         QueryError: shapes or text vectors do not fit.
 
+    >>> import numpy as np
     >>> axes = np.eye(3)  # a query, and two canonical phrases
     >>> relevancy(axes, axes[:1], axes[1:], scale=1).round(decimals=2)
     tensor([[0.7300, 0.2700, 0.2700]], dtype=torch.float64)
@@ -114,6 +115,7 @@ def softmax_relevancy(features, text, phrases, *, temperature: float = TEMPERATU
     Raises:
         FeatureError, QueryError: as ``relevancy``.
 
+    >>> import numpy as np
     >>> axes = np.eye(3)  # three phrases
     >>> softmax_relevancy(axes, axes[:1], axes, temperature=1).round(decimals=2)
     tensor([[0.5800, 0.2100, 0.2100]], dtype=torch.float64)
