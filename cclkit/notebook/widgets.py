@@ -169,11 +169,7 @@ class MaskExplorer(Explorer):
         self.run, self.views = run, {v.name: v for v in views or run.scene.training_views}
         self.images = _photographs(self.views.values())
         self.sam = SamClicks(run.front_end.masks) if run.config.front_end.masks == "sam" else None
-        self.candidates = (
-            {}
-            if self.sam is not None
-            else {name: run.candidates(v) for name, v in self.views.items()}
-        )
+        self.candidates = {} if self.sam else {n: run.candidates(v) for n, v in self.views.items()}
         x, y = _telling_point(run.candidates(next(iter(self.views))))
         height, width = (min(i.shape[axis] for i in self.images.values()) for axis in (0, 1))
         super().__init__(
@@ -240,12 +236,9 @@ def _telling_point(c: Candidates) -> tuple[int, int]:
     """
     best, point = 0.0, (c.masks.shape[2] // 2, c.masks.shape[1] // 2)
     for i in np.flatnonzero(c.output == 0):
-        y, x = np.unravel_index(
-            cv2.distanceTransform(np.pad(c.masks[i], 1).astype(np.uint8), cv2.DIST_L2, 3)[
-                1:-1, 1:-1
-            ].argmax(),
-            c.masks.shape[1:],
-        )
+        padded = np.pad(c.masks[i], 1).astype(np.uint8)
+        inside = cv2.distanceTransform(padded, cv2.DIST_L2, 3)[1:-1, 1:-1]
+        y, x = np.unravel_index(inside.argmax(), inside.shape)
         a, b, w = np.sort(_best_at(c, x, y)[0].sum((1, 2)))
         if a and min(b / a, w / b) > best and w < 0.2 * c.masks[i].size:
             best, point = min(b / a, w / b), (int(x), int(y))
@@ -274,35 +267,24 @@ class TrackBrowser(Explorer):
         }
         _, self.labels, self.levels = run.training_set()
         self.sizes = {level: len(run.track_starts(level)) for level in LEVELS}
-        # the most telling start: of the tracks below the background's size the one that most of the
-        # views shown join, then the largest
-        first = self.carried[self.views[0].name, "wp"].sum((1, 2))
-        joined = sum(
-            (
-                np.isin(
-                    np.arange(1, len(first) + 1),
-                    self.tracks[v.name].label[self.masks[v.name].level == LEVELS.index("wp")],
-                )
-                for v in self.views
-            ),
-            np.zeros(len(first), int),
-        )
-        track = (
-            1
-            + int(
-                np.lexsort(
-                    (-first, -joined, first >= 0.2 * self.images[self.views[0].name][..., 0].size)
-                )[0]
-            )
-            if len(first)
-            else 1
-        )
+        most, track = max(1, *self.sizes.values()), self._telling_track()
         super().__init__(
             level=_level_buttons("wp"),
-            track=ipywidgets.IntSlider(
-                track, 1, max(1, *self.sizes.values()), description="track", **_WIDE
-            ),
+            track=ipywidgets.IntSlider(track, 1, most, description="track", **_WIDE),
         )
+
+    def _telling_track(self) -> int:
+        """Where to start: of the tracks below the background's size the one that most of the views
+        shown join, then the largest.
+        """
+        name = self.views[0].name
+        first = self.carried[name, "wp"].sum((1, 2))
+        joined = np.zeros(len(first), int)
+        for v in self.views:
+            labels = self.tracks[v.name].label[self.masks[v.name].level == LEVELS.index("wp")]
+            joined += np.isin(np.arange(1, len(first) + 1), labels)
+        background = first >= 0.2 * self.images[name][..., 0].size
+        return 1 + int(np.lexsort((-first, -joined, background))[0]) if len(first) else 1
 
     def draw(self, level: str, track: int) -> Drawing:
         if track > self.sizes[level]:
@@ -317,14 +299,10 @@ class TrackBrowser(Explorer):
             picture = _tinted(self.images[v.name], carried, BLUE)
             for r in rows:
                 picture = _outlined(picture, m.masks[r], ORANGE)
+            says = "carried, no mask took the label" if carried.any() else "nothing carried"
             if len(rows):
-                says = (
-                    f"IoU {t.iou[rows].max():.2f}"
-                    if len(rows) == 1
-                    else f"{len(rows)} masks, IoU ≤ {t.iou[rows].max():.2f}"
-                )
-            else:
-                says = "carried, no mask took the label" if carried.any() else "nothing carried"
+                several = f"{len(rows)} masks, IoU ≤" if len(rows) > 1 else "IoU"
+                says = f"{several} {t.iou[rows].max():.2f}"
             panels.append((f"{v.stem}: {says}", picture))
         members = int(((self.labels == track) & (self.levels == LEVELS.index(level))).sum())
         views = len(self.run.scene.training_views)
@@ -364,22 +342,15 @@ class CodebookExplorer(Explorer):
             image, m = v.image(), run.masks(v)
             thumbs += [_thumbnail(image, mask, box) for mask, box in zip(m.masks, m.bbox)]
         self.thumbs = np.array(thumbs).reshape(-1, THUMB, THUMB, 3)
-        self.counts = {
-            name: (
-                usage(torch.from_numpy(self.codes[self.levels == n]), len(self.books[name])).numpy()
-            )
-            for n, name in enumerate(LEVELS)
-        }
+        codes = {n: torch.from_numpy(self.codes[self.levels == i]) for i, n in enumerate(LEVELS)}
+        self.counts = {n: usage(codes[n], len(self.books[n])).numpy() for n in LEVELS}
         self.order = {name: np.argsort(-c, kind="stable") for name, c in self.counts.items()}
-        self.queries = (
-            list(run.scene.queries) if run.scene.queries else list(run.scene.classes or ())
-        )
+        self.queries = list(run.scene.queries or run.scene.classes or ())
         self.text = run.front_end.encoder.encode_text(self.queries) if self.queries else None
+        most = max(1, *map(len, self.books.values()))
         super().__init__(
             level=_level_buttons("wp"),
-            rank=ipywidgets.IntSlider(
-                1, 1, max(1, *map(len, self.books.values())), description="rank by use", **_WIDE
-            ),
+            rank=ipywidgets.IntSlider(1, 1, most, description="rank by use", **_WIDE),
         )
 
     def draw(self, level: str, rank: int) -> Drawing:
@@ -391,53 +362,34 @@ class CodebookExplorer(Explorer):
         j = int(self.order[level][rank - 1])
         mine = self._members(level, j)
         near = [int(k) for k in np.argsort(-(T @ T[j]), kind="stable") if k != j and counts[k]][:4]
-        rows = [self._members(level, k)[:4] for k in near]
+        cosines = ", ".join(f"{float(T[k] @ T[j]):.2f}" for k in near)
+        of_near = [_padded(self.thumbs[self._members(level, k)[:4]], 4) for k in near]
+        most = f"masks per prototype, from {counts.max()} to {counts.min()}; orange: prototype {j}"
         panels = [
-            (
-                (
-                    f"masks per prototype, from {counts.max()} to {counts.min()}; orange:"
-                    f" prototype {j}"
-                ),
-                _bars(counts[self.order[level]], rank - 1),
-            ),
+            (most, _bars(counts[self.order[level]], rank - 1)),
             (
                 f"masks whose feature is nearest to prototype {j}, from several views",
                 _montage(self.thumbs[_one_per_view(mine, self.view_of, 12)], 4),
             ),
             (
-                "nearest used prototypes, cosine "
-                + ", ".join(f"{float(T[k] @ T[j]):.2f}" for k in near),
-                _montage(
-                    (
-                        np.concatenate([_padded(self.thumbs[r], 4) for r in rows])
-                        if rows
-                        else self.thumbs[:0]
-                    ),
-                    4,
-                ),
+                f"nearest used prototypes, cosine {cosines}",
+                _montage(np.concatenate([self.thumbs[:0], *of_near]), 4),
             ),
         ]
         labels = self.labels[mine]
-        tracks = ", ".join(
-            f"{y} ({(labels == y).sum()})"
-            for y in sorted(set(labels[labels != -1].tolist()), key=lambda y: -(labels == y).sum())[
-                :5
-            ]
-        )
+        masks_of = {y: int((labels == y).sum()) for y in set(labels[labels != -1].tolist())}
+        commonest = sorted(masks_of, key=lambda y: -masks_of[y])[:5]
+        tracks = ", ".join(f"{y} ({masks_of[y]})" for y in commonest)
+        views = len(set(self.view_of[mine].tolist()))
         parts = [
-            (
-                f"Prototype {j} of level {level}: {len(mine)} masks in"
-                f" {len(set(self.view_of[mine].tolist()))} views"
-            ),
+            f"Prototype {j} of level {level}: {len(mine)} masks in {views} views",
             f"tracks (masks): {tracks or 'none'}",
             f"{(labels == -1).sum()} without a track",
         ]
         if self.text is not None:
             cos = self.text @ T[j]
-            parts.append(
-                "nearest texts: "
-                + ", ".join(f"{self.queries[q]} {cos[q]:.2f}" for q in np.argsort(-cos)[:3])
-            )
+            near = [f"{self.queries[q]} {cos[q]:.2f}" for q in np.argsort(-cos)[:3]]
+            parts.append(f"nearest texts: {', '.join(near)}")
         return Drawing(panels, "; ".join(parts) + ".")
 
     def _members(self, level: str, j: int) -> np.ndarray:
@@ -459,45 +411,32 @@ class LiveCCL(Explorer):
     CLASSES, VIEWS, PROTOTYPES, STEPS, RATE, DIM = 8, 10, 16, 40, 0.04, 32
 
     def __init__(self, run: Run):
-        self.config = replace(
-            run.config.codebook,
-            n_prototypes=self.PROTOTYPES,
-            steps=self.STEPS,
-            lr=self.RATE,
-            batch=0,
-        )
-        self.seed = run.config.seed
+        small = {"n_prototypes": self.PROTOTYPES, "steps": self.STEPS, "batch": 0}
+        self.config = replace(run.config.codebook, lr=self.RATE, **small)
+        seed = run.config.seed
         self._of_noise: dict[tuple[float, int], tuple] = {}
-        number = lambda value, most, name: ipywidgets.FloatSlider(
-            value, min=0, max=most, step=0.05, description=name, readout_format=".2f", **_WIDE
-        )  # noqa: E731
         super().__init__(
-            lambda_pull=number(self.config.lambda_pull, 1, "λ pull"),
-            lambda_push=number(self.config.lambda_push, 1, "λ push"),
-            margin=number(self.config.margin, 1, "margin m"),
-            noise=number(0.4, 0.9, "noise"),
-            draw_number=ipywidgets.IntSlider(
-                self.seed, 0, self.seed + 9, description="seed", **_WIDE
-            ),
+            lambda_pull=_share_slider(self.config.lambda_pull, 1, "λ pull"),
+            lambda_push=_share_slider(self.config.lambda_push, 1, "λ push"),
+            margin=_share_slider(self.config.margin, 1, "margin m"),
+            noise=_share_slider(0.4, 0.9, "noise"),
+            draw_number=ipywidgets.IntSlider(seed, 0, seed + 9, description="seed", **_WIDE),
         )
 
     def draw(
         self, lambda_pull: float, lambda_push: float, margin: float, noise: float, draw_number: int
     ) -> Drawing:
         people, plain = self._people(round(noise, 3), draw_number)
-        config = replace(
-            self.config, lambda_pull=lambda_pull, lambda_push=lambda_push, margin=margin
-        )
+        weights = {"lambda_pull": lambda_pull, "lambda_push": lambda_push}
+        config = replace(self.config, margin=margin, **weights)
         book = fit_codebook(people.features, people.labels, config, seed=draw_number)
         score, score_plain = (population_miou(b, people) for b in (book, plain))
         panels = [
             (f"λ = 0: codes of every class, mIoU {score_plain:.0f} %", self._table(plain, people)),
             (f"with these λ: codes of every class, mIoU {score:.0f} %", self._table(book, people)),
             (
-                (
-                    "with these λ: cosines of the prototypes in that order, orange above m ="
-                    f" {margin:.2f}"
-                ),
+                "with these λ: cosines of the prototypes in that order, orange above m ="
+                f" {margin:.2f}",
                 self._cosines(book, people, margin),
             ),
         ]
@@ -515,19 +454,11 @@ class LiveCCL(Explorer):
         terms.
         """
         if (noise, seed) not in self._of_noise:
-            people = population(
-                seed,
-                n_classes=self.CLASSES,
-                n_views=self.VIEWS,
-                incomplete=noise,
-                simulation=SimulationConfig(dim=self.DIM),
-            )
-            plain = fit_codebook(
-                people.features,
-                people.labels,
-                replace(self.config, lambda_pull=0.0, lambda_push=0.0),
-                seed=seed,
-            )
+            size = {"n_classes": self.CLASSES, "n_views": self.VIEWS}
+            simulation = SimulationConfig(dim=self.DIM)
+            people = population(seed, incomplete=noise, simulation=simulation, **size)
+            config = replace(self.config, lambda_pull=0.0, lambda_push=0.0)
+            plain = fit_codebook(people.features, people.labels, config, seed=seed)
             self._of_noise[noise, seed] = people, plain
         return self._of_noise[noise, seed]
 
@@ -541,12 +472,8 @@ class LiveCCL(Explorer):
         P = book.prototypes.numpy()[self._answers(book, people)[1]]
         cos = (P @ P.T)[..., None]
         shade = np.clip(cos, 0, 1)
-        return _enlarged(
-            np.where(cos > margin, shade * ORANGE + (1 - shade) * 255, 255 - 110 * shade).astype(
-                np.uint8
-            ),
-            15,
-        )
+        color = np.where(cos > margin, shade * ORANGE + (1 - shade) * 255, 255 - 110 * shade)
+        return _enlarged(color.astype(np.uint8), 15)
 
     def _table(self, book, people) -> np.ndarray:
         """Masks of every class [rows] at every prototype [columns, grouped by the class each
@@ -581,33 +508,26 @@ class QueryExplorer(Explorer):
             view=_view_slider(self.views),
             text=_text_box(text),
             level=_level_buttons("auto", "auto"),
-            threshold=_threshold(run),
+            threshold=_threshold(),
         )
 
     def draw(self, view: str, text: str, level: str, threshold: float) -> Drawing:
-        found = self.run.answer(
-            view, text, threshold=threshold, level=None if level == "auto" else level
-        )
+        chosen = None if level == "auto" else level
+        found = self.run.answer(view, text, threshold=threshold, level=chosen)
         image, relevancy = self.images[view], found.relevancy[found.level]
-        name = LEVELS[found.level]
+        name, other = LEVELS[found.level], LEVELS[1 - found.level]
         held_out = ", held out" if view in self.run.scene.held_out else ""
+        answer = _uint8(highlight(image, found.mask))
         panels = [
             (f"{view}{held_out}", image),
             (f"relevancy of “{text}”, level {name} (dark 0, bright 1)", _heat(image, relevancy)),
-            (
-                f"answer: {found.mask.sum():,} px above the threshold",
-                _uint8(highlight(image, found.mask)),
-            ),
+            (f"answer: {found.mask.sum():,} px above the threshold", answer),
         ]
-        return Drawing(
-            panels,
-            _about(
-                self.run,
-                text,
-                f"Highest relevancy {relevancy.max():.2f} at level {name},"
-                f" {found.relevancy[1 - found.level].max():.2f} at {LEVELS[1 - found.level]}.",
-            ),
+        note = (
+            f"Highest relevancy {relevancy.max():.2f} at level {name},"
+            f" {found.relevancy[1 - found.level].max():.2f} at {other}."
         )
+        return Drawing(panels, _about(self.run, text, note))
 
 
 class SideBySide(Explorer):
@@ -640,38 +560,29 @@ class SideBySide(Explorer):
             view=_view_slider(self.views),
             text=_text_box(text),
             level=_level_buttons("wp"),
-            threshold=_threshold(run),
+            threshold=_threshold(),
         )
 
     def draw(self, view: str, text: str, level: str, threshold: float) -> Drawing:
-        image, maps, masks, sizes, answers = self.images[view], [], [], [], []
+        image, maps, masks, counts, answers = self.images[view], [], [], [], []
         for name, run in zip(self.names, self.runs):
             codes = self.maps[name, view]
-            maps.append(
-                (
-                    f"{name}: prototypes as colours",
-                    _uint8(map_of(codes[LEVELS.index(level)], self.colors[name, level])),
-                )
-            )
             found = run.answer(view, text, threshold=threshold, level=level, code_maps=codes)
             answers.append(found.mask)
-            masks.append(
-                (
-                    f"{name}: “{text}”, {found.mask.sum():,} px",
-                    _uint8(highlight(image, found.mask)),
-                )
-            )
-            sizes.append(
-                len(np.unique(codes[LEVELS.index(level)][codes[LEVELS.index(level)] >= 0]))
-            )
+            own = codes[LEVELS.index(level)]
+            painted = _uint8(map_of(own, self.colors[name, level]))
+            maps.append((f"{name}: prototypes as colours", painted))
+            answer = _uint8(highlight(image, found.mask))
+            masks.append((f"{name}: “{text}”, {found.mask.sum():,} px", answer))
+            counts.append(f"{len(np.unique(own[own >= 0]))} {name}")
         note = (
-            f"{view}, level {level}: prototypes in this view: "
-            + ", ".join(f"{n} {name}" for n, name in zip(sizes, self.names))
-            + ". Index maps of the masks, before any field."
+            f"{view}, level {level}: prototypes in this view: {', '.join(counts)}. Index maps of"
+            " the masks, before any field."
         )
-        only = [_tinted(image, answers[0] & ~answers[1], VERMILION), answers[1] & ~answers[0]]
-        only[0][only[1]] = (0.5 * image[only[1]] + 0.5 * np.array(BLUE)).astype(np.uint8)
-        difference = (f"orange: only {self.names[0]}; blue: only {self.names[1]}", only[0])
+        first, second = answers
+        only, added = _tinted(image, first & ~second, VERMILION), second & ~first
+        only[added] = (0.5 * image[added] + 0.5 * np.array(BLUE)).astype(np.uint8)
+        difference = (f"orange: only {self.names[0]}; blue: only {self.names[1]}", only)
         return Drawing([(view, image), *maps, difference, *masks], _about(self.runs[1], text, note))
 
 
@@ -697,20 +608,20 @@ def _text_box(text: str) -> ipywidgets.Text:
     return ipywidgets.Text(text, description="text", continuous_update=False, **_WIDE)
 
 
-def _threshold(run: Run) -> ipywidgets.FloatSlider:
-    return ipywidgets.FloatSlider(
-        0.4, min=0, max=0.95, step=0.05, description="threshold", readout_format=".2f", **_WIDE
-    )
+def _share_slider(value: float, most: float, name: str) -> ipywidgets.FloatSlider:
+    look = {"description": name, "readout_format": ".2f", **_WIDE}
+    return ipywidgets.FloatSlider(value, min=0, max=most, step=0.05, **look)
+
+
+def _threshold() -> ipywidgets.FloatSlider:
+    return _share_slider(0.4, 0.95, "threshold")
 
 
 def _about(run: Run, text: str, note: str) -> str:
-    unknown = run.front_end.encoder.unknown_words(text)
-    return note + (
-        f" {run.front_end.label} has never seen {', '.join(map(repr, unknown))}: its answer is a"
-        " guess."
-        if unknown
-        else ""
-    )
+    unknown = ", ".join(map(repr, run.front_end.encoder.unknown_words(text)))
+    if not unknown:
+        return note
+    return f"{note} {run.front_end.label} has never seen {unknown}: its answer is a guess."
 
 
 def _photographs(views) -> dict[str, np.ndarray]:
@@ -719,9 +630,8 @@ def _photographs(views) -> dict[str, np.ndarray]:
 
 def _as_html(title: str, picture: np.ndarray) -> str:
     """A titled picture; JPEG, since it is made and sent while a slider moves."""
-    ok, data = cv2.imencode(
-        ".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 92]
-    )
+    bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
+    _, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 92])
     src, title = base64.b64encode(data).decode(), html.escape(title, quote=True)
     return (
         f'<figure style="margin:0"><img alt="{title}" draggable="false"'
@@ -745,8 +655,7 @@ def _with_point(picture: np.ndarray, x: int, y: int) -> np.ndarray:
 
 def _tinted(image: np.ndarray, mask: np.ndarray, color: tuple[int, int, int]) -> np.ndarray:
     """A photograph turned dim and grey with a mask in colour."""
-    grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-    out = (grey * 0.45 + 35).astype(np.uint8)
+    out = (_grey(image) * 0.45 + 35).astype(np.uint8)
     out[mask] = (0.5 * image[mask] + 0.5 * np.array(color)).astype(np.uint8)
     return out
 
@@ -757,15 +666,13 @@ def _outlined(picture: np.ndarray, mask: np.ndarray, color: tuple[int, int, int]
 
 
 def _heat(image: np.ndarray, values: np.ndarray) -> np.ndarray:  # values [H, W] in 0..1
-    grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-    return (0.35 * grey + 0.65 * _colored(values, 0.0, 1.0, "inferno")).astype(np.uint8)
+    table = (colormaps["inferno"](np.arange(256))[:, :3] * 255 + 0.5).astype(np.uint8)
+    colored = table[(np.clip(values, 0, 1) * 255).astype(np.uint8)]
+    return (0.35 * _grey(image) + 0.65 * colored).astype(np.uint8)
 
 
-def _colored(
-    values: np.ndarray, low: float, high: float, name: str
-) -> np.ndarray:  # [H, W] -> [H, W, 3] uint8
-    table = (colormaps[name](np.arange(256))[:, :3] * 255 + 0.5).astype(np.uint8)
-    return table[(np.clip((values - low) / max(high - low, 1e-9), 0, 1) * 255).astype(np.uint8)]
+def _grey(image: np.ndarray) -> np.ndarray:  # [H, W, 3] uint8
+    return cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
 
 
 def _enlarged(picture: np.ndarray, across: int, down: int | None = None) -> np.ndarray:
@@ -779,52 +686,44 @@ def _bars(counts: np.ndarray, chosen: int, size: tuple[int, int] = (300, 220)) -
     edges = np.linspace(4, w - 4, len(counts) + 1).astype(int)
     for i, n in enumerate(counts):
         top = h - 4 - int(round((h - 12) * n / max(1, counts.max())))
-        out[top : h - 4, edges[i] : max(edges[i] + 1, edges[i + 1] - 1)] = (
-            BLUE if i != chosen else ORANGE
-        )
-    out[h - 4 : h - 2, edges[chosen] : max(edges[chosen] + 2, edges[chosen + 1])] = (
-        ORANGE  # a prototype without masks has no bar
-    )
+        right = max(edges[i] + 1, edges[i + 1] - 1)
+        out[top : h - 4, edges[i] : right] = BLUE if i != chosen else ORANGE
+    # a prototype without masks has no bar
+    right = max(edges[chosen] + 2, edges[chosen + 1])
+    out[h - 4 : h - 2, edges[chosen] : right] = ORANGE
     return out
 
 
-def _thumbnail(
-    image: np.ndarray, mask: np.ndarray, box: Sequence[int]
-) -> np.ndarray:  # [THUMB, THUMB, 3] uint8
-    """The box of a mask with a margin, square, everything outside the mask faded."""
+def _thumbnail(image: np.ndarray, mask: np.ndarray, box: Sequence[int]) -> np.ndarray:
+    """The box of a mask with a margin as a square picture [THUMB, THUMB, 3] uint8, everything
+    outside the mask faded.
+    """
     x0, y0, x1, y1 = (int(v) for v in box)
     half = 0.56 * max(x1 - x0 + 1, y1 - y0 + 1)
     cx, cy, scale = (x0 + x1 + 1) / 2, (y0 + y1 + 1) / 2, THUMB / (2 * half)
     move = np.array([[scale, 0, THUMB / 2 - scale * cx], [0, scale, THUMB / 2 - scale * cy]])
     x0, y0 = max(0, int(cx - half) - 2), max(0, int(cy - half) - 2)
     x1, y1 = min(image.shape[1], int(cx + half) + 3), min(image.shape[0], int(cy + half) + 3)
-    part = np.where(
-        mask[y0:y1, x0:x1, None],
-        image[y0:y1, x0:x1],
-        (0.25 * image[y0:y1, x0:x1] + 180).astype(np.uint8),
-    )
+    part = image[y0:y1, x0:x1]
+    faded = (0.25 * part + 180).astype(np.uint8)
+    part = np.where(mask[y0:y1, x0:x1, None], part, faded)
     move[:, 2] += move[:, :2] @ (x0, y0)
-    return cv2.warpAffine(
-        part,
-        move,
-        (THUMB, THUMB),
-        flags=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR,
-        borderValue=(255, 255, 255),
-    )
+    smooth = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    white = (255, 255, 255)
+    return cv2.warpAffine(part, move, (THUMB, THUMB), flags=smooth, borderValue=white)
 
 
 def _padded(thumbs: np.ndarray, n: int) -> np.ndarray:
     return np.concatenate([thumbs, np.full((n - len(thumbs), THUMB, THUMB, 3), 255, np.uint8)])
 
 
-def _montage(thumbs: np.ndarray, columns: int, rows: int | None = None) -> np.ndarray:
+def _montage(thumbs: np.ndarray, columns: int) -> np.ndarray:
     """Thumbnails [n, THUMB, THUMB, 3] side by side with thin white gaps, in at least three rows."""
-    rows = rows or max(3, -(-len(thumbs) // columns))
+    rows, side = max(3, -(-len(thumbs) // columns)), THUMB + 4
     cells = _padded(thumbs, rows * columns).reshape(rows, columns, THUMB, THUMB, 3)
     cells = np.pad(cells, ((0, 0), (0, 0), (2, 2), (2, 2), (0, 0)), constant_values=255)
-    return np.ascontiguousarray(
-        cells.transpose(0, 2, 1, 3, 4).reshape(rows * (THUMB + 4), columns * (THUMB + 4), 3)
-    )
+    picture = cells.transpose(0, 2, 1, 3, 4).reshape(rows * side, columns * side, 3)
+    return np.ascontiguousarray(picture)
 
 
 def _one_per_view(rows: np.ndarray, view_of: np.ndarray, n: int) -> np.ndarray:
@@ -839,16 +738,9 @@ class Playground:
 
     def __init__(self, run: Run, text: str):
         without = run.vary(codebook__lambda_pull=0.0, codebook__lambda_push=0.0)
-        self.masks, self.tracks, self.codebook = (
-            MaskExplorer(run),
-            TrackBrowser(run),
-            CodebookExplorer(run),
-        )
-        self.ccl, self.query, self.sides = (
-            LiveCCL(run),
-            QueryExplorer(run, text),
-            SideBySide(run, without, text),
-        )
+        self.masks, self.tracks = MaskExplorer(run), TrackBrowser(run)
+        self.codebook, self.ccl = CodebookExplorer(run), LiveCCL(run)
+        self.query, self.sides = QueryExplorer(run, text), SideBySide(run, without, text)
 
     @property
     def explorers(self) -> list[Explorer]:
