@@ -130,11 +130,11 @@ def build_view_masks(candidates: Candidates, config: MaskConfig) -> tuple[ViewMa
         rows = np.concatenate([kept[o] for o in OUTPUTS_OF_LEVEL[level]])
         if len(rows):
             _, by_rule = _nms(c.masks[rows], c.predicted_iou[rows], c.stability[rows], config)
-            dropped = (
-                by_rule["overlap"] if config.overlap_across_outputs else np.zeros(len(rows), bool)
-            )
+            dropped = np.zeros(len(rows), bool)
+            if config.overlap_across_outputs:
+                dropped |= by_rule["overlap"]
             if config.inner_across_outputs:
-                dropped = dropped | by_rule["inner"]
+                dropped |= by_rule["inner"]
             twins += int(dropped.sum())
             rows = rows[~dropped]
         wanted += len(rows)
@@ -189,28 +189,22 @@ def mask_nms(
     [1, 2]
     """
     config = MaskConfig(overlap_iou_max=iou_thr, score_min=score_thr, inner_max=inner_thr)
-    keep, _ = _nms(
-        np.asarray(masks, bool), np.asarray(predicted_iou), np.asarray(stability), config
-    )
+    scores = np.asarray(predicted_iou), np.asarray(stability)
+    keep, _ = _nms(np.asarray(masks, bool), *scores, config)
     return np.flatnonzero(keep)
 
 
-def _nms(masks, predicted_iou, stability, config) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Boolean keep [M], and for each rule ("score", "overlap", "inner") which masks it
-    drops [M].
+def _nms(
+    masks: np.ndarray, predicted_iou: np.ndarray, stability: np.ndarray, config: MaskConfig
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Boolean keep [M], and for each rule ("score", "overlap", "inner") which masks it drops
+    [M].
     """
     M = len(masks)
     if M == 0:
-        return np.zeros(0, bool), {
-            rule: np.zeros(0, bool) for rule in ("score", "overlap", "inner")
-        }
-    inter = np.zeros((M, M))
-    for y in range(0, masks.shape[1], TILE):
-        for x in range(0, masks.shape[2], TILE):
-            tile = masks[:, y : y + TILE, x : x + TILE].reshape(M, -1)
-            here = np.flatnonzero(tile.any(1))  # most masks are small: few meet in a tile
-            part = tile[here].astype(np.float32)
-            inter[np.ix_(here, here)] += part @ part.T  # counts, exact
+        none = np.zeros(0, bool)
+        return none, {"score": none, "overlap": none, "inner": none}
+    inter = _intersections(masks)
     area = np.diag(inter).copy()
     score = predicted_iou.astype(np.float64) * stability.astype(np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -226,6 +220,19 @@ def _nms(masks, predicted_iou, stability, config) -> tuple[np.ndarray, dict[str,
     inner = inside.any(1)
     keep = ~(low | overlap | inner) & (area > 0)
     return keep, {"score": low, "overlap": overlap, "inner": inner}
+
+
+def _intersections(masks: np.ndarray) -> np.ndarray:
+    """Pixels that every two of the masks [M, H, W] have in common: [M, M] float64, exact."""
+    M = len(masks)
+    inter = np.zeros((M, M))
+    for y in range(0, masks.shape[1], TILE):
+        for x in range(0, masks.shape[2], TILE):
+            tile = masks[:, y : y + TILE, x : x + TILE].reshape(M, -1)
+            here = np.flatnonzero(tile.any(1))  # most masks are small: few meet in a tile
+            part = tile[here].astype(np.float32)
+            inter[np.ix_(here, here)] += part @ part.T
+    return inter
 
 
 def paint(masks: np.ndarray, score: np.ndarray, min_area: int) -> tuple[np.ndarray, np.ndarray]:

@@ -10,10 +10,10 @@ they started, `TrackConfig.reseed_every` starts tracks in later views from what 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
@@ -122,6 +122,7 @@ def ways(views: Sequence[View], start: int, both_ways: bool) -> dict[str, list[i
 
 
 def _closed(views: Sequence[View]) -> bool:
+    """Whether a capture ends where it began."""
     if len(views) < 3:
         return False
     poses = np.stack([v.camera.world_to_camera for v in views])
@@ -149,7 +150,7 @@ def track_masks(
     masks: Mapping[str, ViewMasks],  # view name -> masks
     propagator: MaskPropagator,
     config: TrackConfig,
-    progress=lambda views: views,
+    progress: Callable[[int], Any] = lambda views: None,  # told how many views more are done
     keep: Path | None = None,
 ) -> Tracks:
     """Labels of all masks of all views, and the tracks behind them.
@@ -165,14 +166,7 @@ def track_masks(
                 f"view {v.name!r} has no masks, so nothing can be tracked through it; recompute the"
                 " masks"
             )
-    tracks = {
-        v.name: ViewTracks(
-            np.full(len(masks[v.name]), -1, np.int64),
-            np.full(len(masks[v.name]), -1, np.int64),
-            np.zeros(len(masks[v.name])),
-        )
-        for v in views
-    }
+    tracks = {v.name: _no_tracks(len(masks[v.name])) for v in views}
     starts, carried = {}, {}
     for n, level in enumerate(LEVELS):
         rows = [np.flatnonzero(masks[v.name].level == n) for v in views]
@@ -185,13 +179,16 @@ def track_masks(
             keep and keep / level,
         )
         starts[level], carried[level] = np.array(found.starts, np.int64), found.carried
-        for v, r, label, match, iou in zip(views, rows, found.label, found.match, found.iou):
-            tracks[v.name].label[r], tracks[v.name].match[r], tracks[v.name].iou[r] = (
-                label,
-                match,
-                iou,
-            )
+        for v, r, of_level in zip(views, rows, found.tracks):
+            tracks[v.name].label[r] = of_level.label
+            tracks[v.name].match[r] = of_level.match
+            tracks[v.name].iou[r] = of_level.iou
     return Tracks(tracks, starts, carried)
+
+
+def _no_tracks(M: int) -> ViewTracks:
+    """M masks without a label."""
+    return ViewTracks(np.full(M, -1, np.int64), np.full(M, -1, np.int64), np.zeros(M))
 
 
 class _Level:
@@ -201,35 +198,26 @@ class _Level:
 
     def __init__(
         self,
-        views,
+        views: Sequence[View],
         masks: list[np.ndarray],
-        propagator,
+        propagator: MaskPropagator,
         config: TrackConfig,
-        progress,
+        progress: Callable[[int], Any],
         keep: Path | None,
     ):
-        self.views, self.masks, self.propagator, self.config, self.keep = (
-            views,
-            masks,
-            propagator,
-            config,
-            keep,
-        )
+        self.views, self.masks = views, masks
+        self.propagator, self.config, self.keep = propagator, config, keep
         self.starts: list[int] = []
         self.carried = [pack_masks([]) for _ in views]
-        self.label = [np.full(len(m), -1, np.int64) for m in masks]
-        self.match = [np.full(len(m), -1, np.int64) for m in masks]
-        self.iou = [np.zeros(len(m)) for m in masks]
+        self.tracks = [_no_tracks(len(m)) for m in masks]
         self._start(0, np.arange(len(masks[0])), progress)
         if config.reseed_every:
             for s in range(config.reseed_every, len(views), config.reseed_every):
-                self._start(
-                    s,
-                    np.flatnonzero((self.label[s] == -1) & (self.iou[s] <= config.reseed_iou_max)),
-                    progress,
-                )
+                t = self.tracks[s]
+                free = (t.label == -1) & (t.iou <= config.reseed_iou_max)
+                self._start(s, np.flatnonzero(free), progress)
 
-    def _start(self, s: int, rows: np.ndarray, progress) -> None:
+    def _start(self, s: int, rows: np.ndarray, progress: Callable[[int], Any]) -> None:
         """Tracks from these masks of view s through all views; what has a label keeps it."""
         seeds, first = self.masks[s][rows], len(self.starts)
         if not len(seeds):
@@ -243,7 +231,7 @@ class _Level:
             for t, (_, found) in zip(order, self._propagate(order, seeds, folder)):
                 if t not in new:  # both ways begin in the view of the seeds
                     progress(1)
-                new[t] = _packed(found)
+                new[t] = pack_masks(found)
             if self.config.check_every:
                 self._withdraw(new, order, folder)
         for t, packed in sorted(new.items()):
@@ -251,10 +239,13 @@ class _Level:
             label, match, iou = associate(
                 self.masks[t], self._unpacked(packed, t), self.config.iou_min
             )
-            take = (iou > self.iou[t]) & (self.label[t] == -1)
-            self.label[t] = np.where(take & (label > 0), label + first, self.label[t])
-            self.match[t] = np.where(take & (match >= 0), match + first, self.match[t])
-            self.iou[t] = np.where(take, iou, self.iou[t])
+            old = self.tracks[t]
+            take = (iou > old.iou) & (old.label == -1)
+            self.tracks[t] = ViewTracks(
+                np.where(take & (label > 0), label + first, old.label),
+                np.where(take & (match >= 0), match + first, old.match),
+                np.where(take, iou, old.iou),
+            )
 
     def _withdraw(
         self, new: dict[int, dict[str, np.ndarray]], order: list[int], keep: Path | None
@@ -271,22 +262,16 @@ class _Level:
             there = np.flatnonzero(ends.any((1, 2)))
             if not len(there) or len(back) == 1:
                 continue
-            for t, (_, found) in zip(
-                back, self._propagate(back, ends[there], keep and keep / f"back_from_{back[0]:04d}")
-            ):
+            folder = keep and keep / f"back_from_{back[0]:04d}"
+            for t, (_, found) in zip(back, self._propagate(back, ends[there], folder)):
                 forth = self._unpacked(new[t], t)
-                same = (forth[there] & found).sum((1, 2)) / np.maximum(
-                    1, (forth[there] | found).sum((1, 2))
-                )
+                both, either = forth[there] & found, forth[there] | found
+                same = both.sum((1, 2)) / np.maximum(1, either.sum((1, 2)))
                 forth[there[same < self.config.check_iou_min]] = False
-                new[t] = _packed(forth)
+                new[t] = pack_masks(forth)
 
     def _propagate(self, order: list[int], masks: np.ndarray, keep: Path | None):
         return self.propagator.propagate([self.views[t] for t in order], masks, keep)
 
     def _unpacked(self, packed: dict[str, np.ndarray], t: int) -> np.ndarray:
         return unpack_masks(packed, self.masks[t].shape[1:])
-
-
-def _packed(masks: np.ndarray) -> dict[str, np.ndarray]:
-    return pack_masks(list(masks))
