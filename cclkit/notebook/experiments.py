@@ -40,7 +40,6 @@ def codes_miou(
     """mIoU % of the scene's own protocol on any code maps of its labelled views. Raises
     EvaluationError for a scene without labels.
     """
-
     e = evaluate_scene(
         run.scene,
         lambda name, texts: run.scores(name, texts, code_maps=codes_of(name)),
@@ -61,9 +60,8 @@ def scene_ablation(
     for seed in seeds:
         for arm in arms:
             changes = {f"codebook__{k}": v for k, v in ARMS[arm].items()}
-            out[arm].append(
-                index_map_miou(run.vary(seed=seed, front_end__simulation__seed=seed, **changes))
-            )
+            varied = run.vary(seed=seed, front_end__simulation__seed=seed, **changes)
+            out[arm].append(index_map_miou(varied))
     return out
 
 
@@ -121,23 +119,16 @@ def protocol_traps(run: Run) -> list[tuple[str, float, float]]:
             cache[name, texts] = run.scores(name, texts, protocol="langsplat")
         return cache[name, texts]
 
+    def misplaced(name: str, texts):
+        return relevancy(rendered[min(position[name], len(rendered) - 1)], texts)
+
     width = run.scene.views[0].camera.width
     in_proportion = max(1, round(published.box * width / 988))
     return [
         ("as published (langsplat)", *score(relevancy)),
-        (
-            "views by list position, not by name",
-            *score(
-                lambda name, texts: relevancy(
-                    rendered[min(position[name], len(rendered) - 1)], texts
-                )
-            ),
-        ),
+        ("views by list position, not by name", *score(misplaced)),
         # every maximum is 1 then, so the first level wins
-        (
-            "maps stretched to 0..1 before choosing a level",
-            *score(relevancy, level=0),
-        ),
+        ("maps stretched to 0..1 before choosing a level", *score(relevancy, level=0)),
         ("no smoothing, no vote", *score(relevancy, replace(published, box=0, vote=0))),
         (
             f"smoothing box of {in_proportion}, in proportion to the image",
@@ -164,14 +155,11 @@ def best_threshold(
     ``truth`` [H, W].
     """
     at = np.arange(steps) / steps
-    above, both = (
-        np.sort(v, axis=None) for v in (values.astype(np.float64), values[truth].astype(np.float64))
-    )
-    n, hit = (
-        len(above) - np.searchsorted(above, at, "right"),
-        len(both) - np.searchsorted(both, at, "right"),
-    )
-    union = n + len(both) - hit
+    values = values.astype(np.float64)
+    every, inside = np.sort(values, axis=None), np.sort(values[truth])
+    above = len(every) - np.searchsorted(every, at, "right")
+    hit = len(inside) - np.searchsorted(inside, at, "right")
+    union = above + len(inside) - hit
     return at, np.where(union > 0, hit / np.maximum(union, 1), 0.0)
 
 
@@ -189,15 +177,13 @@ def failure(stack: np.ndarray, unit: LabelledObject) -> str:
     """Which of FAILURES a unit is, from its relevancy [L, H, W]. "something else answers": the
     answer misses the region altogether.
     """
-    result, steps = (
-        lerf_ovs.evaluate_query(stack, unit.mask, unit.boxes),
-        lerf_ovs.query_steps(stack),
-    )
+    result = lerf_ovs.evaluate_query(stack, unit.mask, unit.boxes)
     if result.iou >= 0.5:
         return FAILURES[0]
     if result.ious.max() >= 0.5:
         return FAILURES[1]
-    if max(best_threshold(min_max(s), unit.mask)[1].max() for s in steps.smoothed) >= 0.5:
+    smoothed = lerf_ovs.query_steps(stack).smoothed
+    if max(best_threshold(min_max(s), unit.mask)[1].max() for s in smoothed) >= 0.5:
         return FAILURES[2]
     return FAILURES[3] if not (result.mask & unit.mask).any() else FAILURES[4]
 
@@ -226,7 +212,6 @@ def orbit(run: Run, name: str, *, keep: float = 0.5, min_area: int = 400, seed: 
     What is cut off, a side in a random direction, differs from view to view. Raises SceneError for
     a scene without ground truth or without such an object.
     """
-
     truth = run.scene.ground_truth
     ids = [i for i, n in (truth.names if truth else {}).items() if n == name]
     if not ids:
@@ -252,11 +237,9 @@ def orbit(run: Run, name: str, *, keep: float = 0.5, min_area: int = 400, seed: 
             masks.append((mask, part))
             pieces = [mask, part, *pieces]
             views.append(view.name)
-        f = (
-            encoder.encode_masks(view, np.stack(pieces))
-            if pieces
-            else np.zeros((0, encoder.dim), np.float32)
-        )
+        f = np.zeros((0, encoder.dim), np.float32)
+        if pieces:
+            f = encoder.encode_masks(view, np.stack(pieces))
         if own is not None:
             full.append(f[0])
             incomplete.append(f[1])
@@ -282,11 +265,8 @@ def code_purity(run: Run, level: str = "wp") -> float:
 
 
 Seen = tuple[Tensor, np.ndarray]
-"""A view at one level: features [R, d], and for every pixel the row it shows [H, W]
-int, -1 = none.
+"""A view at one level: features [R, d], and for every pixel the row it shows [H, W] int, -1 = none.
 """
-
-
 SurfacePair = tuple[str, np.ndarray, str, np.ndarray, np.ndarray]
 """Two views' names and pixels [n, 2] (x, y) that see one surface, and the whole object there [n],
 -1 = unknown.
@@ -336,13 +316,11 @@ def view_consistency(
                 if name == v.name:
                     here = rows[at[:, 1], at[:, 0]]
                     found[n, side] = here, table[torch.from_numpy(here).long()].numpy()
-    kappas = [
-        cohens_kappa(codes(found[n, 0][0]), codes(found[n, 1][0])) if codes else np.nan
-        for n in range(len(pairs))
-    ]
-    aucs = [
-        similarity_auc(found[n, 0][1], found[n, 1][1], p[4], seed=seed) for n, p in enumerate(pairs)
-    ]
+    kappas, aucs = [], []
+    for n, (*_, whole) in enumerate(pairs):
+        (rows_a, features_a), (rows_b, features_b) = found[n, 0], found[n, 1]
+        kappas.append(cohens_kappa(codes(rows_a), codes(rows_b)) if codes else np.nan)
+        aucs.append(similarity_auc(features_a, features_b, whole, seed=seed))
     return _mean(kappas), _mean(aucs)
 
 

@@ -78,17 +78,9 @@ def commit(notebook: str) -> str:
     """
     try:
         head = _git("rev-parse", "--short=12", "HEAD").decode().strip()
-        changed = _git(
-            "--no-optional-locks",
-            "status",
-            "--porcelain",
-            "--",
-            "cclkit",
-            "data",
-            "pyproject.toml",
-            "constraints.txt",
-            f"notebooks/{notebook}.ipynb",
-        )
+        counted = ("cclkit", "data", "pyproject.toml", "constraints.txt")
+        status = ("--no-optional-locks", "status", "--porcelain", "--")
+        changed = _git(*status, *counted, f"notebooks/{notebook}.ipynb")
     except NotebookError:
         return "unknown"
     return head + ("+changes" if changed.strip() else "")
@@ -99,9 +91,8 @@ def changed_settings(config: Config) -> dict[str, Any]:
     apart.
     """
     own = {name: value for name, value, _ in describe(settings_of(config.profile))}
-    return {
-        name: value for name, value, _ in describe(config) if value != own[name] and name != "seed"
-    }
+    now = {name: value for name, value, _ in describe(config) if name != "seed"}
+    return {name: value for name, value in now.items() if value != own[name]}
 
 
 # ----------------------------------------------------------------- manifest
@@ -117,16 +108,10 @@ def write_manifest(profile: str) -> Path:
     sources = {p.stem for p in (project_folder() / "notebooks").glob("[0-9][0-9]_*.ipynb")}
     for notebook in sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb")):
         if notebook.stem in sources:
-            entries = {
-                k: e for k, e in entries.items() if e["notebook"] != notebook.stem
-            } | notebook_outputs(notebook)
-    save_json(
-        path,
-        {
-            "profile": profile,
-            "outputs": {k: e for k, e in entries.items() if e["notebook"] in sources},
-        },
-    )
+            others = {k: e for k, e in entries.items() if e["notebook"] != notebook.stem}
+            entries = others | notebook_outputs(notebook)
+    kept = {k: e for k, e in entries.items() if e["notebook"] in sources}
+    save_json(path, {"profile": profile, "outputs": kept})
     return path
 
 
@@ -180,11 +165,8 @@ def verify(profile: str, against: str = "HEAD", *, strict: bool = False, report=
     NotebookError where there is nothing to compare with.
     """
     here = _Folder(results_folder(profile) / "figures")
-    there = (
-        _Folder(Path(against))
-        if Path(against).is_dir()
-        else _Commit(against, f"results/{profile}/figures")
-    )
+    folder = Path(against).is_dir()
+    there = _Folder(Path(against)) if folder else _Commit(against, f"results/{profile}/figures")
     names = sorted(here.names() | there.names())
     if not there.names() or not here.names():
         raise NotebookError(
@@ -218,13 +200,12 @@ def _compare(here, there, name: str, strict: bool) -> tuple[bool, str]:
     data = record["data_sha256"] == other["data_sha256"]
     share = pixels_differ(png, there.read(f"{name}.png"))
     drawn = share <= TOLERANCE
-    if data and drawn:
-        return True, (
-            "same data" if share == 0 else f"same data, {100 * share:.2f} % of the drawing differs"
-        )
-    how = f"{100 * share:.1f} % of the drawing differs"
-    text = f"{'same data' if data else 'other data'}, {how}"
-    return (data or drawn) and not strict, text
+    text = "same data" if data else "other data"
+    if data and share == 0:
+        return True, text
+    percent = f"{100 * share:.{2 if data and drawn else 1}f} %"
+    agree = (data and drawn) or ((data or drawn) and not strict)
+    return agree, f"{text}, {percent} of the drawing differs"
 
 
 def pixels_differ(a: bytes, b: bytes) -> float:
@@ -277,13 +258,10 @@ class _Commit:
 
 def _git(*args: str) -> bytes:
     try:
-        done = subprocess.run(
-            ["git", *args], cwd=project_folder(), capture_output=True, check=False
-        )
+        done = subprocess.run(["git", *args], cwd=project_folder(), capture_output=True)
     except OSError as e:
-        raise NotebookError(
-            f"git cannot be run ({e.strerror}); name a folder with --against"
-        ) from e
+        why = f"git cannot be run ({e.strerror}); name a folder with --against"
+        raise NotebookError(why) from e
     if done.returncode:
         said = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["failed"]
         raise NotebookError(
@@ -303,20 +281,14 @@ def explain(figure: str, profile: str) -> str:
     path = root / "manifest.json"
     entries = _json(path)["outputs"] if path.is_file() else {}
     record_path = root / "figures" / f"{name}.json"
-    kinds = [
-        k
-        for k in ("figures", "tables")
-        if f"{k}/{name}" in entries and ("tables" not in Path(figure).parts or k == "tables")
-    ]
+    asked = ("tables",) if "tables" in Path(figure).parts else ("figures", "tables")
+    kinds = [k for k in asked if f"{k}/{name}" in entries]
     if not kinds and not record_path.is_file():
-        known = sorted(
-            {Path(k).name for k in entries} | {p.stem for p in (root / "figures").glob("*.png")}
-        )
-        near = difflib.get_close_matches(name, known, 3, 0.4) or known[:5]
-        raise NotebookError(
-            f"no figure or table {name!r} in {root};"
-            f" {'did you mean ' + ', '.join(near) + '?' if near else 'run `make figures`'}"
-        )
+        drawn = {p.stem for p in (root / "figures").glob("*.png")}
+        known = sorted(drawn | {Path(k).name for k in entries})
+        near = ", ".join(difflib.get_close_matches(name, known, 3, 0.4) or known[:5])
+        hint = f"did you mean {near}?" if near else "run `make figures`"
+        raise NotebookError(f"no figure or table {name!r} in {root}; {hint}")
     entry = entries[f"{kinds[0]}/{name}"] if kinds else {}
     record = _json(record_path) if record_path.is_file() and kinds[:1] != ["tables"] else {}
     notebook = entry.get("notebook") or record["notebook"]
