@@ -62,7 +62,9 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from .errors import needed
+    from .machine import be_patient
 
+    be_patient()  # before a name brings torch with it
     with needed():
         found = getattr(import_module(f".{_HOME[name]}", __name__), name)
     globals()[name] = found

@@ -53,7 +53,11 @@ def data_folder() -> Path:
 
 
 def bundled_scenes() -> dict[str, Path]:
-    """Bundled scenes by name, LERF-OVS layout first; empty if the data folder is not there."""
+    """Bundled scenes by name, LERF-OVS layout first; empty if the data folder is not there.
+
+    >>> "tea_party" in bundled_scenes()
+    True
+    """
     found: dict[str, Path] = {}
     for layout in ("lerf_ovs", "3d_ovs"):
         parent = data_folder() / "tabletop" / layout

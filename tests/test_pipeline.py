@@ -172,7 +172,8 @@ def test_evaluation_covers_every_labelled_unit(run):
 
 def test_every_protocol_scores_one_field(run):
     from cclkit.evaluation.protocols import PROTOCOLS
-    from cclkit.notebook.experiments import every_protocol, index_map_miou, protocol_traps
+    from cclkit.notebook.experiments import every_protocol, protocol_traps
+    from cclkit.notebook.index_maps import index_map_miou
 
     got = every_protocol(run, flat_maps="empty")
     assert list(got) == list(PROTOCOLS) and [n for n, e in got.items() if isinstance(e, str)] == [
@@ -728,7 +729,7 @@ def test_fresh_deletes_the_run_folder_only_when_asked(scene_folder, tmp_path, ca
 
 def test_the_benchmark_writes_a_row_per_scene(scene_folder, tmp_path, monkeypatch):
     from cclkit.notebook import measured
-    from cclkit.notebook.experiments import index_map_miou
+    from cclkit.notebook.index_maps import index_map_miou
     from cclkit.notebook.population import ARMS
     from lab.experiments import benchmark as b
 

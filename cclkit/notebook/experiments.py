@@ -21,31 +21,8 @@ from ..method.masks import LEVELS
 from ..runs.run import Run
 from ..scenes.correspondence import corresponding_pixels
 from ..scenes.scene import LabelledObject, View
+from .index_maps import index_map_miou
 from .population import ARMS
-
-
-def index_map_miou(run: Run) -> float:
-    """mIoU % of the scene's own protocol on the 2D index maps of labelled training views, before
-    any field.
-
-    What the codes alone are worth: no rendering between the codebook and the query. Labelled views
-    that are held out have no index maps and are left out.
-    """
-    return codes_miou(run, run.index_maps, views="training")
-
-
-def codes_miou(
-    run: Run, codes_of: Callable[[str], np.ndarray], *, views: str = "all"
-) -> float:  # view name -> [2, H, W] int
-    """mIoU % of the scene's own protocol on any code maps of its labelled views. Raises
-    EvaluationError for a scene without labels.
-    """
-    e = evaluate_scene(
-        run.scene,
-        lambda name, texts: run.scores(name, texts, code_maps=codes_of(name)),
-        replace(run.config.evaluation, views=views),
-    )
-    return 100 * e.aggregates["pooled"]["miou"]
 
 
 def scene_ablation(

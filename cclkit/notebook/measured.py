@@ -39,7 +39,7 @@ from ..method.codebook_fit import CodebookConfig, fit_codebook
 from ..places import DATA, bundled_scenes
 from ..runs.keys import code_key, content_key
 from ..runs.run import Run
-from .experiments import index_map_miou
+from .index_maps import index_map_miou
 from .population import ARMS, REMEDIES, population
 from .tables import save_table
 

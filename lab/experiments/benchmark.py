@@ -18,7 +18,7 @@ import torch
 from cclkit.config import Config
 from cclkit.gaussians.quality import psnr
 from cclkit.gaussians.rasterize import rasterize
-from cclkit.notebook.experiments import index_map_miou
+from cclkit.notebook.index_maps import index_map_miou
 from cclkit.notebook.measured import (
     FIELDS,
     FRONT_ENDS,

@@ -12,7 +12,7 @@ import torch
 
 from cclkit.config import Config
 from cclkit.method.codebook_fit import fit_codebook
-from cclkit.notebook.experiments import index_map_miou
+from cclkit.notebook.index_maps import index_map_miou
 from cclkit.notebook.measured import Sweep, prepared, read_sweep, sweep_key
 from cclkit.notebook.population import population, population_miou
 from cclkit.runs.run import Run
