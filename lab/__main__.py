@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 from cclkit.cli import guarded
 from cclkit.errors import ConfigError
@@ -78,7 +79,21 @@ def _parser() -> argparse.ArgumentParser:
         ("training", "make the data of the small models, train and score them"),
     ):
         sub.add_parser(name, help=what)
-    for command in (benchmark, compare, sweep):
+    adopt = sub.add_parser(
+        "adopt",
+        help="after a rebuild that changes no number: measure a sample of the benchmark's and the"
+        " sweeps' rows again, and keep all if each comes out as it was",
+    )
+    adopt.add_argument("file", nargs="+", help="benchmark_rows.csv, or TOML files of sweeps")
+    adopt.add_argument("--sample", type=int, default=6, help="rows of each file (default: 6)")
+    adopt.add_argument(
+        "--measured",
+        nargs="+",
+        default=["index maps", "field"],
+        help="of the benchmark: what the sample is drawn from",
+    )
+    adopt.set_defaults(func=_adopt)
+    for command in (benchmark, compare, sweep, adopt):
         command.add_argument(
             "--set",
             action="append",
@@ -126,6 +141,20 @@ def _sweep(args) -> None:
     out = results_folder("mini") / "sweeps"
     for s in [load_sweep(f) for f in args.file]:  # all are read before any is run
         print(run_sweep(s, out, _config(args), workers=args.workers))
+
+
+def _adopt(args) -> None:
+    from cclkit.places import results_folder
+
+    from .experiments.adopt import adopt_benchmark, adopt_sweep
+
+    config, results = _config(args), results_folder("mini")
+    for file in map(Path, args.file):
+        if file.suffix == ".toml":
+            n = adopt_sweep(file, results / "sweeps", config, sample=args.sample)
+        else:
+            n = adopt_benchmark(file, config, sample=args.sample, measured=args.measured)
+        print(f"{file.stem}: {n} rows had other keys")
 
 
 def _ledger(args) -> None:

@@ -72,11 +72,14 @@ def run_sweep(
 def _run(job: tuple) -> tuple[str, float]:
     key, kind, settings, config = job
     torch.set_num_threads(1)
+    return key, measure(kind, settings, config)
+
+
+def measure(kind: str, settings: dict, config: Config) -> float:
+    """mIoU % of one run of a sweep."""
     if kind == "population":
         seed, people, codebook = prepared(kind, settings)
         crowd = population(seed, **people)
-        return key, population_miou(
-            fit_codebook(crowd.features, crowd.labels, codebook, seed=seed), crowd
-        )
-    scene, scene_config = prepared(kind, settings, config)
-    return key, index_map_miou(Run(scene, scene_config))
+        book = fit_codebook(crowd.features, crowd.labels, codebook, seed=seed)
+        return population_miou(book, crowd)
+    return index_map_miou(Run(*prepared(kind, settings, config)))
