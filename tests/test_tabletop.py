@@ -17,11 +17,13 @@ import pytest
 from conftest import write_plane_scene
 from PIL import Image
 
+from cclkit.downloads.bundled import verify_sums
 from cclkit.errors import ConfigError, DependencyError, SceneError
 from cclkit.scenes.load import load_scene
 from cclkit.scenes.scene import DEPTH_UNIT, Camera
-from lab import tabletop
-from lab.tabletop import SCENES, correspondences, export, layout, objects, random_scenes, recipes
+from lab.tabletop import export, layout, make, objects, random_scenes, recipes
+from lab.tabletop.make import SCENES
+from lab.tabletop.surfaces import SAME_SURFACE, correspondences
 
 DATA = Path(__file__).resolve().parents[1] / "data" / "tabletop"
 FOLDERS = sorted(p.parent for p in DATA.glob("*/*/scene.json"))
@@ -62,17 +64,17 @@ def test_every_recipe_is_committed():
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=name)
 def test_files_match_their_checksums(folder):
-    assert len(export.verify(folder)) > 50
+    assert len(verify_sums(folder)) > 50
 
 
 def test_an_edited_file_is_named(tmp_path):
     (tmp_path / "a.json").write_text("1")
     (tmp_path / "SHA256SUMS").write_text("0" * 64 + "  a.json\n")
     with pytest.raises(SceneError, match="a.json: edited"):
-        export.verify(tmp_path)
+        verify_sums(tmp_path)
     (tmp_path / "a.json").unlink()
     with pytest.raises(SceneError, match="a.json: missing"):
-        export.verify(tmp_path)
+        verify_sums(tmp_path)
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=name)
@@ -263,7 +265,7 @@ def by_hand(folder, a, b, pixel):
     for r, s in ((0, 0), (0, 1), (1, 0), (1, 1)):
         weight = abs(1 - r - (v - 0.5 - top)) * abs(1 - s - (u - 0.5 - left))
         there += weight * db[min(max(top + r, 0), h - 1), min(max(left + s, 0), w - 1)] * 1e-4
-    return (u, v), abs(there - p[2]) < tabletop.SAME_SURFACE and ia[y, x] == ib[int(v), int(u)]
+    return (u, v), abs(there - p[2]) < SAME_SURFACE and ia[y, x] == ib[int(v), int(u)]
 
 
 @pytest.mark.parametrize("folder", [LERF[0], OVS[0]], ids=name)
@@ -502,7 +504,7 @@ def rendered_again(monkeypatch):
         return out
 
     monkeypatch.setattr(render, "build", lambda plan: None)
-    monkeypatch.setattr(tabletop, "render_view", view)
+    monkeypatch.setattr(make, "render_view", view)
     # A photograph is compared as stored; storing it twice would not be the same again.
     monkeypatch.setattr(export, "jpeg", lambda image: image)
     monkeypatch.setattr(
@@ -519,7 +521,7 @@ def rendered_again(monkeypatch):
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=name)
 def test_regeneration_compares_every_file(folder, rendered_again):
-    rows = list(tabletop.regenerate(folder, 6))
+    rows = list(make.regenerate(folder, 6))
     assert [r["labels"] for r in rows] == [True] * 5 + [False]
     assert [r["grey_levels"] for r in rows] == [0] + [None] * 5
     assert len({r["view"] for r in rows}) == 6
@@ -528,7 +530,7 @@ def test_regeneration_compares_every_file(folder, rendered_again):
             ConfigError,
             match=f"{views} views to render again; expected 1 to {len(meta(folder)['views'])}",
         ):
-            list(tabletop.regenerate(folder, views))
+            list(make.regenerate(folder, views))
 
 
 def _add(array_of, step):
@@ -553,7 +555,7 @@ def _add(array_of, step):
 def test_regeneration_names_what_differs(array_of, step, message, rendered_again):
     rendered_again["it"] = _add(array_of, np.array(step).astype("uint8") if step == 5 else step)
     with pytest.raises(SceneError, match=message):
-        list(tabletop.regenerate(LERF[0]))
+        list(make.regenerate(LERF[0]))
 
 
 @pytest.mark.parametrize(
@@ -583,7 +585,7 @@ def test_regeneration_names_an_edited_description(
     path = folder / file.format(folder.name)
     path.write_text(path.read_text().replace(old, new))
     with pytest.raises(SceneError, match=message):
-        list(tabletop.regenerate(folder))
+        list(make.regenerate(folder))
     if ".." not in file:
         with pytest.raises(SceneError, match=f"{path.name}: edited"):
-            export.verify(folder)
+            verify_sums(folder)

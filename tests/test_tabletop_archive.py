@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cclkit.downloads.bundled import verify_sums
 from cclkit.errors import ConfigError, SceneError
 from cclkit.places import bundled_scenes
 from cclkit.scenes.load import load_scene
@@ -272,6 +273,6 @@ def test_what_cannot_be_packed(tmp_path, capsys):
     assert cli.main(["verify", source.name, str(copy)]) == 2
     out, err = capsys.readouterr()
     assert (
-        f"{source.name}: {len(export.verify(source))} files are as in SHA256SUMS" in out
+        f"{source.name}: {len(verify_sums(source))} files are as in SHA256SUMS" in out
         and "edited" in err
     )

@@ -96,8 +96,8 @@ def test_the_commands_leave_weights_that_load_and_records_that_describe_them(
             "2" if what == "sam2" else "1",
         ]
         assert main(command) == 0, capsys.readouterr().err
-        weights = tmp_path / name
-        first, record = weights.read_bytes(), json.loads(weights.with_suffix(".json").read_text())
+        path = tmp_path / name
+        first, record = path.read_bytes(), json.loads(path.with_suffix(".json").read_text())
         assert record["sha256"] == hashlib.sha256(first).hexdigest() and record["bytes"] == len(
             first
         )
@@ -110,9 +110,9 @@ def test_the_commands_leave_weights_that_load_and_records_that_describe_them(
             all(np.isfinite(v).all() for v in record["curves_mean_of_20_steps"].values())
             and record["scores"]
         )
-        weights.unlink()
+        path.unlink()
         assert main(command) == 0  # nothing to train again: the weights where the training ended
-        assert weights.read_bytes() == first
+        assert path.read_bytes() == first
     (
         sam_model.load_mini_sam(tmp_path / names["sam"]),
         clip_model.load_mini_clip(tmp_path / names["clip"]),

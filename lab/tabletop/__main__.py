@@ -10,7 +10,8 @@ from cclkit.downloads.bundled import verify_sums
 from cclkit.errors import CclkitError, SceneError
 from cclkit.places import bundled_scenes
 
-from . import SCENES, export, generate, regenerate
+from . import export
+from .make import SCENES, generate, regenerate
 
 
 def main(argv=None) -> int:
@@ -26,7 +27,7 @@ def main(argv=None) -> int:
     c.add_argument("name", help=f"all, or one of {', '.join(SCENES)}")
     c.add_argument("out", help="folder that receives lerf_ovs/ and 3d_ovs/, e.g. data/tabletop")
     c.add_argument("--spp", type=int, help="paths per pixel (default: the recipe's)")
-    c.set_defaults(run=render)
+    c.set_defaults(run=_render)
 
     c = commands.add_parser(
         "archive", help="pack bundled scenes as one zip in the layout of the public data sets"
@@ -38,7 +39,7 @@ def main(argv=None) -> int:
         action="store_true",
         help="also depth, ground truth, scene.json and checksums",
     )
-    c.set_defaults(run=archive)
+    c.set_defaults(run=_archive)
 
     c = commands.add_parser(
         "verify", help="compare scenes with their checksums, and with a new render"
@@ -54,7 +55,7 @@ def main(argv=None) -> int:
             " the first (needs Mitsuba 3)"
         ),
     )
-    c.set_defaults(run=verify)
+    c.set_defaults(run=_verify)
 
     a = p.parse_args(argv)
     try:
@@ -65,17 +66,17 @@ def main(argv=None) -> int:
     return 0
 
 
-def render(a: argparse.Namespace) -> None:
+def _render(a: argparse.Namespace) -> None:
     for name in SCENES if a.name == "all" else [a.name]:
         print(generate(name, a.out, spp=a.spp))
 
 
-def archive(a: argparse.Namespace) -> None:
+def _archive(a: argparse.Namespace) -> None:
     path = export.archive(folders(a.scene), a.out, everything=a.everything)
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
 
 
-def verify(a: argparse.Namespace) -> None:
+def _verify(a: argparse.Namespace) -> None:
     for folder in folders(a.scene):
         print(f"{folder.name}: {len(verify_sums(folder))} files are as in SHA256SUMS", flush=True)
         for row in regenerate(folder, a.render) if a.render else ():

@@ -310,109 +310,114 @@ def write(layout: Layout, views: list[Rendered], out: Path) -> Path:
     folder.
     """
     table, _ = nodes(layout)
-    asked = queries(table)
-    scene = out / layout.kind / layout.name
-    written: list[Path] = []
-
-    def put(path: Path, data: bytes) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-        written.append(path)
-
-    big = len(table) > 255
+    files = Written(out / layout.kind / layout.name)
     coded = [jpeg(v.image) for v in views]
     # From here on the photographs are what a reader of the files sees.
     views = [replace(v, image=decoded(c)) for v, c in zip(views, coded)]
-    for v, c in zip(views, coded):
-        put(scene / "images" / v.shot.name, c)
-        _png(np.rint(v.depth / DEPTH_UNIT).astype(np.uint16), scene / "depth" / f"{v.stem}.png")
-        written.append(scene / "depth" / f"{v.stem}.png")
-        for level in LEVELS:
-            p = scene / "ground_truth" / level / f"{v.stem}.png"
-            _png(v.ids[level].astype(np.uint16 if big else np.uint8), p)
-            written.append(p)
-    _json({"nodes": table, "queries": asked}, scene / "ground_truth" / "objects.json", indent=1)
-    written.append(scene / "ground_truth" / "objects.json")
-
-    labelled = [v for v in views if v.shot.name in layout.labelled]
+    _write_views(files, views, coded, np.uint16 if len(table) > 255 else np.uint8)
+    objects = {"nodes": table, "queries": queries(table)}
+    _json(objects, files.path("ground_truth/objects.json"), indent=1)
     if layout.kind == "lerf_ovs":
-        xyz, colour, tracks = surface_points(
-            views, layout.held_out, np.random.default_rng(layout.seed)
-        )
-        write_colmap(scene / "sparse" / "0", views, xyz, colour, tracks)
-        written += [
-            scene / "sparse" / "0" / n for n in ("cameras.bin", "images.bin", "points3D.bin")
-        ]
-        texts = label_queries(layout, table)
-        for v in labelled:
-            base = out / "lerf_ovs" / "label" / layout.name / v.stem
-            _json(label_file(v, texts), base.with_suffix(".json"))
-            put(base.with_suffix(".jpg"), (scene / "images" / v.shot.name).read_bytes())
-            written.append(base.with_suffix(".json"))
+        _write_lerf_ovs(files, layout, views, table)
     else:
-        np.save(scene / "poses_bounds.npy", poses_bounds(views))
-        written.append(scene / "poses_bounds.npy")
-        classes = [q for q in asked if q["granularity"] == "whole"]
-        put(
-            scene / "segmentations" / "classes.txt",
-            "".join(q["text"] + "\n" for q in classes).encode(),
-        )
-        for v in labelled:
-            for q in classes:
-                p = scene / "segmentations" / v.stem / f"{q['text']}.png"
-                _png(np.isin(v.ids["whole"], q["ids"]).astype(np.uint8) * 255, p)
-                written.append(p)
+        _write_3d_ovs(files, layout, views, table)
+    _json(_about(layout, views, table), files.path("scene.json"), indent=1)
+    files.write_sums()
+    return files.scene
 
+
+class Written:
+    """The files of a scene's folder, and of the labels beside it, as they are written."""
+
+    def __init__(self, scene: Path):
+        self.scene = scene
+        self.paths: set[Path] = set()
+
+    def path(self, name: str) -> Path:
+        """Where a file goes that is about to be written; its folder is made."""
+        path = self.scene / name if not name.startswith("../") else self.scene.parent / name[3:]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.paths.add(path)
+        return path
+
+    def write_sums(self) -> None:
+        """SHA256SUMS of all of them."""
+        lines = []
+        for p in sorted(self.paths):
+            inside = p.is_relative_to(self.scene)
+            name = p.relative_to(self.scene if inside else self.scene.parent).as_posix()
+            digest = hashlib.sha256(p.read_bytes()).hexdigest()
+            lines.append(f"{digest}  {name if inside else f'../{name}'}\n")
+        (self.scene / "SHA256SUMS").write_text("".join(lines))
+
+
+def _write_views(files: Written, views: list[Rendered], coded: list[bytes], ids: type) -> None:
+    """Photographs, depth, and ids of every level as pixels of that type."""
+    for v, c in zip(views, coded):
+        files.path(f"images/{v.shot.name}").write_bytes(c)
+        depth = np.rint(v.depth / DEPTH_UNIT).astype(np.uint16)
+        _png(depth, files.path(f"depth/{v.stem}.png"))
+        for level in LEVELS:
+            _png(v.ids[level].astype(ids), files.path(f"ground_truth/{level}/{v.stem}.png"))
+
+
+def _write_lerf_ovs(
+    files: Written, layout: Layout, views: list[Rendered], table: list[dict]
+) -> None:
+    """The COLMAP model, and a label file and photograph for every labelled view."""
+    xyz, colour, tracks = surface_points(views, layout.held_out, np.random.default_rng(layout.seed))
+    model = [files.path(f"sparse/0/{n}.bin") for n in ("cameras", "images", "points3D")]
+    write_colmap(model[0].parent, views, xyz, colour, tracks)
+    texts = label_queries(layout, table)
+    for v in (v for v in views if v.shot.name in layout.labelled):
+        base = f"../label/{layout.name}/{v.stem}"
+        _json(label_file(v, texts), files.path(f"{base}.json"))
+        photograph = (files.scene / "images" / v.shot.name).read_bytes()
+        files.path(f"{base}.jpg").write_bytes(photograph)
+
+
+def _write_3d_ovs(files: Written, layout: Layout, views: list[Rendered], table: list[dict]) -> None:
+    """Poses, the list of classes, and a mask of every class for every labelled view."""
+    np.save(files.path("poses_bounds.npy"), poses_bounds(views))
+    classes = [q for q in queries(table) if q["granularity"] == "whole"]
+    names = "".join(q["text"] + "\n" for q in classes)
+    files.path("segmentations/classes.txt").write_bytes(names.encode())
+    for v in (v for v in views if v.shot.name in layout.labelled):
+        for q in classes:
+            mask = np.isin(v.ids["whole"], q["ids"]).astype(np.uint8) * 255
+            _png(mask, files.path(f"segmentations/{v.stem}/{q['text']}.png"))
+
+
+def _about(layout: Layout, views: list[Rendered], table: list[dict]) -> dict:
+    """What scene.json says."""
     first = set(np.unique(views[0].ids["whole"]).tolist())
-    difficulties = {
-        **layout.difficulties,
-        "absent_from_first_view": [
-            n["name"]
-            for n in table
-            if n["level"] == "whole" and not n["stuff"] and n["id"] not in first
-        ],
+    hidden = [
+        n["name"]
+        for n in table
+        if n["level"] == "whole" and not n["stuff"] and n["id"] not in first
+    ]
+    effects = {}
+    for v in views:
+        pairs = (("exposure", v.shot.exposure), ("motion_blur", list(v.shot.moves)))
+        if own := {k: x for k, x in pairs if x not in (1.0, [])}:
+            effects[v.shot.name] = own
+    return {
+        "name": layout.name,
+        "title": layout.title,
+        "layout": layout.kind,
+        "seed": layout.seed,
+        "units": "metres",
+        "depth_unit": DEPTH_UNIT,
+        "up": [0, 0, 1],
+        "held_out": list(layout.held_out),
+        "labelled": list(layout.labelled),
+        "difficulties": {**layout.difficulties, "absent_from_first_view": hidden},
+        "effects": effects,
+        "licence": "CC-BY-4.0",
+        "generator": "cclkit.tabletop",  # its name when the committed scenes were made
+        "samples_per_pixel": layout.spp,
+        "views": {v.shot.name: camera_json(v.shot.camera) for v in views},
     }
-    effects = {
-        v.shot.name: {
-            k: x
-            for k, x in (("exposure", v.shot.exposure), ("motion_blur", list(v.shot.moves)))
-            if x not in (1.0, [])
-        }
-        for v in views
-    }
-    _json(
-        {
-            "name": layout.name,
-            "title": layout.title,
-            "layout": layout.kind,
-            "seed": layout.seed,
-            "units": "metres",
-            "depth_unit": DEPTH_UNIT,
-            "up": [0, 0, 1],
-            "held_out": list(layout.held_out),
-            "labelled": list(layout.labelled),
-            "difficulties": difficulties,
-            "effects": {k: e for k, e in effects.items() if e},
-            "licence": "CC-BY-4.0",
-            "generator": "lab.tabletop",
-            "samples_per_pixel": layout.spp,
-            "views": {v.shot.name: camera_json(v.shot.camera) for v in views},
-        },
-        scene / "scene.json",
-        indent=1,
-    )
-    written.append(scene / "scene.json")
-
-    lines = []
-    for p in sorted(set(written)):
-        rel = (
-            p.relative_to(scene)
-            if p.is_relative_to(scene)
-            else Path("..") / p.relative_to(scene.parent)
-        )
-        lines.append(f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {rel.as_posix()}\n")
-    (scene / "SHA256SUMS").write_text("".join(lines))
-    return scene
 
 
 def archive(scenes: Sequence[Path], out: str | Path, *, everything: bool = False) -> Path:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cclkit.errors import ConfigError
+from cclkit.scenes.scene import Camera
 
 from .layout import Layout, Light, Shot, look_at, nodes, orbit, room, scatter, square_table, stuff
 from .materials import (
@@ -57,9 +58,13 @@ class Sample:
     captions: dict[int, tuple[str, ...]]  # id -> texts that describe the region, the plainest first
 
 
-def _surface(rng: np.random.Generator) -> tuple[str, tuple[str, ...], np.ndarray]:
-    """Name, synonyms and texture of what the objects stand on."""
-    pick = lambda *c: str(rng.choice(c))  # noqa: E731
+Stuff = tuple[str, tuple[str, ...], np.ndarray]
+"""Name, synonyms and texture [h, w, 3] of a surface."""
+
+
+def _surface(rng: np.random.Generator) -> Stuff:
+    """What the objects stand on."""
+    pick = lambda *c: str(rng.choice(c))
     light, dark = (
         pick("white", "cream", "beige", "light blue"),
         pick("blue", "red", "dark green", "grey", "purple"),
@@ -107,8 +112,8 @@ def _surface(rng: np.random.Generator) -> tuple[str, tuple[str, ...], np.ndarray
     return name, synonyms, tex()
 
 
-def _wall(rng: np.random.Generator) -> tuple[str, tuple[str, ...], np.ndarray]:
-    """Name, synonyms and texture of what stands behind the objects."""
+def _wall(rng: np.random.Generator) -> Stuff:
+    """What stands behind the objects."""
     plain = str(
         rng.choice(["white", "white", "grey", "cream", "light blue", "beige", "green", "yellow"])
     )
@@ -230,125 +235,149 @@ def random_layout(
     if catalogue:
         items = [*_pieces(int(rng.integers(6, 11)), rng), *(_swatch(rng) for _ in range(2))]
     else:
-        names = rng.choice(
-            list(FAMILIES), size=int(rng.integers(4, 8) if studio else rng.integers(5, 14))
-        )
-        items = []
-        for n in names:
-            item = make(str(n), rng)
-            s = rng.uniform(0.85, 1.2)
-            item.leaves = [Leaf(l.mesh.scaled(s), l.material, l.path) for l in item.leaves]
-            items.append(item)
-    side = 0.24 + 0.022 * len(items)
-    for _ in range(6):
-        try:
-            placed = scatter(items, side, side, rng, tries=60)
-            break
-        except ConfigError:
-            side *= 1.15  # a crowd of large objects gets a larger table
-    else:
-        placed = scatter(items[:4], side, side, rng)
-    name, synonyms, tex = _surface(rng)
-    back, back_synonyms, wall = _wall(rng)
+        items = _objects(int(rng.integers(4, 8) if studio else rng.integers(5, 14)), rng)
+    placed, side = _placed(items, rng)
+    surface, wall = _surface(rng), _wall(rng)
     forward_facing = studio or rng.random() < 0.35 and step_degrees is None
     if studio:
-        sheet = paint(_backdrop(rng))
-        surroundings = [
-            stuff("plain background", (plane(6.0, 6.0), sheet)),
-            stuff(
-                "plain background",
-                (plane(6.0, 3.0).rotated("x", 90).moved(0, side / 2 + 0.5, 1.4), sheet),
-            ),
-        ]
-        synonyms = back_synonyms = ("background",)
+        surroundings = _studio(side, rng)
     elif forward_facing:
-        ground = stuff(
-            name, (plane(4.0, 2.0, float(rng.uniform(0.7, 1.4))), textured(tex, "glossy", 0.4))
-        )
-        upright = stuff(
-            back,
-            (
-                plane(4.0, 2.4, float(rng.uniform(0.7, 1.4)))
-                .rotated("x", 90)
-                .moved(0, side / 2 + float(rng.uniform(0.08, 0.35)), 0.8),
-                textured(wall),
-            ),
-        )
-        surroundings = [ground, upright]
+        surroundings = _outside(surface, wall, side, rng)
     else:
-        table = square_table(
-            name,
-            textured(tex, "glossy", 0.4),
-            side + 0.45,
-            side + 0.45,
-            float(rng.uniform(0.9, 1.6)),
-        )
-        surroundings = room(
-            table,
-            textured(wood(rng.uniform([90, 70, 50], [200, 170, 140]), rng)),
-            textured(wall),
-            floor_repeat=0.6,
-        )
-        surroundings[2].name = back
-    surroundings[0].captions = synonyms
-    surroundings[1 if forward_facing else 2].captions = back_synonyms
+        surroundings = _inside(surface, wall, side, rng)
+    size = (width, height)
     if step_degrees is not None:
-        centre = (*rng.uniform(-0.1, 0.1, 2) * side, rng.uniform(0.02, 0.09))
-        low, high = np.sort(rng.uniform(18, 55, 2))
-        n = max(views, round(360 / step_degrees))
-        cameras = orbit(
-            n,
-            centre,
-            side * rng.uniform(1.0, 1.7),
-            rng,
-            start=float(rng.uniform(0, 360)),
-            sweep=step_degrees * n,
-            elevations=(low, high),
-            f=width * rng.uniform(0.9, 1.15),
-            width=width,
-            height=height,
-        )
-        first = int(rng.integers(n - views + 1))
-        cameras = cameras[first : first + views]
+        cameras = _on_an_orbit(views, step_degrees, size, side, rng)
     else:
-        cameras = []
-        for _ in range(views):
-            a = np.radians(rng.uniform(-130, -50)) if forward_facing else rng.uniform(0, 2 * np.pi)
-            e, r = (
-                np.radians(rng.uniform(15, 58)),
-                side * rng.uniform(0.7, 1.9) * (CATALOGUE_NEARER if catalogue else 1),
-            )
-            aim = np.array([*rng.uniform(-0.25, 0.25, 2) * side, rng.uniform(0.02, 0.09)])
-            eye = aim + r * np.array([np.cos(a) * np.cos(e), np.sin(a) * np.cos(e), np.sin(e)])
-            cameras.append(
-                look_at(
-                    eye,
-                    aim,
-                    width * rng.uniform(0.85, 1.15),
-                    width,
-                    height,
-                    roll=float(rng.uniform(-4, 4)),
-                )
-            )
-    shots = [Shot(f"{k:02d}.jpg", camera) for k, camera in enumerate(cameras)]
-    a = rng.uniform(-np.pi, 0) if forward_facing else rng.uniform(0, 2 * np.pi)
-    warm = rng.uniform(0.8, 1.0)
-    power = rng.uniform(8, 15)
-    light = Light(
-        (float(np.cos(a)), float(np.sin(a)), float(rng.uniform(1.1, 1.7))),
-        (0, 0, 0),
-        float(rng.uniform(0.3, 0.9)),
-        (power, power * (0.5 + warm / 2), power * warm * 0.95),
-    )
+        nearer = CATALOGUE_NEARER if catalogue else 1
+        cameras = [
+            _scattered_camera(size, side, rng, nearer=nearer, forward_facing=forward_facing)
+            for _ in range(views)
+        ]
     return Layout(
         f"random_{seed}",
         "lerf_ovs",
         seed,
         [*placed, *surroundings],
-        shots,
-        [light],
+        [Shot(f"{k:02d}.jpg", camera) for k, camera in enumerate(cameras)],
+        [_light(forward_facing, rng)],
         sky=tuple(rng.uniform(0.5, 0.85) * np.array([0.95, 1, 1.08])),
         exposure=float(rng.uniform(1.2, 1.8)),
+    )
+
+
+def _objects(n: int, rng: np.random.Generator) -> list[Item]:
+    """Random objects, each a little larger or smaller than its kind."""
+    items = []
+    for name in rng.choice(list(FAMILIES), size=n):
+        item = make(str(name), rng)
+        s = rng.uniform(0.85, 1.2)
+        item.leaves = [Leaf(l.mesh.scaled(s), l.material, l.path) for l in item.leaves]
+        items.append(item)
+    return items
+
+
+def _placed(items: list[Item], rng: np.random.Generator) -> tuple[list[Item], float]:
+    """The items on a table, and the side of the part of it they stand on, in metres."""
+    side = 0.24 + 0.022 * len(items)
+    for _ in range(6):
+        try:
+            return scatter(items, side, side, rng, tries=60), side
+        except ConfigError:
+            side *= 1.15  # a crowd of large objects gets a larger table
+    return scatter(items[:4], side, side, rng), side
+
+
+def _studio(side: float, rng: np.random.Generator) -> list[Item]:
+    """One plain colour below and behind."""
+    sheet = paint(_backdrop(rng))
+    behind = plane(6.0, 3.0).rotated("x", 90).moved(0, side / 2 + 0.5, 1.4)
+    below, upright = (
+        stuff("plain background", (mesh, sheet)) for mesh in (plane(6.0, 6.0), behind)
+    )
+    below.captions = upright.captions = ("background",)
+    return [below, upright]
+
+
+def _outside(surface: Stuff, wall: Stuff, side: float, rng: np.random.Generator) -> list[Item]:
+    """The ground, and a wall close behind the objects."""
+    name, synonyms, texture = surface
+    mesh = plane(4.0, 2.0, float(rng.uniform(0.7, 1.4)))
+    ground = stuff(name, (mesh, textured(texture, "glossy", 0.4)))
+    ground.captions = synonyms
+    name, synonyms, texture = wall
+    mesh = plane(4.0, 2.4, float(rng.uniform(0.7, 1.4))).rotated("x", 90)
+    mesh = mesh.moved(0, side / 2 + float(rng.uniform(0.08, 0.35)), 0.8)
+    upright = stuff(name, (mesh, textured(texture)))
+    upright.captions = synonyms
+    return [ground, upright]
+
+
+def _inside(surface: Stuff, wall: Stuff, side: float, rng: np.random.Generator) -> list[Item]:
+    """A table in a room."""
+    name, synonyms, texture = surface
+    repeat = float(rng.uniform(0.9, 1.6))
+    table = square_table(name, textured(texture, "glossy", 0.4), side + 0.45, side + 0.45, repeat)
+    floor = textured(wood(rng.uniform([90, 70, 50], [200, 170, 140]), rng))
+    surroundings = room(table, floor, textured(wall[2]), floor_repeat=0.6)
+    surroundings[0].captions = synonyms
+    surroundings[2].name, surroundings[2].captions, _ = wall
+    return surroundings
+
+
+def _on_an_orbit(
+    views: int, step_degrees: float, size: tuple[int, int], side: float, rng: np.random.Generator
+) -> list[Camera]:
+    """Cameras that follow one another around the table."""
+    width, height = size
+    centre = (*rng.uniform(-0.1, 0.1, 2) * side, rng.uniform(0.02, 0.09))
+    low, high = np.sort(rng.uniform(18, 55, 2))
+    n = max(views, round(360 / step_degrees))
+    cameras = orbit(
+        n,
+        centre,
+        side * rng.uniform(1.0, 1.7),
+        rng,
+        start=float(rng.uniform(0, 360)),
+        sweep=step_degrees * n,
+        elevations=(low, high),
+        f=width * rng.uniform(0.9, 1.15),
+        width=width,
+        height=height,
+    )
+    first = int(rng.integers(n - views + 1))
+    return cameras[first : first + views]
+
+
+def _scattered_camera(
+    size: tuple[int, int],
+    side: float,
+    rng: np.random.Generator,
+    *,
+    nearer: float,
+    forward_facing: bool,
+) -> Camera:
+    """A camera anywhere around the table, or before the wall if ``forward_facing``."""
+    width, height = size
+    a = np.radians(rng.uniform(-130, -50)) if forward_facing else rng.uniform(0, 2 * np.pi)
+    e = np.radians(rng.uniform(15, 58))
+    r = side * rng.uniform(0.7, 1.9) * nearer
+    aim = np.array([*rng.uniform(-0.25, 0.25, 2) * side, rng.uniform(0.02, 0.09)])
+    eye = aim + r * np.array([np.cos(a) * np.cos(e), np.sin(a) * np.cos(e), np.sin(e)])
+    f = width * rng.uniform(0.85, 1.15)
+    return look_at(eye, aim, f, width, height, roll=float(rng.uniform(-4, 4)))
+
+
+def _light(forward_facing: bool, rng: np.random.Generator) -> Light:
+    """A lamp above, at the cameras' side of a wall."""
+    a = rng.uniform(-np.pi, 0) if forward_facing else rng.uniform(0, 2 * np.pi)
+    warm = rng.uniform(0.8, 1.0)
+    power = rng.uniform(8, 15)
+    return Light(
+        (float(np.cos(a)), float(np.sin(a)), float(rng.uniform(1.1, 1.7))),
+        (0, 0, 0),
+        float(rng.uniform(0.3, 0.9)),
+        (power, power * (0.5 + warm / 2), power * warm * 0.95),
     )
 
 

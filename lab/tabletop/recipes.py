@@ -186,7 +186,10 @@ def breakfast_bench(seed: int = 31) -> Layout:
 
 
 def study_desk(seed: int = 12) -> Layout:
-    """A desk by lamplight: books, an old camera, chess pieces, twin dice, glass."""
+    """A desk by lamplight: books, an old camera, chess pieces, twin dice, glass.
+
+    Long, because it is a list: what stands where, then the views and the light.
+    """
     rng = np.random.default_rng(seed)
     m = lambda kind, colour=None, **kw: make(kind, rng, colour, **kw)  # noqa: E731
     low = place(m("book", "dark blue", title="ATLAS"), -0.14, 0.155, 14)
@@ -287,7 +290,10 @@ def study_desk(seed: int = 12) -> Layout:
 
 
 def toy_carpet(seed: int = 13) -> Layout:
-    """Toys on a busy rug: twin cars beside one of another colour."""
+    """Toys on a busy rug: twin cars beside one of another colour.
+
+    Long, because it is a list: what stands where, then the views and the light.
+    """
     rng = np.random.default_rng(seed)
     m = lambda kind, colour=None, **kw: make(kind, rng, colour, **kw)  # noqa: E731
     car = m("car", "red")
@@ -377,7 +383,10 @@ def toy_carpet(seed: int = 13) -> Layout:
 
 
 def kitchen_counter(seed: int = 14) -> Layout:
-    """A full kitchen counter: twin mugs, three apples, glass, flowers in front of everything."""
+    """A full kitchen counter: twin mugs, three apples, glass, flowers in front of everything.
+
+    Long, because it is a list: what stands where, then the views and the light.
+    """
     rng = np.random.default_rng(seed)
     m = lambda kind, colour=None, **kw: make(kind, rng, colour, **kw)  # noqa: E731
     twin = m("mug", "turquoise", drink="coffee")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cclkit.errors import DependencyError
+from cclkit.errors import needed
 from cclkit.scenes.scene import Camera
 
 from .layout import Layout, Shot
@@ -21,13 +21,12 @@ BLUR_STEPS = 12
 
 
 def mitsuba():
-    """The mitsuba module, variant ``scalar_rgb`` (runs everywhere). Raises DependencyError."""
-    try:
+    """The mitsuba module, variant ``scalar_rgb`` (runs everywhere).
+
+    Raises DependencyError where it is not installed.
+    """
+    with needed("mitsuba"):
         import mitsuba as mi
-    except ImportError as e:
-        raise DependencyError(
-            "Mitsuba 3 is needed to render Tabletop scenes (not to use them): pip install mitsuba"
-        ) from e
     if mi.variant() != "scalar_rgb":
         mi.set_variant("scalar_rgb")
     return mi

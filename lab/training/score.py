@@ -294,44 +294,16 @@ def score_sam2(predictor, scenes: Scenes) -> dict:
     from cclkit.foundation.sam2 import Sam2Propagation
 
     adapter = Sam2Propagation(predictor, Sam2Config(model="mini"))
-    # rows (orbit, view, tracker, copied, true mask copied, tracker in one direction)
-    j: dict[str, list[tuple[float, ...]]] = {l: [] for l in LEVELS}
+    j: dict[str, list[Followed]] = {l: [] for l in LEVELS}
     alarms = absent = 0
     with tempfile.TemporaryDirectory() as folder:
         for orbit in range(len(scenes.nodes)):
             where = np.flatnonzero(scenes.scene == orbit)
-            views = []
-            for n, v in enumerate(where):
-                path = Path(folder) / f"{orbit}_{n:03d}.png"
-                cv2.imwrite(str(path), scenes.images[v][..., ::-1])
-                h, w = scenes.images[v].shape[:2]
-                views.append(
-                    View(
-                        path.name,
-                        path,
-                        Camera(
-                            np.array([[w, 0, w / 2], [0, w, h / 2], [0, 0, 1.0]]),
-                            _orbit_pose(n),
-                            w,
-                            h,
-                        ),
-                    )
-                )
-            first = scenes.ids[where[0]]
-            seeds = [
-                (k, i)
-                for k in range(3)
-                for i in np.unique(first[k][first[k] > 0]).tolist()
-                if not scenes.nodes[orbit][i]["stuff"] and (first[k] == i).sum() >= TRACK_AREA_PX
-            ]
-            masks_of = np.stack([first[k] == i for k, i in seeds])
-            carried = lambda both: {
-                t: m
-                for order in ways(views, 0, both).values()
-                if len(order) > 1
-                for t, (_, m) in zip(order, adapter.propagate([views[t] for t in order], masks_of))
-            }  # noqa: B023, E731
-            one_way, both_ways = carried(False), carried(profile("mini").tracks.both_ways)
+            views = _written_views(Path(folder), orbit, scenes.images[where])
+            seeds = _followed(scenes.ids[where[0]], scenes.nodes[orbit])
+            masks = np.stack([scenes.ids[where[0], k] == i for k, i in seeds])
+            one_way = _carried(adapter, views, masks, both=False)
+            both_ways = _carried(adapter, views, masks, both=profile("mini").tracks.both_ways)
             for n in range(1, len(views)):
                 for m, m_one_way, (k, i) in zip(both_ways[n], one_way[n], seeds):
                     truth, before, start = (scenes.ids[where[t], k] == i for t in (n, n - 1, 0))
@@ -339,40 +311,66 @@ def score_sam2(predictor, scenes: Scenes) -> dict:
                         absent += 1
                         alarms += bool(m.any())
                     elif truth.sum() >= TRACK_AREA_PX:
-                        j[LEVELS[k]].append(
-                            (
-                                orbit,
-                                n,
-                                _overlap(m, truth),
-                                _overlap(start, truth),
-                                _overlap(before, truth),
-                                _overlap(m_one_way, truth),
-                            )
-                        )
-    every = np.array([row for rows in j.values() for row in rows])
-    out = {
+                        overlaps = (_overlap(x, truth) for x in (m, start, before, m_one_way))
+                        j[LEVELS[k]].append((orbit, n, *overlaps))
+    return {
         "orbits": len(scenes.nodes),
         "views": int(len(scenes.images) / len(scenes.nodes)),
         "min_area_px": TRACK_AREA_PX,
         "false_alarms_where_absent": round(alarms / max(1, absent), 4),
+        **_means(j, len(scenes.nodes)),
     }
-    columns = {2: "j", 3: "j_of_copying", 4: "j_of_copying_the_truth", 5: "j_one_way"}
-    out["by_view"] = [
-        {"view": int(n)}
-        | {
-            column: round(float(every[every[:, 1] == n, c].mean()), 4)
-            for c, column in columns.items()
-        }
-        for n in np.unique(every[:, 1])
+
+
+Followed = tuple[float, ...]
+"""Orbit, view, and J: of the tracker, of copying, of copying the truth, of the tracker one way."""
+J_COLUMNS = {2: "j", 3: "j_of_copying", 4: "j_of_copying_the_truth", 5: "j_one_way"}
+
+
+def _written_views(folder: Path, orbit: int, images: np.ndarray) -> list[View]:
+    """The views of an orbit as files, which trackers read."""
+    views = []
+    h, w = images.shape[1:3]
+    K = np.array([[w, 0, w / 2], [0, w, h / 2], [0, 0, 1.0]])
+    for n, image in enumerate(images):
+        path = folder / f"{orbit}_{n:03d}.png"
+        cv2.imwrite(str(path), image[..., ::-1])
+        views.append(View(path.name, path, Camera(K, _orbit_pose(n), w, h)))
+    return views
+
+
+def _followed(first: np.ndarray, nodes: dict[int, dict]) -> list[tuple[int, int]]:
+    """What is followed: (level, id) of every object that is large enough in the first view."""
+    return [
+        (k, i)
+        for k in range(3)
+        for i in np.unique(first[k][first[k] > 0]).tolist()
+        if not nodes[i]["stuff"] and (first[k] == i).sum() >= TRACK_AREA_PX
     ]
-    for name, a in (("all", every), *((l, np.array(rows)) for l, rows in j.items())):
-        for c, column in columns.items():
-            per = [
-                float(a[a[:, 0] == o, c].mean())
-                for o in range(len(scenes.nodes))
-                if (a[:, 0] == o).any()
-            ]
-            out[f"{column}_{name}"] = {
+
+
+def _carried(adapter, views: list[View], masks: np.ndarray, *, both: bool) -> dict[int, np.ndarray]:
+    """Masks of the first view in every other one, forward or both ways round."""
+    return {
+        t: m
+        for order in ways(views, 0, both).values()
+        if len(order) > 1
+        for t, (_, m) in zip(order, adapter.propagate([views[t] for t in order], masks))
+    }
+
+
+def _means(j: dict[str, list[Followed]], orbits: int) -> dict:
+    """Means by view, and of each level by orbit."""
+    every = np.array([row for rows in j.values() for row in rows])
+    out: dict = {"by_view": []}
+    for n in np.unique(every[:, 1]):
+        at = every[every[:, 1] == n]
+        means = {name: round(float(at[:, c].mean()), 4) for c, name in J_COLUMNS.items()}
+        out["by_view"].append({"view": int(n)} | means)
+    for level, a in (("all", every), *((l, np.array(rows)) for l, rows in j.items())):
+        for c, name in J_COLUMNS.items():
+            per = [float(a[a[:, 0] == o, c].mean()) for o in range(orbits) if (a[:, 0] == o).any()]
+            out[f"{name}_{level}"] = {
                 "mean": round(float(np.mean(per)), 4),
                 "per_orbit": [round(p, 4) for p in per],
                 "n": int(len(a)),
