@@ -66,8 +66,8 @@ def run_notebooks(
 
     Executed copies go to ``results/<profile>/notebooks``, figures and tables beside them. A copy
     made from the same notebook, parameters, code and data is kept. ``fresh`` deletes run folders
-    and copies first. A failing notebook is named with its cell and
-    error; the others still run. Waits for another one that writes there.
+    and copies first. A failing notebook is named with its cell and error; the others still run.
+    Waits for another one that writes there.
     """
     settings_of(profile)  # an unknown profile is an error before anything is deleted
     paths, root = notebook_paths(only), results_folder(profile)
@@ -99,21 +99,21 @@ def _run_notebooks(
             print(f"{path.stem:<24} unchanged", flush=True)
         else:
             begin = time.monotonic()
-            problem = _execute(path, target, {"profile": profile, **(parameters or {})}, root)
+            problem = _execute(path, target, {"profile": profile, **(parameters or {})})
+            seconds = time.monotonic() - begin
+            print(
+                f"{path.stem:<24} {'FAILED' if problem else 'done  '}  {seconds:7.1f} s", flush=True
+            )
             if problem is None:
-                _note_time(out, path.stem, "fresh" if fresh else "kept", time.monotonic() - begin)
+                _note_time(out, path.stem, "fresh" if fresh else "kept", seconds)
                 # what went in was hashed before the run, so that an edit during it is not taken for
                 # executed
                 _stamp(target, [sources, _outputs_key(path, root)])
-            print(
-                f"{path.stem:<24} {'done   ' if problem is None else 'FAILED '}"
-                f" {time.monotonic() - begin:7.1f} s",
-                flush=True,
-            )
-            if problem is not None:
+            else:
                 failures.append(f"{path.name}: {problem}")
                 print(f"  {problem}", file=sys.stderr, flush=True)
-        if write_back and target.exists() and not any(f.startswith(path.name) for f in failures):
+                continue
+        if write_back:
             atomic_write(path, clean_copy(target, run_time(out, path.stem)))
     write_manifest(profile)
     readme = project_folder() / "README.md"
@@ -133,7 +133,7 @@ def _run_notebooks(
     return 1 if failures else 0
 
 
-def _execute(path: Path, target: Path, parameters: dict, root: Path) -> str | None:
+def _execute(path: Path, target: Path, parameters: dict) -> str | None:
     """Run one notebook; None, or one line that says which cell failed and how."""
     import papermill
     from papermill.exceptions import PapermillExecutionError
@@ -193,13 +193,9 @@ def _kernels() -> type:
 
 def _outputs_key(path: Path, root: Path) -> str:
     """Hash of the figures and tables that a notebook left."""
-    return content_key(
-        files={
-            p.name: file_digest(p)
-            for f in ("figures", "tables")
-            for p in sorted((root / f).glob(f"{path.stem[:2]}_*"))
-        }
-    )
+    mine = f"{path.stem[:2]}_*"
+    files = [p for f in ("figures", "tables") for p in sorted((root / f).glob(mine))]
+    return content_key(files={p.name: file_digest(p) for p in files})
 
 
 def _sources_key(path: Path, profile: str, parameters: dict, root: Path) -> str:
@@ -298,11 +294,8 @@ def _note_time(out: Path, stem: str, how: str, seconds: float) -> None:
 
 
 def _times(out: Path) -> dict:
-    return (
-        json.loads((out / "times.json").read_text(encoding="utf-8"))
-        if (out / "times.json").is_file()
-        else {}
-    )
+    path = out / "times.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def run_time(out: Path, stem: str) -> str:
@@ -310,11 +303,10 @@ def run_time(out: Path, stem: str) -> str:
     times = _times(out)
     words = {"fresh": "from the photographs", "kept": "from kept artefacts"}
     parts = [f"{in_words(times[stem][k])} {words[k]}" for k in words if k in times.get(stem, {})]
-    return (
-        f"{', '.join(parts)} (measured on {times['cores']} CPU core{'s' * (times['cores'] != 1)})."
-        if parts
-        else ""
-    )
+    if not parts:
+        return ""
+    cores = f"{times['cores']} CPU core{'s' * (times['cores'] != 1)}"
+    return f"{', '.join(parts)} (measured on {cores})."
 
 
 def in_words(seconds: float) -> str:
@@ -339,19 +331,11 @@ def series_table(out: Path) -> str:
                 *(in_words(measured[k]) if k in measured else "–" for k in ("fresh", "kept")),
             ]
         )
-    stems = [p.stem for p in notebook_paths()]
-    total = {
-        k: (
-            sum(times[stem][k] for stem in stems)
-            if all(k in times.get(stem, {}) for stem in stems)
-            else None
-        )
-        for k in ("fresh", "kept")
-    }
-    rows.append(["all", "", *("–" if total[k] is None else in_words(total[k]) for k in total)])
-    return markdown_table(
-        ["notebook", "what you do", "from the photographs", "from kept artefacts"], rows
-    )
+    every = [times.get(p.stem, {}) for p in notebook_paths()]
+    total = lambda k: in_words(sum(t[k] for t in every)) if all(k in t for t in every) else "–"
+    rows.append(["all", "", total("fresh"), total("kept")])
+    header = ["notebook", "what you do", "from the photographs", "from kept artefacts"]
+    return markdown_table(header, rows)
 
 
 def title(path: Path) -> str:

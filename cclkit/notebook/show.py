@@ -32,6 +32,11 @@ class FigureFolder:
         self.folder, self.about = Path(folder), dict(about)
         self.notebook, self.profile, self.footer = notebook, profile, footer
 
+    def of(self, footer: str, **about: Any) -> FigureFolder:
+        """The same folder for figures of something else."""
+        names = {"notebook": self.notebook, "profile": self.profile}
+        return FigureFolder(self.folder, footer=footer, about={**self.about, **about}, **names)
+
     def show(
         self, fig: Figure, name: str, *, alt: str, caption: str, artefacts: Sequence[str] = ()
     ):

@@ -42,14 +42,7 @@ class Notebook:
         """
         figures = self.figures
         if of:
-            footer = _footer(self.run.config, of)
-            figures = FigureFolder(
-                figures.folder,
-                notebook=figures.notebook,
-                profile=figures.profile,
-                footer=footer,
-                about={**figures.about, "scene": of, "front_end": ""},
-            )
+            figures = figures.of(_footer(self.run.config, of), scene=of, front_end="")
         return figures.show(fig, name, alt=alt, caption=caption, artefacts=self.run.used)
 
     def show_animation(self, frames, name: str, *, alt: str, caption: str):
@@ -66,12 +59,9 @@ class Notebook:
 
     def track_colors(self, level: str) -> np.ndarray:  # [K, 3]
         """Colours of a level's tracks, those of the objects that they follow."""
-        starts = [self.run.scene.training_views[s] for s in self.run.track_starts(level)]
-        return track_colors(
-            self.run.scene,
-            [(v, self.run.carried(v, level)[k]) for k, v in enumerate(starts)],
-            level,
-        )
+        views = [self.run.scene.training_views[s] for s in self.run.track_starts(level)]
+        starts = [(v, self.run.carried(v, level)[k]) for k, v in enumerate(views)]
+        return track_colors(self.run.scene, starts, level)
 
     def table(
         self, name: str, header: Sequence[str], rows: Sequence[Sequence[object]], caption: str
@@ -80,10 +70,8 @@ class Notebook:
         from IPython.display import Markdown
 
         stem = f"{self.name[:2]}_{name}"
-        # the manifest finds it by this
-        return Markdown(
-            save_table(self.tables, stem, header, rows, caption), metadata={"cclkit_table": stem}
-        )
+        text = save_table(self.tables, stem, header, rows, caption)
+        return Markdown(text, metadata={"cclkit_table": stem})  # the manifest finds it by this
 
 
 def start(
@@ -131,17 +119,15 @@ def forbid_network() -> None:
 
 
 def _refuse_connections(event: str, args: tuple) -> None:
+    here = ("127.", "::1", "localhost")
     if event in ("socket.connect", "socket.sendto", "socket.sendmsg"):
         address = args[1]
         # a str is a local socket's path
-        outside = isinstance(address, tuple) and not str(address[0]).startswith(
-            ("127.", "::1", "localhost")
-        )
+        outside = isinstance(address, tuple) and not str(address[0]).startswith(here)
     elif event in ("socket.getaddrinfo", "socket.gethostbyname"):
         address = args[0]
-        outside = address not in (None, "", "localhost", b"localhost") and not str(
-            address
-        ).startswith(("127.", "::1", "0.0.0.0"))
+        named = address not in (None, "", "localhost", b"localhost")
+        outside = named and not str(address).startswith(("127.", "::1", "0.0.0.0"))
     else:
         return
     if outside:

@@ -25,18 +25,11 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> s
     ]
 
     def line(row):
-        return (
-            "| "
-            + " | ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, width, right))
-            + " |"
-        )
+        padded = [c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, width, right)]
+        return f"| {' | '.join(padded)} |"
 
-    rule = (
-        "| "
-        + " | ".join("-" * (w - 1) + ":" if r else "-" * w for w, r in zip(width, right))
-        + " |"
-    )
-    return "\n".join([line(cells[0]), rule, *map(line, cells[1:])])
+    rule = ["-" * (w - 1) + (":" if r else "-") for w, r in zip(width, right)]
+    return "\n".join([line(cells[0]), line(rule), *map(line, cells[1:])])
 
 
 def save_table(
