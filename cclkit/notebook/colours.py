@@ -3,7 +3,7 @@
 Named colours are Okabe and Ito's. `label_colors` picks as many as asked for, each as far as
 possible from those before it as seen with normal colour vision and with protanopia, deuteranopia
 and tritanopia (simulated as Machado, Oliveira and Fernandes 2009 do, at full severity); distances
-are those of CIELAB.
+are those of CIELAB. An object of a scene has one colour in every figure of the series.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def _order() -> np.ndarray:  # [200]
     views = [seen(grid, v) for v in VISIONS]
     distance = lambda of: np.min(
         [np.linalg.norm(view - point, axis=1) for view, point in zip(views, of)], axis=0
-    )  # noqa: E731
+    )
     near = distance([seen(np.array(UNLABELLED), v) for v in VISIONS])
     chosen = [int(np.abs(grid - np.array([0.0, 0.45, 0.70])).sum(1).argmin())]
     while len(chosen) < 200:
@@ -106,8 +106,7 @@ def _order() -> np.ndarray:  # [200]
     return np.array(chosen)
 
 
-# ----------------------------------------------------------------- one colour per object, in every
-# figure of the series
+# ----------------------------------------------------------------- one colour per object
 
 
 def region_colors(scene: Scene) -> dict[int, np.ndarray]:

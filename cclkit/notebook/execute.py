@@ -1,6 +1,4 @@
-"""Notebooks: what their first cell needs (`start`), and running them headlessly
-(`run_notebooks`).
-"""
+"""Notebooks run headlessly, in order, again only where something changed: `run_notebooks`."""
 
 from __future__ import annotations
 

@@ -128,9 +128,7 @@ def protocol_traps(run: Run) -> list[tuple[str, float, float]]:
 def best_threshold(
     values: np.ndarray, truth: np.ndarray, steps: int = 100
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Thresholds [steps] in 0..1 and the IoU of ``values`` [H, W] above each with
-    ``truth`` [H, W].
-    """
+    """Thresholds [steps] in 0..1; IoU of ``values`` [H, W] above each with ``truth`` [H, W]."""
     at = np.arange(steps) / steps
     values = values.astype(np.float64)
     every, inside = np.sort(values, axis=None), np.sort(values[truth])

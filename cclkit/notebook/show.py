@@ -157,9 +157,7 @@ class FigureFolder:
 
 
 class Shown:
-    """A figure as notebooks display it: HTML that keeps its alt text in JupyterLab and
-    in exports.
-    """
+    """A figure as notebooks display it: HTML that keeps its alt text in JupyterLab and exports."""
 
     def __init__(self, png: bytes, name: str, alt: str, caption: str, *, shrink: bool = True):
         self.png, self.name, self.alt, self.caption, self.shrink = png, name, alt, caption, shrink

@@ -35,9 +35,7 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> s
 def save_table(
     folder: Path, name: str, header: Sequence[str], rows: Sequence[Sequence[object]], caption: str
 ) -> str:
-    """Write ``name.md`` (with caption) and ``name.csv`` into a folder; returns the
-    Markdown table.
-    """
+    """Write ``name.md`` (with caption) and ``name.csv`` into a folder; returns the table."""
     table = markdown_table(header, rows)
     atomic_write(folder / f"{name}.md", f"{caption}\n\n{table}\n".encode())
     csv = "\n".join(",".join(_quoted(c) for c in row) for row in [header, *rows]) + "\n"
@@ -72,9 +70,7 @@ def scene_line(evaluation: dict) -> str:
 
 
 def evaluation_table(run: Run) -> str:
-    """What `cclkit run` prints: the table per query and the scene's line, with the
-    front end named.
-    """
+    """What `cclkit run` prints: a line per query, and the scene's with the front end named."""
     evaluation = run.evaluation()
     header, rows = query_rows(evaluation)
     return (
@@ -84,9 +80,7 @@ def evaluation_table(run: Run) -> str:
 
 
 README_BLOCK = re.compile(r"(<!-- table: (\S+) -->\n)(.*?)(<!-- end -->)", re.S)
-"""A part of the README that repeats a file of results/, so that no number there is
-typed by hand.
-"""
+"""A part of the README that repeats a file of results/: no number there is typed by hand."""
 
 
 def readme_with_tables(readme: str, root: Path) -> str:

@@ -78,9 +78,7 @@ class Explorer:
         )
 
     def draw(self, **values: Any) -> Drawing:
-        """Pictures and text for these values of the controls; depends on nothing else
-        that changes.
-        """
+        """Pictures and text for these values of the controls; nothing else that changes counts."""
         raise NotImplementedError
 
     def values(self) -> dict[str, Any]:
