@@ -470,6 +470,31 @@ def test_joint_mode_makes_gaussians_and_field_in_one_stage(run, tmp_path):
     assert config.profile("paper").field.mode == "joint"
 
 
+def test_models_are_shared_unless_they_read_a_stage(run):
+    """Tracks by depth ask for the Gaussians of their own run, not of the one it was varied from."""
+    assert run.vary(codebook__margin=0.6).front_end is run.front_end
+    assert run.vary(masks__min_area_px=25).front_end is not run.front_end
+    by_depth = run.vary(front_end__propagation="geometric")
+    other = by_depth.vary(gaussians__iterations=8)
+    view = run.scene.views[0]
+    depths = [r.front_end.propagator.depth(view) for r in (by_depth, other)]
+    assert other.front_end is not by_depth.front_end
+    assert not np.array_equal(*depths)
+
+
+def test_what_was_read_is_remembered(run, monkeypatch):
+    again = Run(run.scene, run.config, run.store.root)
+    view, other = again.scene.training_views[:2]
+    first = [again.codebooks(), again.field(), again.gaussians(), again.codes(view)]
+    first += [again.masks(view), again.features(view)]
+    monkeypatch.setattr("cclkit.runs.store.file_digest", lambda path: pytest.fail("read again"))
+    second = [again.codebooks(), again.field(), again.gaussians(), again.codes(view)]
+    second += [again.masks(view), again.features(view)]
+    assert all(a is b for a, b in zip(first, second))
+    monkeypatch.undo()
+    assert again.masks(other) is not again.masks(view)
+
+
 def test_the_field_study_compares_arms_at_equal_iterations_and_equal_time(run):
     small = run.vary(gaussians__iterations=15, field__pixels_per_mask=30, field__batch=128)
     arms = ("joint", "frozen, whole views", "frozen, cached, K = 4")

@@ -66,12 +66,12 @@ class SamConfig:
 
     def check(self, prefix: str) -> None:
         """Raise ConfigError when a crop would get no click."""
-        fewest = self.crop_points_divisor**self.crop_layers
-        if self.points_per_side < fewest:
+        divisor, layers = self.crop_points_divisor, self.crop_layers
+        if self.points_per_side < divisor**layers:
             raise ConfigError(
-                f"setting {prefix}crop_points_divisor={self.crop_points_divisor} leaves no click of"
-                f" {self.points_per_side} per side in a crop of layer {self.crop_layers}; use a"
-                " smaller divisor, fewer layers or more points_per_side"
+                f"setting {prefix}crop_points_divisor={divisor} leaves no click of"
+                f" {self.points_per_side} per side in a crop of layer {layers}; expected a smaller"
+                " divisor, fewer layers (at most 8) or more points_per_side"
             )
 
 

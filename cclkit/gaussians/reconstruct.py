@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from ..errors import GaussiansError
 from ..files import atomic_write
 from ..scenes.scene import View
-from ..settings import NOT_NEGATIVE, POSITIVE, OneOf
+from ..settings import NOT_NEGATIVE, POSITIVE, OneOf, at_most
 from .densify import Densification, Densifier
 from .extent import scene_extent
 from .model import SH_SIZES, Gaussians
@@ -48,7 +48,7 @@ class GaussiansConfig:
     """
     iterations: Annotated[int, NOT_NEGATIVE] = 700
     """Optimisation steps, one view each. Paper: 30,000 (jointly with semantics)."""
-    sh_degree: Annotated[int, NOT_NEGATIVE] = 1
+    sh_degree: Annotated[int, NOT_NEGATIVE, at_most(3)] = 1
     """Degree of the spherical harmonics. Paper does not say (3DGS uses 3; ours: 1 in mini, because
     that saves 3/4 of the coefficients).
     """

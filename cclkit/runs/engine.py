@@ -7,7 +7,6 @@ import platform
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from .. import __version__
 from ..config import Config
 from ..errors import CclkitError, ConfigError, reason
 from ..files import save_json, unwritable
-from ..foundation.front_end import build_front_end, model_of
+from ..foundation.front_end import ROLES, build_front_end, model_of
 from ..foundation.roles import FrontEnd, Setup
 from ..gaussians.model import Gaussians
 from ..machine import peak_memory_mb
@@ -58,26 +57,37 @@ class Engine:
         config: Config,
         store: Store,
         *,
-        gaussians: Callable[[], Gaussians] | None = None,
         used: dict[str, None] | None = None,
+        scene_key: str | None = None,
+        front_end: FrontEnd | None = None,
     ):
         self.graph, self.scene, self.config, self.store = graph, scene, config, store
-        self.gaussians = gaussians  # for models that ask for them
+        self.gaussians: Callable[[], Gaussians] | None = None  # for models that ask for them
         self.used: dict[str, None] = {} if used is None else used
+        self._scene_key, self._front_end = scene_key, front_end
         self.times: dict[str, float] = {}
         self._artefacts: dict[str, Artefact] = {}
         self._kept: dict[tuple, Any] = {}
         self._views: dict[tuple, OrderedDict[str, Any]] = {}
 
-    def vary(self, config: Config, **changes: Any) -> Engine:
-        """The same scene and store under another configuration; what is equal is shared."""
-        other = Engine(self.graph, self.scene, config, self.store, used=self.used, **changes)
-        other.__dict__["scene_key"] = self.scene_key  # hashing all images takes longer than keys
-        same = ("front_end", "masks", "device")
-        if all(getattr(config, k) == getattr(self.config, k) for k in same):
-            if "front_end" in self.__dict__:
-                other.__dict__["front_end"] = self.front_end  # loaded models are shared
-        return other
+    def vary(self, config: Config) -> Engine:
+        """The same scene and store under another configuration; what is equal is shared: the
+        scene's key, since hashing all images takes long, and loaded models, unless one of them
+        reads a stage, which may be another under the other configuration.
+        """
+        same = all(
+            getattr(config, k) == getattr(self.config, k) for k in ("front_end", "masks", "device")
+        )
+        alone = not any(model_of(config.front_end, role).inputs for role in ROLES)
+        return Engine(
+            self.graph,
+            self.scene,
+            config,
+            self.store,
+            used=self.used,
+            scene_key=self.scene_key,
+            front_end=self._front_end if same and alone else None,
+        )
 
     # ------------------------------------------------------------------ models and keys
 
@@ -87,17 +97,21 @@ class Engine:
         c = self.config
         return Setup(c.front_end, c.masks, c.device, self.scene, self.gaussians)
 
-    @cached_property
+    @property
     def front_end(self) -> FrontEnd:
-        return build_front_end(self.setup)
+        """The models of this run, each loaded when it is first asked for."""
+        if self._front_end is None:
+            self._front_end = build_front_end(self.setup)
+        return self._front_end
 
-    @cached_property
+    @property
     def scene_key(self) -> str:
         """Key of the scene: its files, and the code that reads them."""
-        if self.scene is None:
-            return "not here"
-        code = code_key(*readers_of(self.scene))
-        return content_key(files=content_hash(self.scene), code=code)
+        if self._scene_key is None:
+            code = code_key(*readers_of(self.scene)) if self.scene is not None else ""
+            files = content_hash(self.scene) if self.scene is not None else "not here"
+            self._scene_key = content_key(files=files, code=code)
+        return self._scene_key
 
     def key(self, stage: str) -> str:
         """Content key of a stage under this configuration, without computing anything."""

@@ -48,7 +48,8 @@ class Run:
 
     ``scene`` is a Scene, a folder, or a bundled scene by name; ``out`` defaults to
     ``results/<profile>/runs/<scene>`` below the project. Nothing is computed until it is asked for;
-    everything computed is kept in the folder, and what was read is remembered.
+    everything computed is kept in the folder. What was read is remembered and handed out again:
+    copy it before changing it.
 
     Raises SceneError (no such scene), ConfigError (no such device), ArtefactError (a folder that
     can't be written).
