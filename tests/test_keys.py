@@ -5,7 +5,6 @@ import shutil
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,7 +29,7 @@ def checkout(tmp_path, monkeypatch):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=ignore)
     where = keys._file_of_loaded
     # a process parses its code once; here files change, so what is remembered knows their text
-    for name in ("_parsed", "_digest_once", "_imported_files"):
+    for name in ("_parsed", "_digest_once", "_imports_of"):
         monkeypatch.setattr(keys, name, by_text(getattr(keys, name), MEMORY.setdefault(name, {})))
     monkeypatch.setattr(keys, "PACKAGE", tmp_path / "cclkit")
     monkeypatch.setattr(
@@ -49,14 +48,12 @@ MEMORY: dict[str, dict] = {}
 
 
 def by_text(function, memory: dict):
-    """A function of a path (its last argument), remembered while the file has the same text."""
-    function = getattr(function, "__wrapped__", function)
+    """A function of a path, remembered while the file has the same text."""
 
-    def remembered(*args):
-        where = (args[-1], args[-1].read_bytes())
+    def remembered(path):
+        where = (path, path.read_bytes())
         if where not in memory:
-            found = function(*args)
-            memory[where] = list(found) if isinstance(found, Iterator) else found
+            memory[where] = function.__wrapped__(path)
         return memory[where]
 
     return remembered

@@ -72,7 +72,7 @@ def closure(path: Path | str) -> list[Path]:
         file = left.pop()
         if file not in seen:
             seen.add(file)
-            left += _imported_files(_parsed(file), file)
+            left += _imports_of(file)
     return sorted(seen - {PACKAGE / "__init__.py"})
 
 
@@ -162,6 +162,11 @@ def _package_root(file: Path) -> Path:
     while (folder.parent / "__init__.py").is_file() and (folder / "__init__.py").is_file():
         folder = folder.parent
     return folder
+
+
+@cache
+def _imports_of(file: Path) -> list[Path]:
+    return list(_imported_files(_parsed(file), file))
 
 
 def _imported_files(tree: ast.AST, file: Path | None) -> Iterator[Path]:
