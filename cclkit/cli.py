@@ -133,7 +133,7 @@ def _add_figures(sub) -> None:
     p.add_argument(
         "--write-back",
         action="store_true",
-        help="copy the executed notebooks over notebooks/ (for maintainers)",
+        help="also copy executed notebooks and tables back into notebooks/ and README.md",
     )
     p.set_defaults(func=_figures)
     about = p.add_subparsers(metavar="verify|explain", title="about figures that are there")

@@ -32,6 +32,7 @@ def checkout(tmp_path, monkeypatch):
     for name in ("_parsed", "_digest_once", "_imports_of"):
         monkeypatch.setattr(keys, name, by_text(getattr(keys, name), MEMORY.setdefault(name, {})))
     monkeypatch.setattr(keys, "PACKAGE", tmp_path / "cclkit")
+    monkeypatch.setattr("cclkit.runs.engine.content_hash", lambda scene: "photographs")
     monkeypatch.setattr(
         keys, "_file_of_loaded", lambda name: tmp_path / where(name).relative_to(ROOT)
     )
@@ -253,29 +254,38 @@ def test_code_without_a_file_is_refused():
         keys.code_key(space["f"])
 
 
-def test_a_file_that_changed_after_it_was_imported_is_refused(tmp_path):
+EDIT = """
+import sys
+from pathlib import Path
+import {module} as module
+import cclkit.runs.keys as keys
+
+if sys.argv[1] == "edit":
+    path = Path(module.__file__)
+    path.write_text(path.read_text() + "y = 2\\n")
+try:
+    print(keys.code_key(module.{function}))
+except keys.ArtefactError as e:
+    print(e)
+"""
+
+
+@pytest.mark.parametrize(
+    "module, function", [("cclkit.rle", "pack_masks"), ("plugin", "f")], ids=["ours", "a plugin"]
+)
+def test_a_file_that_changed_after_it_was_imported_is_refused(tmp_path, module, function):
     """Results of the old code would be filed under the key of the new one."""
-    script = textwrap.dedent("""
-        import sys, time
-        from pathlib import Path
-        import cclkit.runs.keys as keys
-        import plugin
-        if sys.argv[1] == "edit":
-            path = Path(plugin.__file__)
-            path.write_text(path.read_text() + "y = 2\\n")
-        try:
-            print(keys.code_key(plugin.f))
-        except keys.ArtefactError as e:
-            print(e)
-        """)
+    ignore = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "cclkit", tmp_path / "cclkit", ignore=ignore)
     (tmp_path / "plugin.py").write_text("def f(): pass\n")
     os.utime(tmp_path / "plugin.py", (1e9, 1e9))
+    environment = os.environ | {"PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": ""}
 
     def said(how: str) -> str:
         done = subprocess.run(
-            [sys.executable, "-c", script, how],
+            [sys.executable, "-c", EDIT.format(module=module, function=function), how],
             cwd=tmp_path,
-            env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"},
+            env=environment,
             capture_output=True,
             text=True,
         )
@@ -284,7 +294,8 @@ def test_a_file_that_changed_after_it_was_imported_is_refused(tmp_path):
 
     first = said("look")
     assert len(first) == keys.KEY_LENGTH
-    assert "plugin.py: was changed after this process imported it" in said("edit")
+    name = f"{module.rpartition('.')[2]}.py"
+    assert f"{name}: was changed after this process imported it" in said("edit")
     second = said("look")  # imported again, the edit counts
     assert len(second) == keys.KEY_LENGTH and second != first
 

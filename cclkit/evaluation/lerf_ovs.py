@@ -231,7 +231,9 @@ def _protocol(
             out.append((row, r.mask))
         return out
 
-    return Protocol(what, asks, score, lambda c: asdict(rules(c)) | of_asking, query=query)
+    return Protocol(
+        what, asks, score, lambda c: asdict(rules(c)) | of_asking, query=query, boxes=True
+    )
 
 
 def _softmax(reader: Reader, view: str, texts: Sequence[str]) -> torch.Tensor:  # [P, L, H, W]

@@ -46,8 +46,9 @@ class Reader(typing.Protocol):
 
 
 Scored = list[tuple[dict[str, Any], np.ndarray]]
-"""Of each unit of a view, in order: columns of its row ("iou", ...), and the mask [H, W] bool that
-was answered.
+"""Of each unit of a view, in order: columns of its row, and the mask [H, W] bool that was answered.
+"iou" is one that every protocol has (NaN where it is undefined), "hit" and "accuracy" are known,
+others are named in `Protocol.means`.
 """
 
 
@@ -66,6 +67,7 @@ class Protocol:
     constants: Callable[[EvaluationConfig], dict]  # what made the numbers, for the results file
     query: tuple[str, ...] = ()  # names of the query settings that it reads
     means: tuple[str, ...] = ()  # columns that are averaged beside IoU and accuracy
+    boxes: bool = False  # asks whether points lie in the boxes of the ground truth
     classes: bool = False  # every pixel must have a class, background included: 3D-OVS class masks
     absent: bool = False  # a class that a view does not show counts there
     foreground: int = 255  # how class mask pictures are read; see truth.units_of

@@ -160,6 +160,11 @@ def evaluate_scene(
                 "query": unit.category,
                 "held_out": view in scene.held_out,
             }
+            if "iou" not in row:
+                raise EvaluationError(
+                    f"protocol {name!r}: a row of {view} has {', '.join(row) or 'no column'};"
+                    ' expected "iou" among them (NaN where it is undefined)'
+                )
             pixels = {"gt_pixels": int(unit.mask.sum()), "mask_pixels": int(mask.sum())}
             rows.append(about | row | pixels)
     if not rows:
@@ -169,7 +174,7 @@ def evaluate_scene(
         )
     about = {"views": config.views, "truth": config.truth, "mean": protocol.over}
     constants = protocol.constants(config) | about
-    if "hit" in rows[0] and not (scene.labels and config.truth == "labels"):
+    if protocol.boxes and not (scene.labels and config.truth == "labels"):
         constants["boxes"] = "ours: tight boxes of the connected pieces of each mask"
     means = aggregate(rows, over=protocol.over, means=protocol.means)
     return Evaluation(name, constants, rows, means)

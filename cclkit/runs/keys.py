@@ -24,6 +24,9 @@ from ..errors import ArtefactError
 KEY_LENGTH = 16
 """Hex digits of a key: 64 bits, no collisions at any number of runs a person makes."""
 PACKAGE = Path(__file__).resolve().parents[1]
+_AS_IMPORTED = {
+    p: (stat.st_mtime_ns, stat.st_size) for p in PACKAGE.rglob("*.py") for stat in [p.stat()]
+}
 
 
 def content_key(**parts: Any) -> str:
@@ -119,15 +122,18 @@ def _loaded_digest(name: str, path: str) -> dict[str, str]:
 
 
 def _changed_since_import(file: Path) -> bool:
-    """Whether a source file is not the one that its compiled copy was made of, which Python writes
-    when it imports; False where it writes none.
+    """Whether a source file is another than this process imported. Files of the package are
+    compared with what they were when this module was imported; others with their compiled copy,
+    where Python wrote one.
     """
+    stat = file.stat()
+    if file in _AS_IMPORTED:
+        return _AS_IMPORTED[file] != (stat.st_mtime_ns, stat.st_size)
     try:
         header = Path(cache_from_source(str(file))).read_bytes()[:16]
     except (OSError, NotImplementedError):
         return False
     flags, modified, size = struct.unpack("<4xLLL", header)
-    stat = file.stat()
     same = modified == int(stat.st_mtime) & 0xFFFFFFFF and size == stat.st_size & 0xFFFFFFFF
     return flags == 0 and not same
 
@@ -148,7 +154,7 @@ def _file(module: Any) -> str | None:
 
 def _file_of_loaded(name: str) -> Path:
     file = _file(sys.modules.get(name))
-    if not file:
+    if not file or not Path(file).is_file():
         raise ArtefactError(
             f"code that makes artefacts stands in {name!r}, which is no file, so nothing could tell"
             " when it changes; put it into a module of its own and import it"

@@ -13,8 +13,9 @@ class Layout:
     """One way to lay out a scene, in a file of its own and a line of `load.LAYOUTS`.
 
     ``read(folder)`` returns fields of Scene: ``views``, ``points``, ``point_colors``, ``files``
-    (all that were read or will be), and whichever labels the layout carries. The file where it
-    stands, and what that imports, counts for artefact keys.
+    (all that were read or will be), and whichever labels the layout carries. Photographs lie in
+    ``images/`` in every layout. The file where it stands, and what that imports, counts for
+    artefact keys.
     """
 
     found: Callable[[Path], bool]  # whether a folder has what tells this layout from others

@@ -137,7 +137,7 @@ def _read(root: Path, layout: str) -> Scene:
     images = root / "images"
     if not images.is_dir():
         raise SceneError(
-            f"{images}: no such folder; a scene keeps its photographs in images/: restore it"
+            f"{images}: no such folder; every layout keeps its photographs in images/: restore it"
         )
     fields = LAYOUTS[layout].read(root)
     views: tuple[View, ...] = fields["views"]

@@ -45,10 +45,10 @@ def evaluation(work: Engine) -> dict:
     """Protocol, constants, rows and aggregates, as in evaluation.json."""
 
     def parse(e):
+        number = (int, float, type(None))  # JSON has no NaN: None is what is undefined
         named = isinstance(e["protocol"], str) and isinstance(e["constants"], dict)
-        pooled = isinstance(e["aggregates"]["pooled"]["miou"], (int, float))
+        pooled = isinstance(e["aggregates"]["pooled"]["miou"], number)
         require(named and pooled, "no protocol or no aggregates")
-        number = (int, float)
         scored = [isinstance(r["query"], str) and isinstance(r["iou"], number) for r in e["rows"]]
         require(all(scored), "rows without query and IoU")
         return e
