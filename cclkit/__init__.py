@@ -63,6 +63,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from .errors import needed
     from .machine import be_patient
+    from .runs import keys
 
     be_patient()  # before a name brings torch with it
     with needed():

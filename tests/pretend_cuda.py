@@ -271,7 +271,7 @@ def pretend_cuda():
     with contextlib.ExitStack() as stack:
         patch = lambda target, name, value: stack.enter_context(
             mock.patch.object(target, name, value)
-        )  # noqa: E731
+        )
         for name in (
             "fully_fused_projection",
             "isect_tiles",

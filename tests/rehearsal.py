@@ -81,7 +81,7 @@ def mirror(folder: Path, *, weights: dict[str, dict] | None = None, n_views: int
                 )
                 nearest = lambda a: cv2.resize(
                     a, (cam.width, cam.height), interpolation=cv2.INTER_NEAREST
-                )  # noqa: E731
+                )
                 ids = {
                     level: nearest(scene.ground_truth.ids(view, level).astype(np.int32))
                     for level in LEVELS

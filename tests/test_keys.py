@@ -239,6 +239,7 @@ def test_a_lone_module_may_import_others_beside_it(tmp_path):
         "from importlib import import_module\nimport_module('x')",
         "__import__('x')",
         "import runpy\nrunpy.run_path('x.py')",
+        "from importlib import import_module as other\nother('x')",
     ],
 )
 def test_an_import_by_a_computed_name_is_refused(tmp_path, line):
@@ -298,6 +299,43 @@ def test_a_file_that_changed_after_it_was_imported_is_refused(tmp_path, module, 
     assert f"{name}: was changed after this process imported it" in said("edit")
     second = said("look")  # imported again, the edit counts
     assert len(second) == keys.KEY_LENGTH and second != first
+
+
+def test_every_file_of_a_plugin_counts(tmp_path, monkeypatch):
+    """Its own and those beside it, whichever is first by name."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    found = []
+    for n, (own, beside) in enumerate((("1", "1"), ("2", "1"), ("1", "2"))):
+        name = f"aa_tracker_{n}"
+        (tmp_path / f"{name}.py").write_text(
+            f"from zz_helper_{n} import y\ndef f():\n    return {own} + y\n"
+        )
+        (tmp_path / f"zz_helper_{n}.py").write_text(f"y = {beside}\n")
+        module = __import__(name)
+        code = keys._loaded_digest(name, str(keys._file_of_loaded(name)))
+        found.append(sorted(d for f, d in code.items()))
+        assert {f"{tmp_path.name}/{m}.py" for m in (name, f"zz_helper_{n}")} <= set(code)
+        assert len(keys.code_key(module.f)) == keys.KEY_LENGTH
+    assert len({tuple(f) for f in found}) == 3
+
+
+def test_two_functions_of_one_file_are_two_codes():
+    assert keys.code_key(keys.code_key) != keys.code_key(keys.closure)
+
+
+def test_names_of_the_public_face_are_followed(tmp_path):
+    (tmp_path / "one.py").write_text("from cclkit import rasterize\n")
+    (tmp_path / "all.py").write_text("import cclkit\n")
+    one, every = ({p.name for p in keys.closure(tmp_path / f"{n}.py")} for n in ("one", "all"))
+    assert {"rasterize.py", "_cpu.py"} <= one and "run.py" not in one
+    assert {"rasterize.py", "run.py", "codebook.py", "load.py"} <= every
+
+
+def test_what_is_not_for_types_runs(tmp_path):
+    (tmp_path / "a.py").write_text(
+        "from typing import TYPE_CHECKING\nif not TYPE_CHECKING:\n    from cclkit import rle\n"
+    )
+    assert "rle.py" in {p.name for p in keys.closure(tmp_path / "a.py")}
 
 
 def test_notebooks_follow_what_they_import():

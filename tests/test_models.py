@@ -398,7 +398,7 @@ def test_weights_count_for_keys_by_content(tmp_path):
     a, b = tmp_path / "a.pth", tmp_path / "b.pth"
     for p in (a, b):
         p.write_bytes(b"same bytes")
-    key = lambda p: weights.identity("vit_b", str(p), "")  # noqa: E731
+    key = lambda p: weights.identity("vit_b", str(p), "")
     assert key(a) == key(b)
     b.write_bytes(b"other bytes!")
     assert key(a) != key(b) and weights.identity("vit_b", "", "") == "vit_b:none"

@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+import types
 from pathlib import Path
 
 import nbformat
@@ -14,6 +15,7 @@ from cclkit.notebook.figures import common, field, scenes, tracking
 from cclkit.notebook.show import FigureFolder, data_digest
 from cclkit.notebook.start import Notebook, start
 from cclkit.runs import keys
+from cclkit.runs.run import Run
 from lab.site.nbval_guard import LEAST, comparable
 
 ROOT = Path(__file__).parent.parent
@@ -55,6 +57,22 @@ def test_is_valid_small_and_executed_in_order(notebook):
     assert not any(
         o.output_type == "stream" and o.name == "stderr" for c in code_cells(nb) for o in c.outputs
     )
+
+
+def test_what_cells_ask_of_runs_and_modules_is_there(notebook):
+    """``run.x``, ``nb.x`` and names of imported modules, which only an execution would miss."""
+    path, nb = notebook
+    source = "\n".join(c.source for c in code_cells(nb))
+    space: dict = {}
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            exec(ast.unparse(node), space)
+    known = {"run": set(dir(Run)), "nb": set(dir(Notebook)) | set(Notebook.__annotations__)}
+    known |= {n: set(dir(v)) for n, v in space.items() if isinstance(v, types.ModuleType)}
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            name = node.value.id
+            assert node.attr in known.get(name, {node.attr}), f"{path.name}: {name}.{node.attr}"
 
 
 def test_has_exactly_one_parameters_cell_of_plain_annotated_values(notebook):

@@ -49,7 +49,7 @@ def test_it_behaves_as_a_device():
 
 def problem(n=60):
     g = torch.Generator().manual_seed(0)
-    r = lambda *s: torch.randn(s, generator=g)  # noqa: E731
+    r = lambda *s: torch.randn(s, generator=g)
     return Gaussians(
         r(n, 3) * 0.3 + torch.tensor([0, 0, 2.0]),
         r(n, 4),

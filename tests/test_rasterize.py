@@ -137,7 +137,7 @@ def problem(n=40, degree=2, seed=0, cam=None, case="plain", dtype=torch.float64)
     """Gaussians in front of the camera, with the awkward ones that a case asks for."""
     cam = cam or camera()
     rng = torch.Generator().manual_seed(seed)
-    rand = lambda *s: torch.rand(s, generator=rng, dtype=torch.float64)  # noqa: E731
+    rand = lambda *s: torch.rand(s, generator=rng, dtype=torch.float64)
     z = 1 + 4 * rand(n)
     xy = (rand(n, 2) * 1.2 - 0.1) * torch.tensor([cam.width, cam.height])
     scales = torch.log(0.02 + 0.2 * rand(n, 3))

@@ -126,6 +126,13 @@ def test_the_code_of_such_a_model_counts_for_the_keys(plugin, tmp_path, monkeypa
     del sys.modules["other_plugin"]
 
 
+def test_two_trackers_of_one_file_have_two_keys(plugin, tmp_path, monkeypatch):
+    scene = load_scene(write_plane_scene(tmp_path / "scene"))
+    monkeypatch.setitem(TRACKERS, "other", plugin.TRACKER)
+    run = Run.planned(scene, profile("mini", **MINE, **SMALL), tmp_path / "run")
+    assert run.vary(front_end__propagation="other").key("tracks") != run.key("tracks")
+
+
 def test_a_name_that_nobody_registered_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="front_end.masks='mine' is unknown; use one of sam, sim"):
         profile("mini", **MINE)

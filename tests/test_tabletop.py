@@ -29,7 +29,7 @@ DATA = Path(__file__).resolve().parents[1] / "data" / "tabletop"
 FOLDERS = sorted(p.parent for p in DATA.glob("*/*/scene.json"))
 LERF = [f for f in FOLDERS if f.parent.name == "lerf_ovs"]
 OVS = [f for f in FOLDERS if f.parent.name == "3d_ovs"]
-name = lambda f: f.name  # noqa: E731
+name = lambda f: f.name
 needs_mitsuba = pytest.mark.skipif(
     importlib.util.find_spec("mitsuba") is None,
     reason="Mitsuba is not installed (pip install mitsuba)",

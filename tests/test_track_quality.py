@@ -56,7 +56,7 @@ def film():
 
 def quality(views, truth, masks, config=TrackConfig()):
     found = track_masks(views, masks, Forgetful(), config)
-    carried = lambda v: unpack_masks(found.carried["wp"][views.index(v)], (20, 30))  # noqa: E731
+    carried = lambda v: unpack_masks(found.carried["wp"][views.index(v)], (20, 30))
     return found, track_quality(views, truth, masks, found.views, found.starts["wp"], carried, "wp")
 
 

@@ -228,7 +228,7 @@ def test_geometry_carries_what_both_views_see():
         np.array([[1.0, 0, 0, -x], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]),
         30,
         20,
-    )  # noqa: E731
+    )
     # 0.2 to the right at depth 2: 3 pixels
     views = [
         View("0.jpg", None, camera(0)),

@@ -44,7 +44,7 @@ def scenes():
         "stuff": stuff,
         "parent": 0,
         "colour": "",
-    }  # noqa: E731
+    }
     nodes = {
         1: node("whole", "red box"),
         2: node("subpart", "box dot"),
@@ -517,7 +517,7 @@ def film():
         "stuff": stuff,
         "parent": 0,
         "colour": "",
-    }  # noqa: E731
+    }
     nodes = {1: node("box"), 2: node("ball"), 3: node("table", True)}
     return data.Scenes(images, ids, np.repeat([0, 1], 6), [nodes, nodes], [frozenset()] * 12)
 
@@ -573,7 +573,9 @@ def test_tracking_scores_count_copying(film, tracker):
     got = score.score_sam2(tracker.eval(), film)
     # orbits, later views, objects, levels
     assert got["orbits"] == 2 and got["views"] == 6 and got["j_all"]["n"] == 2 * 5 * 2 * 3
-    after = lambda n: max(0, 70 - 16 * n) / (70 + 16 * n)  # noqa: E731  # overlap of a square of 70 columns with itself n views earlier
+    after = lambda n: (
+        max(0, 70 - 16 * n) / (70 + 16 * n)
+    )  # overlap of a square of 70 columns with itself n views earlier
     assert got["j_of_copying_the_truth_all"]["mean"] == pytest.approx(after(1), abs=1e-3)
     assert (
         got["j_of_copying_all"]["mean"]

@@ -46,7 +46,7 @@ def write_scene(folder, seed: int, views: int) -> None:
         "stuff": stuff,
         "parent": 0,
         "colour": "",
-    }  # noqa: E731
+    }
     nodes = {
         1: node("whole", "red box"),
         2: node("subpart", "box dot"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import typing
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -77,11 +77,12 @@ class Protocol:
 
     def __post_init__(self):
         for f in self.code:
-            if not hasattr(f, "__qualname__"):
+            if not hasattr(f, "__qualname__") or hasattr(f, "__self__"):
                 raise EvaluationError(
                     f"a protocol's functions: found {f!r}, expected one that is defined in a"
                     " module, whose code artefact keys can count; write it with def or lambda"
                 )
+            _captured(f)
 
     @property
     def code(self) -> tuple[Callable, ...]:
@@ -92,7 +93,29 @@ class Protocol:
         """All else that makes its numbers, as JSON can hold it."""
         plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "what"}
         plain = {k: v for k, v in plain.items() if not callable(v)}
-        return plain | {"constants": self.constants(config)}
+        captured = [_captured(f) for f in self.code]
+        return plain | {"constants": self.constants(config), "captured": captured}
+
+
+def _captured(f: Callable) -> list:
+    """What a function made by another captured, as JSON can hold it: it counts for keys too.
+
+    Raises EvaluationError for anything but numbers, texts, dataclasses and functions.
+    """
+    found = []
+    for name, cell in zip(f.__code__.co_freevars, f.__closure__ or ()):
+        value = cell.cell_contents
+        if is_dataclass(value) and not isinstance(value, type):
+            value = repr(value)
+        elif hasattr(value, "__code__"):
+            value = [value.__module__, value.__qualname__, _captured(value)]
+        elif not isinstance(value, (bool, int, float, str, type(None), list, tuple, dict)):
+            raise EvaluationError(
+                f"a protocol's functions: {f.__qualname__} captures {name}={value!r}, which"
+                " artefact keys cannot count; capture numbers, texts, dataclasses or functions"
+            )
+        found.append([name, value])
+    return found
 
 
 PAIRWISE = {"scale": SCALE, "canonical": list(CANONICAL)}

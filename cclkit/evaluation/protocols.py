@@ -208,7 +208,12 @@ def evaluate_view(
         scored = protocol.score(found, units, config)
     except EvaluationError as e:
         raise EvaluationError(f"{scene.path}: {view}: {e}") from e
-    return [(unit, row, mask) for unit, (row, mask) in zip(units, scored, strict=True)]
+    if len(scored) != len(units):
+        raise EvaluationError(
+            f"{scene.path}: {view}: the protocol scored {len(scored)} of {len(units)} units; a row"
+            " and a mask are expected for each"
+        )
+    return [(unit, row, mask) for unit, (row, mask) in zip(units, scored)]
 
 
 def aggregate(rows: list[dict], *, over: str = "units", means: Sequence[str] = ()) -> dict:

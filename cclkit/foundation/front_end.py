@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field as nested
-from typing import Annotated
+from dataclasses import dataclass, field as nested, replace
+from typing import Annotated, Any
 
 from ..errors import SceneError
 from ..settings import OneOf
-from . import clip, geometric, sam, sam2, simulated
+from . import clip, geometric, no_tracks, sam, sam2, simulated
 from .clip import ClipConfig
 from .roles import FrontEnd, Model, Setup
 from .sam import SamConfig
@@ -20,7 +20,7 @@ TRACKERS: dict[str, Model] = {
     "sam2": sam2.TRACKER,
     "simulated": simulated.TRACKER,
     "geometric": geometric.TRACKER,
-    "none": geometric.NO_TRACKER,
+    "none": no_tracks.TRACKER,
 }
 """What carries masks from view to view."""
 ENCODERS: dict[str, Model] = {"clip": clip.ENCODER, "simulated": simulated.ENCODER}
@@ -82,10 +82,17 @@ def build_front_end(setup: Setup) -> FrontEnd:
             " or =none (only the first view's masks get track labels), or a scene that has"
             " ground_truth/ or instances/"
         )
+
+    def build(role: str) -> Any:
+        model = models[role]
+        # what a model reads it has to name: it counts for keys
+        allowed = setup if model.inputs else replace(setup, gaussians=None)
+        return model.build(allowed)
+
     label = ", ".join(m.label(setup.settings) for m in models.values())
     return FrontEnd(
         "simulated front end" if len(pretended) == len(models) else label,
-        lambda: models["proposer"].build(setup),
-        lambda: models["tracker"].build(setup),
-        lambda: models["encoder"].build(setup),
+        lambda: build("proposer"),
+        lambda: build("tracker"),
+        lambda: build("encoder"),
     )

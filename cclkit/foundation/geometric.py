@@ -51,17 +51,6 @@ class GeometricPropagation:
             yield view, out
 
 
-class NoPropagation:
-    """Carries nothing: only the first view's masks get a track label."""
-
-    def propagate(
-        self, views: Sequence[View], masks: np.ndarray, keep=None
-    ) -> Iterator[tuple[View, np.ndarray]]:
-        for n, view in enumerate(views):
-            nothing = np.zeros((len(masks), view.camera.height, view.camera.width), bool)
-            yield view, masks if n == 0 else nothing
-
-
 def _build(setup: Setup) -> GeometricPropagation:
     gaussians = setup.gaussians()
 
@@ -74,4 +63,3 @@ def _build(setup: Setup) -> GeometricPropagation:
 
 
 TRACKER = Model(_build, lambda settings: "geometric tracks", inputs=("gaussians",))
-NO_TRACKER = Model(lambda setup: NoPropagation(), lambda settings: "no tracks")

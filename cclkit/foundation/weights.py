@@ -118,6 +118,10 @@ def fill(
     return model.eval().requires_grad_(False)
 
 
+SETTINGS_OF = {"SAM": "sam", "SAM2": "sam2", "OpenCLIP": "clip"}
+"""Kind of model -> its group of settings in front_end."""
+
+
 def label(kind: str, model: str) -> str:
     """How figures name a model: "mini-SAM", "SAM vit_h"."""
     return f"mini-{kind}" if model == "mini" else f"{kind} {model}"
@@ -178,6 +182,6 @@ def remedy(what: str) -> str:
     if model in FETCHED:
         return (
             f"run `cclkit data fetch {FETCHED[model]}` (or give the path of that checkpoint in"
-            f" front_end.{'sam' if kind == 'SAM' else 'clip'}.checkpoint)"
+            f" front_end.{SETTINGS_OF[kind]}.checkpoint)"
         )
     return "give the path of a checkpoint that open_clip can read in front_end.clip.checkpoint"

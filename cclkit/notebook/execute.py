@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ..config import profile as settings_of
-from ..errors import NotebookError
+from ..errors import ArtefactError, NotebookError
 from ..files import atomic_write, file_digest, save_json
 from ..machine import PATIENT_THREADS
 from ..places import project_folder, results_folder
@@ -91,8 +91,14 @@ def _run_notebooks(
             (out / path.name).unlink(missing_ok=True)
     failures, total = [], time.monotonic()
     for path in paths:
-        sources = _sources_key(path, profile, parameters or {}, root)
         target = out / path.name
+        try:
+            sources = _sources_key(path, profile, parameters or {}, root)
+        except (SyntaxError, ArtefactError) as e:  # the others still run
+            print(f"{path.stem:<24} FAILED", flush=True)
+            print(f"  {e}", file=sys.stderr, flush=True)
+            failures.append(f"{path.name}: its code cannot be read ({e})")
+            continue
         if _executed_key(target) == [sources, _outputs_key(path, root)]:
             print(f"{path.stem:<24} unchanged", flush=True)
         else:
@@ -179,11 +185,11 @@ def _kernels() -> type:
     here = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
     # progress bars would stand in the outputs
-    told = PATIENT_THREADS | {"CCLKIT_QUIET": "1", "PYTHONPATH": path}
+    told = {"CCLKIT_QUIET": "1", "PYTHONPATH": path}
 
     class Kernels(AsyncKernelManager):
         async def start_kernel(self, **kwargs):
-            kwargs["env"] = {**os.environ, **kwargs.get("env", {}), **told}
+            kwargs["env"] = PATIENT_THREADS | dict(os.environ) | kwargs.get("env", {}) | told
             await super().start_kernel(**kwargs)
 
     return Kernels
@@ -219,8 +225,8 @@ def _sources_key(path: Path, profile: str, parameters: dict, root: Path) -> str:
 @cache
 def _bundled_data(folder: Path) -> dict[str, str]:
     """Digests of what the project brings; what was fetched (``data/public``) has its own."""
-    tops = [p for p in sorted(folder.glob("*")) if p.name != "public"]
-    files = [p for top in tops for p in (sorted(top.rglob("*")) if top.is_dir() else [top])]
+    tops = [folder / name for name in ("models", "sweeps", "tabletop")]
+    files = [p for top in tops for p in sorted(top.rglob("*"))]
     return {p.relative_to(folder).as_posix(): file_digest(p) for p in files if p.is_file()}
 
 

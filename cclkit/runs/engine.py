@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import platform
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -57,15 +56,15 @@ class Engine:
         config: Config,
         store: Store,
         *,
+        gaussians: Callable[[], Gaussians] | None = None,
         used: dict[str, None] | None = None,
         scene_key: str | None = None,
         front_end: FrontEnd | None = None,
     ):
         self.graph, self.scene, self.config, self.store = graph, scene, config, store
-        self.gaussians: Callable[[], Gaussians] | None = None  # for models that ask for them
+        self.gaussians = gaussians  # for models that ask for them
         self.used: dict[str, None] = {} if used is None else used
         self._scene_key, self._front_end = scene_key, front_end
-        self.times: dict[str, float] = {}
         self._artefacts: dict[str, Artefact] = {}
         self._kept: dict[tuple, Any] = {}
         self._views: dict[tuple, OrderedDict[str, Any]] = {}
@@ -128,7 +127,12 @@ class Engine:
     def _model_key(self, role: str) -> dict:
         """What a model's answers depend on: which it is, its settings and weights, its code."""
         model = model_of(self.config.front_end, role)
-        return {"settings": model.settings(self.setup), "code": code_key(model.build)}
+        name = getattr(self.config.front_end, ROLES[role][1])
+        return {
+            "name": name,
+            "settings": model.settings(self.setup),
+            "code": code_key(model.build),
+        }
 
     def stage(self, name: str) -> Stage:
         """A stage by name. Raises ConfigError if there is none."""
@@ -160,13 +164,11 @@ class Engine:
         if artefact is None:
             for before in self.inputs(stage):
                 self.ensure(before)
-            start = time.monotonic()
             # what another process is computing may be what is wanted here
             with self.store.lock(f"{stage}/{key}", wait=True):
                 build = self.stage(stage).build
                 about = self._about(stage)
                 artefact = self.store.ensure(stage, key, lambda f: build(self, f), about=about)
-            self.times[stage] = time.monotonic() - start
         self._artefacts[stage] = artefact
         self._note(stage)
         return artefact
@@ -305,7 +307,9 @@ def run_stages(engine: Engine, until: str, report: Callable[[str], None] = print
     between two stages.
     """
     with engine.store.lock():
-        for name in engine.stages(until):
+        names = engine.stages(until)
+        engine.key(names[-1])  # of the code as it is now: a file edited in hours does not matter
+        for name in names:
             if why := engine.stage(name).unfit(engine.scene):
                 report(f"{name:<11} skipped: {why}")
                 continue

@@ -19,14 +19,14 @@ from importlib.util import cache_from_source
 from pathlib import Path
 from typing import Any
 
+from .. import _HOME
 from ..errors import ArtefactError
 
 KEY_LENGTH = 16
 """Hex digits of a key: 64 bits, no collisions at any number of runs a person makes."""
 PACKAGE = Path(__file__).resolve().parents[1]
-_AS_IMPORTED = {
-    p: (stat.st_mtime_ns, stat.st_size) for p in PACKAGE.rglob("*.py") for stat in [p.stat()]
-}
+_AS_IMPORTED = {p: hashlib.sha256(p.read_bytes()).digest() for p in PACKAGE.rglob("*.py")}
+"""What the package's files held when this process began with it."""
 
 
 def content_key(**parts: Any) -> str:
@@ -46,9 +46,10 @@ def code_key(*functions: Callable) -> str:
     ArtefactError for that, for a function that stands in no file, and for a file that imports by a
     computed name, which no walk can follow.
     """
-    names = sorted({f.__module__ for f in functions})
-    digests = [_loaded_digest(name, str(_file_of_loaded(name))) for name in names]
-    return content_key(code=digests)
+    modules = {f.__module__ for f in functions}
+    digests = [_loaded_digest(name, str(_file_of_loaded(name))) for name in sorted(modules)]
+    names = sorted(f"{f.__module__}.{f.__qualname__}" for f in functions)
+    return content_key(code=digests, functions=names)
 
 
 def code_of_files(paths: Iterable[Path | str]) -> str:
@@ -118,7 +119,7 @@ def _loaded_digest(name: str, path: str) -> dict[str, str]:
                 " under code that did not make them; restart the process (in a notebook: the"
                 " kernel) and run again"
             )
-    return {_shown(f) if f.is_relative_to(PACKAGE) else name: _digest_once(f) for f in files}
+    return {_shown(f): _digest_once(f) for f in files}
 
 
 def _changed_since_import(file: Path) -> bool:
@@ -126,14 +127,14 @@ def _changed_since_import(file: Path) -> bool:
     compared with what they were when this module was imported; others with their compiled copy,
     where Python wrote one.
     """
-    stat = file.stat()
     if file in _AS_IMPORTED:
-        return _AS_IMPORTED[file] != (stat.st_mtime_ns, stat.st_size)
+        return _AS_IMPORTED[file] != hashlib.sha256(file.read_bytes()).digest()
     try:
         header = Path(cache_from_source(str(file))).read_bytes()[:16]
     except (OSError, NotImplementedError):
         return False
     flags, modified, size = struct.unpack("<4xLLL", header)
+    stat = file.stat()
     same = modified == int(stat.st_mtime) & 0xFFFFFFFF and size == stat.st_size & 0xFFFFFFFF
     return flags == 0 and not same
 
@@ -188,7 +189,7 @@ def _imported_files(tree: ast.AST, file: Path | None) -> Iterator[Path]:
                 parts = [root.name, *package.relative_to(root).parts, *parts]
             for a in node.names:
                 yield from _files_of([*parts, a.name], file)
-        elif isinstance(node, ast.Call) and _imports_by_name(node):
+        if _imports_by_name(node):
             raise ArtefactError(
                 f"{file}:{node.lineno}: imports a module by a computed name, which artefact keys"
                 " cannot follow; write an import statement"
@@ -200,6 +201,12 @@ def _files_of(parts: list[str], importer: Path | None) -> Iterator[Path]:
     own = _package_root(importer) if importer is not None else PACKAGE
     if parts[0] == PACKAGE.name:
         folder = PACKAGE.parent
+        if len(parts) == 1:  # the whole public face: any of its names may be used
+            for home in sorted(set(_HOME.values())):
+                yield from _files_of([PACKAGE.name, *home.split(".")], importer)
+            return
+        if parts[1] in _HOME:
+            parts = [PACKAGE.name, *_HOME[parts[1]].split(".")]
     elif parts[0] == own.name and (own / "__init__.py").is_file():
         folder = own.parent
     elif not (own / "__init__.py").is_file() and own.name not in ("site-packages", "dist-packages"):
@@ -216,22 +223,33 @@ def _files_of(parts: list[str], importer: Path | None) -> Iterator[Path]:
         yield folder / "__init__.py"
 
 
+_FOR_TYPES = ("TYPE_CHECKING", "typing.TYPE_CHECKING")
+
+
 def _executed(tree: ast.AST) -> Iterator[ast.AST]:
     """All nodes but those below ``if TYPE_CHECKING:``, which never run."""
     left = [tree]
     while left:
         node = left.pop()
         yield node
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+        if isinstance(node, ast.If) and ast.unparse(node.test) in _FOR_TYPES:
             left += node.orelse
         else:
             left += ast.iter_child_nodes(node)
 
 
-def _imports_by_name(call: ast.Call) -> bool:
-    f = call.func
+BY_NAME = ("__import__", "import_module", "exec_module", "run_path", "run_module")
+
+
+def _imports_by_name(node: ast.AST) -> bool:
+    """Whether code calls, or imports under whatever name, what imports by a computed name."""
+    if isinstance(node, ast.ImportFrom):
+        return any(a.name in BY_NAME for a in node.names)
+    if not isinstance(node, ast.Call):
+        return False
+    f = node.func
     name = f.id if isinstance(f, ast.Name) else f.attr if isinstance(f, ast.Attribute) else ""
-    return name in ("__import__", "import_module", "exec_module", "run_path", "run_module")
+    return name in BY_NAME
 
 
 @cache

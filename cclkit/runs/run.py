@@ -195,6 +195,11 @@ class Run:
         """The Gaussians of the scene: those that the field was trained on, or with."""
         return gaussians.gaussians(self.engine)
 
+    @property
+    def gaussians_stage(self) -> str:
+        """The stage that makes the Gaussians: field where they are trained together."""
+        return gaussians.stage_with_gaussians(self.config)
+
     def reconstruction_history(self) -> dict[str, np.ndarray]:
         """Curves of the reconstruction."""
         return gaussians.reconstruction_history(self.engine)

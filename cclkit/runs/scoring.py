@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -119,10 +120,15 @@ class FieldReader:
 
     work: Engine
     code_maps: np.ndarray | None = None
+    settings: tuple[str, ...] | None = None  # of the query, what a protocol reads; None: all
 
     @property
-    def query(self) -> QueryConfig:
-        return self.work.config.query
+    def query(self) -> QueryConfig | SimpleNamespace:
+        """The query settings that the protocol names, since only those count for its key."""
+        q = self.work.config.query
+        if self.settings is None:
+            return q
+        return SimpleNamespace(**{k: getattr(q, k) for k in self.settings})
 
     def text_vectors(self, texts: Sequence[str]) -> np.ndarray:  # [P, d]
         return text_vectors(self.work, texts)
@@ -160,7 +166,7 @@ def scores(
         raise _no_index_maps(
             "it gives every pixel a class, and pixels outside all masks have no code"
         )
-    return chosen.asks(FieldReader(work, code_maps), work.view(view).name, texts)
+    return chosen.asks(FieldReader(work, code_maps, chosen.query), work.view(view).name, texts)
 
 
 def _no_index_maps(why: str) -> EvaluationError:

@@ -279,8 +279,8 @@ def _drop_damaged(folder: Path) -> None:
 
 
 def _intact(folder: Path, record: dict[str, Any]) -> bool:
-    """Every recorded file is there with its size (content is checked by `verify`, not on every
-    start).
+    """Every recorded file is there with its size. Its content is checked by `Artefact.path` when it
+    is read, not on every start.
     """
     for name, about in record.get("files", {}).items():
         path = folder / name

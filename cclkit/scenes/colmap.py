@@ -161,7 +161,6 @@ def _pycolmap() -> ModuleType:
     """pycolmap, which is heavy, after torch: loaded the other way round, the two corrupt the heap
     (torch 2.14, pycolmap 4.2).
     """
-    import torch  # noqa: F401, I001  first
     import pycolmap
 
     return pycolmap

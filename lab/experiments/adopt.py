@@ -15,7 +15,7 @@ from typing import TypeVar
 import numpy as np
 
 from cclkit.config import Config
-from cclkit.errors import EvaluationError
+from cclkit.errors import ConfigError, EvaluationError
 from cclkit.notebook.index_maps import index_map_miou
 from cclkit.notebook.measured import (
     FIELDS,
@@ -55,6 +55,7 @@ def adopt_benchmark(
     ``sample`` rows are measured again, drawn from those of ``measured``. Raises EvaluationError,
     leaving the file alone, when one of them differs.
     """
+    _check_sample(sample)
     with Store(path.parent).lock(wait=True):
         rows = read_rows(path)
         runs = {scene: Run(scene, config) for scene in dict.fromkeys(r.scene for r in rows)}
@@ -69,7 +70,7 @@ def adopt_benchmark(
             )
             what = f"{row.scene}, {row.front_end}, {row.measured}, {row.arm}, seed {row.seed}"
             _compare(what, row.miou, score, path, report)
-        new = [replace(r, key=key) for r, key in zip(rows, keys)]
+        new = [replace(r, key=key) if r.measured in measured else r for r, key in zip(rows, keys)]
         write_rows(path, FIELDS, ([getattr(r, f) for f in FIELDS] for r in new))
     return len(old)
 
@@ -84,6 +85,7 @@ def adopt_sweep(
     report: Callable[[str], None] = print,
 ) -> int:
     """The same for the rows of a sweep, which are told apart by their settings."""
+    _check_sample(sample)
     sweep, path = load_sweep(file), Path(folder) / f"{Path(file).stem}.csv"
     with Store(path.parent).lock(wait=True):
         rows = {_settings(sweep, row): row for row in read_sweep(path)}
@@ -100,6 +102,11 @@ def adopt_sweep(
         values = ((*r.values(), float(s["miou"]), k) for r, s, k in zip(runs, stored, keys))
         write_rows(path, [*sweep.grid, "miou", "key"], values)
     return len(old)
+
+
+def _check_sample(n: int) -> None:
+    if n < 1:
+        raise ConfigError(f"--sample {n}: expected at least 1; rows are kept for what it shows")
 
 
 def _keyed(run: Run, row: Row) -> tuple[Run, str]:

@@ -8,8 +8,8 @@ become a field.
 - *direct lifting*: every Gaussian carries the features themselves.
 
 So that only the representation differs, none of the fields is trained: a Gaussian takes what its
-pixels vote for (codes) or their mean (vectors), weighted by alpha T (`closed_form.py`). LangSplat
-trains that step, and trains one autoencoder for three levels; ours has two.
+pixels vote for (codes) or their mean (vectors), weighted by alpha T (`method/lifting.py`).
+LangSplat trains that step, and trains one autoencoder for three levels; ours has two.
 """
 
 from __future__ import annotations

@@ -833,7 +833,7 @@ def camera(rng, colour) -> Item:
         "camera top plate",
         "shutter button",
     )
-    L = lambda prof: lathe(prof).rotated("x", 90).moved(0, -d / 2 + 0.001, h * 0.52)  # noqa: E731  the optical axis is -y
+    L = lambda prof: lathe(prof).rotated("x", 90).moved(0, -d / 2 + 0.001, h * 0.52)
     o.add(
         L(
             [
@@ -995,7 +995,7 @@ def vase(rng, colour) -> Item:
                 for q in range(0, 360, 45)
             )
         )
-        tilt = lambda m: m.rotated("y", 42).rotated("z", np.degrees(a)).moved(*top)  # noqa: E731
+        tilt = lambda m: m.rotated("y", 42).rotated("z", np.degrees(a)).moved(*top)
         o.add(tilt(petals), paint(col), f"{col} flower#{k}", f"_petals#{k}")
         o.add(
             tilt(ellipsoid(0.0085, 0.0085, 0.005, 16)),
@@ -1058,7 +1058,7 @@ def car(rng, colour) -> Item:
     for y in (-0.036, 0.036):
         for x in (-1, 1):
             k += 1
-            turn = lambda m: m.rotated("y", 90 * x).moved(x * 0.020, y, 0.0145)  # noqa: E731
+            turn = lambda m: m.rotated("y", 90 * x).moved(x * 0.020, y, 0.0145)
             o.add(
                 turn(cylinder(0.0145, 0.010, bevel=0.003)),
                 paint((30, 30, 32), "matte", name="rubber"),
@@ -1142,7 +1142,7 @@ def clock(rng, colour) -> Item:
         paint("silver", "metal", 0.2),
         paint("black"),
     )
-    F = lambda m: m.rotated("x", 90).moved(0, 0, 0.062)  # noqa: E731  the dial looks towards -y
+    F = lambda m: m.rotated("x", 90).moved(0, 0, 0.062)
     o.add(
         F(
             lathe(
@@ -1176,7 +1176,7 @@ def clock(rng, colour) -> Item:
         .moved(0, L / 2 - 0.005, 0)
         .rotated("z", a)
         .moved(0, 0, 0.0182)
-    )  # noqa: E731
+    )
     o.add(
         F(
             merge(

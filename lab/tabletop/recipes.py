@@ -51,7 +51,7 @@ def _set(shots, name, **kw):
 def tea_party(seed: int = 11) -> Layout:
     """A bear's tea party on a round wooden table."""
     rng = np.random.default_rng(seed)
-    m = lambda kind, colour=None, **kw: make(kind, rng, colour, **kw)  # noqa: E731
+    m = lambda kind, colour=None, **kw: make(kind, rng, colour, **kw)
     cloth = place(m("napkin", "red"), -0.025, -0.092, 18, scale=1.1)
     items = [
         place(m("bear", "brown", height=0.23), 0.03, 0.140, 8),
@@ -127,7 +127,7 @@ def tea_party(seed: int = 11) -> Layout:
 def breakfast_bench(seed: int = 31) -> Layout:
     """Breakfast things on a wooden table before a plain wall, seen from the front."""
     rng = np.random.default_rng(seed)
-    m = lambda kind, colour=None, **kw: make(kind, rng, colour, **kw)  # noqa: E731
+    m = lambda kind, colour=None, **kw: make(kind, rng, colour, **kw)
     items = [
         place(m("bottle", "dark green", text="OIL", name="green bottle"), -0.215, 0.10, 10),
         place(m("bowl", "blue", fill="oranges"), -0.12, 0.03, 0),
@@ -191,7 +191,7 @@ def study_desk(seed: int = 12) -> Layout:
     Long, because it is a list: what stands where, then the views and the light.
     """
     rng = np.random.default_rng(seed)
-    m = lambda kind, colour=None, **kw: make(kind, rng, colour, **kw)  # noqa: E731
+    m = lambda kind, colour=None, **kw: make(kind, rng, colour, **kw)
     low = place(m("book", "dark blue", title="ATLAS"), -0.14, 0.155, 14)
     items = [
         low,
@@ -295,7 +295,7 @@ def toy_carpet(seed: int = 13) -> Layout:
     Long, because it is a list: what stands where, then the views and the light.
     """
     rng = np.random.default_rng(seed)
-    m = lambda kind, colour=None, **kw: make(kind, rng, colour, **kw)  # noqa: E731
+    m = lambda kind, colour=None, **kw: make(kind, rng, colour, **kw)
     car = m("car", "red")
     items = [
         place(m("house", "blue"), 0.010, 0.175, 6, scale=1.35),
@@ -388,7 +388,7 @@ def kitchen_counter(seed: int = 14) -> Layout:
     Long, because it is a list: what stands where, then the views and the light.
     """
     rng = np.random.default_rng(seed)
-    m = lambda kind, colour=None, **kw: make(kind, rng, colour, **kw)  # noqa: E731
+    m = lambda kind, colour=None, **kw: make(kind, rng, colour, **kw)
     twin = m("mug", "turquoise", drink="coffee")
     items = [
         place(m("teapot", "cream"), 0.010, 0.170, 190),
@@ -484,7 +484,7 @@ def kitchen_counter(seed: int = 14) -> Layout:
 def picnic_lawn(seed: int = 32) -> Layout:
     """A picnic on a lawn before a wooden fence."""
     rng = np.random.default_rng(seed)
-    m = lambda kind, colour=None, **kw: make(kind, rng, colour, **kw)  # noqa: E731
+    m = lambda kind, colour=None, **kw: make(kind, rng, colour, **kw)
     items = [
         place(m("bottle", "brown", text="SODA", name="soda bottle"), -0.190, 0.115, 0),
         place(m("cookies", "white"), -0.060, -0.020, 30),
@@ -547,7 +547,7 @@ def picnic_lawn(seed: int = 32) -> Layout:
 def window_shelf(seed: int = 33) -> Layout:
     """Plants and candles on a white shelf before a brick wall."""
     rng = np.random.default_rng(seed)
-    m = lambda kind, colour=None, **kw: make(kind, rng, colour, **kw)  # noqa: E731
+    m = lambda kind, colour=None, **kw: make(kind, rng, colour, **kw)
     candle = m("candle", "red")
     items = [
         place(m("plant", "white"), -0.225, 0.075, 0, scale=0.95),

@@ -196,9 +196,9 @@ def denoised(
 
     a, b = np.sqrt(np.maximum(a, 0)), np.sqrt(np.maximum(b, 0))
     mean = (a + b) / 2
-    box = lambda x, k: cv2.blur(x, (k, k), borderType=cv2.BORDER_REFLECT_101)  # noqa: E731
+    box = lambda x, k: cv2.blur(x, (k, k), borderType=cv2.BORDER_REFLECT_101)
     var = np.maximum(box(((a - b) ** 2 / 4).mean(-1), 7), 1e-7)
-    pad = lambda x: np.pad(x, [(radius, radius)] * 2 + [(0, 0)] * (x.ndim - 2), mode="reflect")  # noqa: E731
+    pad = lambda x: np.pad(x, [(radius, radius)] * 2 + [(0, 0)] * (x.ndim - 2), mode="reflect")
     pm, pv = pad(mean), pad(var)
     h, w = var.shape
     total, weight = np.zeros_like(mean), np.zeros_like(var)

@@ -217,7 +217,7 @@ class Losses:
         far = torch.from_numpy(np.stack(far)).float().unflatten(0, (len(views), 3))
         things, names, edges = (torch.from_numpy(np.stack(a)) for a in (things, names, edges))
         name = F.log_softmax(name, 1)
-        area = lambda b: (b[:, :, 0] + b[:, :, 2]) * (b[:, :, 1] + b[:, :, 3])  # noqa: E731
+        area = lambda b: (b[:, :, 0] + b[:, :, 2]) * (b[:, :, 1] + b[:, :, 3])
         both = area(torch.minimum(box, far))
         iou = both / (area(box) + area(far) - both).clamp(min=1e-4)
         return {

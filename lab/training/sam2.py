@@ -75,7 +75,7 @@ def matrices(m: torch.nn.Module) -> list[torch.nn.Parameter]:
         or p.ndim == 2
         and min(p.shape) >= SMALLEST_MATRIX
         and not name.endswith(("token.weight", "tokens.weight"))
-    )  # noqa: E731
+    )
     return [p for name, p in named.items() if wanted(name, p)]
 
 
@@ -183,7 +183,7 @@ def follow(sam2, images: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
     memory: dict[str, dict] = {"cond_frame_outputs": {}, "non_cond_frame_outputs": {}}
     logits = []
     for t in range(len(images)):
-        of_objects = lambda maps: [m[:, t : t + 1].expand(-1, P, -1) for m in maps]  # noqa: B023, E731
+        of_objects = lambda maps: [m[:, t : t + 1].expand(-1, P, -1) for m in maps]
         out = sam2.track_step(
             frame_idx=t,
             is_init_cond_frame=t == 0,

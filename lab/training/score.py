@@ -121,7 +121,7 @@ def everything(adapter: SamMasks, scenes: Scenes, every: int = 4) -> dict:
             np.isin(scenes.ids[v, k], [i for i, n in nodes.items() if not n["stuff"]]),
             scenes.ids[v, k],
             0,
-        )  # noqa: E731
+        )
         ids = things(2)
         for i in np.unique(ids[ids > 0]):
             truth = ids == i

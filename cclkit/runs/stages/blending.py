@@ -41,7 +41,8 @@ def build(work: Engine, folder: Path) -> dict:
 
 def blending_cache(work: Engine) -> BlendingCache:
     """Sampled pixels of the training views and what they are made of."""
-    return open_blending_cache(work.ensure("blending").folder)
+    folder = work.ensure("blending").folder
+    return work.keep("blending cache", lambda: open_blending_cache(folder))
 
 
 STAGE = Stage(

@@ -61,7 +61,7 @@ def build(work: Engine, folder: Path) -> dict:
 def training_set(work: Engine) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """All masks of all training views, in order: features [M, d], track labels [M], level [M]."""
     views = work.scene.training_views
-    labels = track_arrays(work)["label"]
+    labels = track_arrays(work)["label"].copy()  # what is remembered stays as it was read
     found = np.concatenate([features(work, v) for v in views])
     level = np.concatenate([mask_levels(work, v) for v in views])
     if not len(found) == len(labels) == len(level):

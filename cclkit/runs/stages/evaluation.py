@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -51,7 +52,14 @@ def evaluation(work: Engine) -> dict:
         require(named and pooled, "no protocol or no aggregates")
         scored = [isinstance(r["query"], str) and isinstance(r["iou"], number) for r in e["rows"]]
         require(all(scored), "rows without query and IoU")
-        return e
+        return e | {k: defined(e[k]) for k in ("rows", "aggregates")}
+
+    def defined(value):
+        if isinstance(value, dict):
+            return {k: defined(v) for k, v in value.items()}
+        if isinstance(value, list):
+            return [defined(v) for v in value]
+        return math.nan if value is None else value
 
     return work.read("evaluation", "evaluation.json", parse, "json")
 
