@@ -27,9 +27,12 @@ import torch
 # Runs are forked with everything loaded: the first optimiser would import _dynamo, which takes
 # longer than all stages. Torch before pycolmap, see `scenes.colmap`.
 # isort: split
-import torch._dynamo
+import pycolmap  # noqa: F401
+import torch._dynamo  # noqa: F401
 from conftest import write_plane_scene
 
+import cclkit.notebook.tables  # noqa: F401
+import cclkit.runs.run  # noqa: F401
 from cclkit import cli
 from cclkit.files import file_digest
 

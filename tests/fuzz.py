@@ -664,6 +664,7 @@ def run(
         for n in range(many)
         if (folder / name.replace("/", "_") / "in" / TARGETS[name].file).exists()
     ]
+    import pycolmap  # noqa: F401  imported once, by the parent of all workers
 
     context = multiprocessing.get_context("fork")
     at, since, results = (

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from segment_anything import SamPredictor
-from test_models import OPEN, random_mini_sam
+from test_models import OPEN, picture, random_mini_sam  # noqa: F401
 
 from cclkit.config import profile
 from cclkit.errors import MaskError
@@ -169,7 +169,7 @@ def test_the_piece_under_the_click():
     assert mask.sum() == 6
 
 
-def test_without_crop_layers_it_is_the_packages_own_click(picture):
+def test_without_crop_layers_it_is_the_packages_own_click(picture):  # noqa: F811
     adapter = SamMasks(random_mini_sam(), SamConfig(points_per_side=2), OPEN)
     points = np.array([[25.5, 30.5], [60.5, 20.5], [3.5, 55.5]])
     predictor = SamPredictor(adapter.generator.predictor.model)
@@ -185,7 +185,7 @@ def test_without_crop_layers_it_is_the_packages_own_click(picture):
     assert np.array_equal(again[0], masks) and np.array_equal(again[1], iou)
 
 
-def test_embeddings_are_kept_until_another_picture_comes(picture):
+def test_embeddings_are_kept_until_another_picture_comes(picture):  # noqa: F811
     c = SamClicks(SamMasks(random_mini_sam(), SamConfig(points_per_side=2, crop_layers=1), OPEN))
     first = c._look_at(picture)
     assert (
@@ -227,7 +227,7 @@ def test_mini_sam_gains_by_looking_closer():
     assert len(ious["closer"]) > 30 and np.mean(ious["closer"]) > np.mean(ious["one look"]) + 0.01
 
 
-def test_an_interrupted_look_leaves_nothing_behind(picture, monkeypatch):
+def test_an_interrupted_look_leaves_nothing_behind(picture, monkeypatch):  # noqa: F811
     c = SamClicks(SamMasks(random_mini_sam(), SamConfig(points_per_side=2, crop_layers=1), OPEN))
     expected, _ = c.click(picture, [[25.5, 30.5]])
     encode, calls = SamPredictor.set_image, []

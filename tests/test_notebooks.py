@@ -348,7 +348,10 @@ def test_public_data_are_not_hashed_for_a_notebook(project):
     (public / "missing").symlink_to(project / "nowhere")  # reading it would fail
     (public / "scene.bin").write_bytes(b"1")
     assert key() == before
-    (project / "data/sweep.toml").write_text("title = 'bundled'")
+    (project / "data/ledger.toml").write_text("no notebook reads this")
+    assert key() == before
+    (project / "data/sweeps").mkdir(exist_ok=True)
+    (project / "data/sweeps/sweep.toml").write_text("title = 'bundled'")
     assert key() != before
 
 

@@ -145,9 +145,12 @@ def ledger_page(path: Path) -> str:
 def _sphinx(source: Path, out: Path) -> list[str]:
     """Build as `conf.py` says; returns warnings and errors."""
     doctrees = out.with_name(f"{out.name}.doctrees")
-    command = [sys.executable, "-m", "sphinx", "--builder", "html", "--conf-dir", str(HERE)]
-    command += ["--fresh-env", "--write-all", "--quiet", "--no-color", "--doctree-dir"]
-    command += [str(doctrees), str(source), str(out)]
-    built = subprocess.run(command, capture_output=True, text=True)
+    always = ("--fresh-env", "--write-all", "--quiet", "--no-color")
+    where = ("--conf-dir", str(HERE), "--doctree-dir", str(doctrees), str(source), str(out))
+    built = subprocess.run(
+        [sys.executable, "-m", "sphinx", "--builder", "html", *always, *where],
+        capture_output=True,
+        text=True,
+    )
     problems = [line for line in built.stderr.splitlines() if line.strip()]
     return problems or ([f"sphinx-build ended with {built.returncode}"] * (built.returncode != 0))
