@@ -815,7 +815,7 @@ def blend_backward(
     dL/dalpha = T q - (S - g_alpha T_final) / (1 - alpha). S starts as g·image and loses w q per
     step.
 
-    One long function, most of it loops over the same pixels of the same buffer: the sums that could
+    One long function because most of it loops over the same pixels of the same buffer: the sums that could
     stand apart do (`_dot`, `_moments`).
     """
     channels = features.shape[1]
