@@ -815,8 +815,8 @@ def blend_backward(
     dL/dalpha = T q - (S - g_alpha T_final) / (1 - alpha). S starts as g·image and loses w q per
     step.
 
-    One long function because most of it loops over the same pixels of the same buffer: the sums that could
-    stand apart do (`_dot`, `_moments`).
+    One long function because most of it loops over the same pixels of the same buffer: the sums
+    that could stand apart do (`_dot`, `_moments`).
     """
     channels = features.shape[1]
     # interleaved: a fair share of busy regions
